@@ -1,0 +1,268 @@
+//! Every string and number that is a contract: with the API server, with the chart, with dashboards, or between
+//! the two planes. Code and tests use these; nothing spells them again.
+
+/// API group of the custom resource.
+pub const GROUP: &str = "chatservice.dev";
+/// Its only version so far.
+pub const VERSION: &str = "v1alpha1";
+/// `Kind` of the custom resource.
+pub const KIND: &str = "ChatService";
+/// Longest name of a ChatService: children's names, labels and Services (63) must still fit their suffixes.
+pub const NAME_MAX: usize = 52;
+
+/// Field managers of server-side apply. Never renamed: a new name would orphan every field that the old one owns.
+pub mod field_manager {
+    /// Owns every field of the children but the Deployment's `spec.replicas`.
+    pub const CONTROLLER: &str = "chatservice-controller";
+    /// Owns the Deployment's `spec.replicas` alone, so that an autoscaler can take it over.
+    pub const REPLICAS: &str = "chatservice-controller-replicas";
+    /// Owns the status of the ChatService.
+    pub const STATUS: &str = "chatservice-controller-status";
+}
+
+/// Recommended labels, on every child.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/>
+pub mod label {
+    /// `chatservice`. With [`INSTANCE`] the frozen selector.
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// The ChatService's name. With [`NAME`] the frozen selector.
+    pub const INSTANCE: &str = "app.kubernetes.io/instance";
+    /// What the child is for.
+    pub const COMPONENT: &str = "app.kubernetes.io/component";
+    /// The larger whole.
+    pub const PART_OF: &str = "app.kubernetes.io/part-of";
+    /// Marks what the controller watches and may remove.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+    /// Value of [`NAME`] and [`PART_OF`].
+    pub const NAME_VALUE: &str = "chatservice";
+    /// Value of [`MANAGED_BY`].
+    pub const MANAGED_BY_VALUE: &str = "chatservice-controller";
+    /// Value of [`COMPONENT`] of all children.
+    pub const COMPONENT_VALUE: &str = "server";
+}
+
+/// Annotations.
+pub mod annotation {
+    /// On the pod template: the hash of the configuration the pods start with; a change rolls them.
+    pub const CONFIG_HASH: &str = "chatservice.dev/config-hash";
+    /// On the ChatService, `"true"`: nothing is written until it is removed.
+    pub const PAUSED: &str = "chatservice.dev/paused";
+}
+
+/// Condition types of a ChatService. Polarity and meaning follow kstatus.
+pub mod condition {
+    /// Enough pods serve at the desired generation. Always present.
+    pub const READY: &str = "Ready";
+    /// Work is in progress. Present only while true.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Only a new spec helps. Present only while true.
+    pub const STALLED: &str = "Stalled";
+}
+
+/// Condition reasons: a stable API, also the reasons of events and of the servers' `/status`.
+pub mod reason {
+    /// `Ready`: all wanted pods are ready.
+    pub const AVAILABLE: &str = "Available";
+    /// `Ready`: pods are on their way, nothing is known to be wrong.
+    pub const PROGRESSING: &str = "Progressing";
+    /// `Ready`: fewer pods than wanted are ready and nothing says why.
+    pub const MINIMUM_REPLICAS_UNAVAILABLE: &str = "MinimumReplicasUnavailable";
+    /// A Secret that the spec names does not exist (its mount is empty).
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// A Secret exists without the key that is needed.
+    pub const SECRET_KEY_MISSING: &str = "SecretKeyMissing";
+    /// The Secret does not allow its key to be sent to the host of `baseURL`.
+    pub const CREDENTIAL_HOST_MISMATCH: &str = "CredentialHostMismatch";
+    /// The kubelet cannot pull the image.
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    /// A container starts and dies again.
+    pub const CRASH_LOOPING: &str = "CrashLooping";
+    /// The scheduler finds no node.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// A quota or an admission policy refuses the pods.
+    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// The spec says something that cannot be done.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// `spec.image` does not match the operator's `--allowed-images`.
+    pub const IMAGE_NOT_ALLOWED: &str = "ImageNotAllowed";
+    /// The API server refuses a change because the field cannot change.
+    pub const FIELD_IMMUTABLE: &str = "FieldImmutable";
+    /// An object that is not ours has the name of a child.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// The API server refuses the operator a permission.
+    pub const FORBIDDEN: &str = "Forbidden";
+    /// The paused annotation is set.
+    pub const PAUSED: &str = "Paused";
+    /// The Deployment made no progress for its deadline.
+    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    /// `Reconciling`: pods of a new template replace the old ones.
+    pub const ROLLING_OUT: &str = "RollingOut";
+    /// `Reconciling`: pods are added or removed.
+    pub const SCALING: &str = "ScalingUp";
+}
+
+/// Ports.
+pub mod port {
+    /// Where the chat server listens inside its pod, and the default of `spec.service.port`.
+    pub const HTTP: u16 = 8080;
+    /// The admin listener of both planes.
+    pub const ADMIN: u16 = 9090;
+    /// Name of the first in Services and pods.
+    pub const HTTP_NAME: &str = "http";
+    /// Name of the second.
+    pub const ADMIN_NAME: &str = "admin";
+}
+
+/// Paths that are part of an API.
+pub mod path {
+    /// Prometheus metrics (admin listener).
+    pub const METRICS: &str = "/metrics";
+    /// Alive (admin listener).
+    pub const LIVEZ: &str = "/livez";
+    /// Ready to serve (admin listener).
+    pub const READYZ: &str = "/readyz";
+    /// What runs and what is wrong, as [`crate::admin::ServerStatus`] (admin listener of a server).
+    pub const STATUS: &str = "/status";
+
+    /// Name and version.
+    pub const ROOT: &str = "/";
+    /// Health of the API listener.
+    pub const HEALTH: &str = "/health";
+    /// Swagger UI.
+    pub const DOCS: &str = "/docs";
+    /// The OpenAPI document.
+    pub const OPENAPI: &str = "/openapi.json";
+    /// Simple dialect: one answer.
+    pub const CHAT: &str = "/api/v1/chat";
+    /// Simple dialect: one answer as server-sent events.
+    pub const CHAT_STREAM: &str = "/api/v1/chat/stream";
+    /// OpenAI dialect: chat completions.
+    pub const CHAT_COMPLETIONS: &str = "/v1/chat/completions";
+    /// OpenAI dialect: the models a caller may name.
+    pub const MODELS: &str = "/v1/models";
+    /// Everything under it speaks the OpenAI dialect, errors included.
+    pub const OPENAI_PREFIX: &str = "/v1/";
+}
+
+/// Where a server pod finds its files.
+pub mod mount {
+    /// Directory of the `<name>-config` ConfigMap.
+    pub const CONFIG_DIR: &str = "/etc/chatservice/config";
+    /// The data key in that ConfigMap, and so the file in the directory.
+    pub const CONFIG_FILE: &str = "config.json";
+    /// Directory of the Secret that `spec.backend.openai.credentialsSecretRef` names.
+    pub const CREDENTIALS_DIR: &str = "/etc/chatservice/secrets/credentials";
+    /// Directory of the Secret that `spec.redis.secretRef` names.
+    pub const REDIS_DIR: &str = "/etc/chatservice/secrets/redis";
+}
+
+/// Data keys of the Secrets that a ChatService names.
+pub mod secret_key {
+    /// The backend's key.
+    pub const API_KEY: &str = "api-key";
+    /// Comma-separated hosts that the key may be sent to; absent: `api.openai.com` alone.
+    pub const ALLOWED_HOSTS: &str = "allowed-hosts";
+    /// A whole Redis URL.
+    pub const REDIS_URL: &str = "url";
+    /// Or its parts: host name or address.
+    pub const REDIS_HOST: &str = "host";
+    /// Port, 6379 when absent.
+    pub const REDIS_PORT: &str = "port";
+    /// ACL user, absent for the default user.
+    pub const REDIS_USERNAME: &str = "username";
+    /// Password.
+    pub const REDIS_PASSWORD: &str = "password";
+}
+
+/// Environment variables. Flags carry theirs in `cli.rs`.
+pub mod env {
+    /// The image of the servers whose ChatService names none.
+    pub const SERVER_IMAGE: &str = "CHATSERVICE_SERVER_IMAGE";
+    /// Outside a cluster: the backend's key.
+    pub const OPENAI_API_KEY: &str = "OPENAI_API_KEY";
+    /// Outside a cluster: the backend's base URL.
+    pub const OPENAI_BASE_URL: &str = "OPENAI_BASE_URL";
+    /// Outside a cluster: the default model.
+    pub const OPENAI_MODEL: &str = "OPENAI_MODEL";
+    /// Outside a cluster: the store.
+    pub const REDIS_URL: &str = "REDIS_URL";
+    /// Outside a cluster: requests a window, and the burst.
+    pub const RATE_LIMIT_REQUESTS: &str = "RATE_LIMIT_REQUESTS";
+    /// Outside a cluster: the window in seconds.
+    pub const RATE_LIMIT_WINDOW: &str = "RATE_LIMIT_WINDOW";
+    /// Base URL in `<name>-connection`, for apps' `envFrom`: the SDKs read it.
+    pub const CONNECTION_BASE_URL: &str = OPENAI_BASE_URL;
+}
+
+/// Every Redis key begins with this.
+pub const REDIS_KEY_PREFIX: &str = "chatservice:";
+
+/// Response headers of ours. `x-request-id`, `retry-after` and the like are OpenAI's or HTTP's names.
+pub mod header {
+    /// The request's id, a client's own where it is sane.
+    pub const REQUEST_ID: &str = "x-request-id";
+    /// Simple dialect, streamed: the conversation.
+    pub const CONVERSATION_ID: &str = "x-conversation-id";
+    /// The id that the backend gave the call.
+    pub const UPSTREAM_REQUEST_ID: &str = "x-upstream-request-id";
+    /// `hit`, `miss` or `bypass`.
+    pub const CACHE: &str = "x-chat-cache";
+    /// USD of this answer, as a decimal.
+    pub const COST: &str = "x-chat-cost-usd";
+    /// Seconds spent on the request.
+    pub const PROCESS_TIME: &str = "x-process-time";
+    /// Milliseconds spent on the request, as OpenAI names it.
+    pub const OPENAI_PROCESSING_MS: &str = "openai-processing-ms";
+    /// `false` tells the SDKs not to try again.
+    pub const SHOULD_RETRY: &str = "x-should-retry";
+    /// Requests a minute.
+    pub const LIMIT_REQUESTS: &str = "x-ratelimit-limit-requests";
+    /// Requests admissible now.
+    pub const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
+    /// Time until the bucket is full, as `6m0s`.
+    pub const RESET_REQUESTS: &str = "x-ratelimit-reset-requests";
+    /// `retry-after` in milliseconds.
+    pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+}
+
+/// Metric names of both planes.
+pub mod metric {
+    /// Counter: requests answered. Labels `method`, `endpoint`, `status`.
+    pub const HTTP_REQUESTS: &str = "http_requests_total";
+    /// Histogram, seconds. Labels `method`, `endpoint`.
+    pub const HTTP_DURATION: &str = "http_request_duration_seconds";
+    /// Counter: calls to the backend. Labels `model`, `status`.
+    pub const BACKEND_CALLS: &str = "openai_api_calls_total";
+    /// Counter: tokens, prompt and completion. Label `model`.
+    pub const TOKENS_USED: &str = "openai_tokens_used_total";
+    /// Gauge: requests being answered.
+    pub const IN_FLIGHT: &str = "chat_requests_in_flight";
+    /// Gauge: streams open.
+    pub const STREAMS_ACTIVE: &str = "chat_streams_active";
+    /// Histogram, seconds from the request to the first delta.
+    pub const TIME_TO_FIRST_TOKEN: &str = "chat_time_to_first_token_seconds";
+    /// Counter, USD. Label `model`.
+    pub const COST: &str = "chat_cost_usd_total";
+    /// Counter. Label `result`: `hit`, `miss`, `bypass`.
+    pub const CACHE_REQUESTS: &str = "chat_cache_requests_total";
+    /// Counter: requests refused. Label `limit`.
+    pub const RATE_LIMITED: &str = "chat_rate_limited_total";
+    /// Counter. Label `op`.
+    pub const STORE_ERRORS: &str = "chat_store_errors_total";
+    /// Gauge: generation of the ChatService whose configuration runs.
+    pub const CONFIG_GENERATION: &str = "chat_config_generation";
+    /// Gauge, always 1. Label `version`.
+    pub const BUILD_INFO: &str = "chatservice_build_info";
+
+    /// Counter. Label `outcome`: `success`, `failure`.
+    pub const RECONCILES: &str = "chatservice_controller_reconcile_total";
+    /// Histogram, seconds.
+    pub const RECONCILE_DURATION: &str = "chatservice_controller_reconcile_duration_seconds";
+    /// Counter. Label `reason`.
+    pub const RECONCILE_ERRORS: &str = "chatservice_controller_reconcile_errors_total";
+    /// Gauge. Label `ready`: `True`, `False`.
+    pub const OBJECTS: &str = "chatservice_controller_objects";
+    /// Gauge: objects that wait after a failure.
+    pub const IN_BACKOFF: &str = "chatservice_controller_objects_in_backoff";
+}

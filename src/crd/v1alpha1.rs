@@ -1,0 +1,382 @@
+//! `chatservice.dev/v1alpha1`. Every doc comment on a field is what `kubectl explain` shows.
+//!
+//! Rules that need a sentence are CEL with a message; what a range or an enum says well is left to the schema. All
+//! rules sit on `.spec` or deeper, where a new rule is ratcheted; a rule at the root would block status writes of
+//! stored objects, so the only one there is about the name, which never changes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{ListMerge, Rule};
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A chat API for one or more models: the operator runs a chat server for it and keeps it as described here.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "chatservice.dev",
+    version = "v1alpha1",
+    kind = "ChatService",
+    plural = "chatservices",
+    singular = "chatservice",
+    shortname = "chat",
+    category = "chatservice",
+    namespaced,
+    status = "ChatServiceStatus",
+    derive = "PartialEq",
+    doc = "A chat API inside the cluster: a model or its stand-in, limits, a cache, conversations.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Pods", type_ = "string", json_path = ".status.pods"),
+    printcolumn(name = "Up-To-Date", type_ = "integer", json_path = ".status.updatedReplicas"),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
+    printcolumn(name = "Redis", type_ = "string", json_path = ".status.redis", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image", priority = 1),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')").message(
+        "metadata.name must be at most 52 characters of a-z, 0-9 and '-', begin with a letter and end with a letter or digit: names of Services and labels are made from it"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatServiceSpec {
+    /// What a caller gets who names no model. Example: gpt-4o-mini.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$')").message(
+        "must be a model name: 1 to 128 letters, digits or . _ : / @ -, beginning with a letter or digit, such as gpt-4o-mini"))]
+    #[schemars(length(max = 256))]
+    pub model: String,
+
+    /// What answers: exactly one of `echo` and `openai`.
+    pub backend: Backend,
+
+    /// What fills a request that leaves it out. `temperature` and `maxTokens` apply to /api/v1 only; `systemPrompt`
+    /// to both dialects, where the request brings none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<Defaults>,
+
+    /// How much a caller may ask. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limits: Option<RateLimits>,
+
+    /// Whether equal requests are answered from memory or Redis. Absent: no cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+
+    /// How long conversations of /api/v1 are remembered. Absent: the defaults of its fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversations: Option<Conversations>,
+
+    /// Redis, which makes limits, cache and conversations hold across pods. Absent: each pod keeps its own in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
+
+    /// How many chat server pods run. Default: 1. `kubectl scale chat/NAME --replicas=3` sets it too.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+
+    /// The chat server's image. It must match one of the operator's --allowed-images.
+    /// Default: the image of the operator's own version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self == '' || self.matches('^[^ ]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[a-f0-9]{64})$')").message(
+        "must be an image with a tag or digest, such as registry.example.com/chatservice:0.1.0, or be left out for the operator's default"))]
+    pub image: Option<String>,
+
+    /// CPU and memory of a chat server container.
+    /// Default: requests of 100m CPU and 64Mi memory, a limit of 256Mi memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// How the API is reached inside the cluster. Default: a ClusterIP Service on port 8080.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
+
+    /// What the chat server logs. Prompts, answers and keys never are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logging: Option<Logging>,
+}
+
+fn default_replicas() -> i32 {
+    1
+}
+
+/// What answers. Exactly one member is set.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.echo) != has(self.openai)").message(
+    "set exactly one backend: echo: {} answers with the last message and needs no key, openai: {baseURL: ...} calls an OpenAI-compatible API"))]
+pub struct Backend {
+    /// Answers with the last user message, word by word: for demos, tests and probes. Offline and deterministic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<EchoBackend>,
+    /// Any API that speaks OpenAI's chat completions: OpenAI, vLLM, Ollama, llama.cpp, a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openai: Option<OpenAiBackend>,
+}
+
+/// The built-in backend. It has no settings yet.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EchoBackend {}
+
+/// An OpenAI-compatible API.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenAiBackend {
+    /// The URL in front of `/chat/completions`. Default: https://api.openai.com/v1. Example:
+    /// http://vllm.models.svc:8000/v1. Plain http only to loopback, private addresses and names inside the cluster.
+    #[serde(rename = "baseURL", default = "default_base_url")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://([A-Za-z0-9._-]+|\\\\[[0-9A-Fa-f:.]+\\\\])(:[0-9]{1,5})?(/[^?#[:space:]]*)?$')").message(
+        "must be http(s)://host[:port][/path] without user, query or fragment, such as https://api.openai.com/v1"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('http://') || self.matches('^http://(localhost|[A-Za-z0-9_-]+|[A-Za-z0-9._-]+[.](svc|local|localhost|internal)|127[.][0-9.]+|10[.][0-9.]+|192[.]168[.][0-9.]+|172[.](1[6-9]|2[0-9]|3[01])[.][0-9.]+|\\\\[::1\\\\]|\\\\[[fF][cCdD][0-9A-Fa-f:.]+\\\\])(:[0-9]+)?(/.*)?$')").message(
+        "plain http is only allowed to loopback, private addresses and cluster-local names (*.svc, *.local, *.internal or a name without dots): write https://"))]
+    pub base_url: String,
+
+    /// The Secret with the data key `api-key`, and `allowed-hosts`: the comma-separated hosts that the key may be
+    /// sent to (absent: api.openai.com alone). Without a reference no key is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+fn default_base_url() -> String {
+    "https://api.openai.com/v1".to_owned()
+}
+
+/// A Secret in the namespace of the ChatService.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message(
+        "must be the name of a Secret: lower-case letters, digits, '-' and '.', such as openai"))]
+    pub name: String,
+}
+
+/// What fills a request that leaves it out.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Put in front of the messages of a request that has no system or developer message. At most 8192 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub system_prompt: Option<String>,
+    /// Sampling temperature of /api/v1, 0 to 2. Default: 0.7.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 2.0))]
+    pub temperature: Option<f64>,
+    /// Longest answer of /api/v1 in tokens, 1 to 4000. Default: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4000))]
+    pub max_tokens: Option<u32>,
+}
+
+/// How much one caller may ask.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimits {
+    /// Requests a caller may make in a minute, evenly refilled (GCRA). 1 to 1,000,000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_minute: u32,
+    /// Requests a caller may make at once. Default: the smaller of requestsPerMinute and 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub burst: Option<u32>,
+}
+
+/// Exact-match cache of answers.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cache {
+    /// How long an answer is served again, 0s (off) to 720h. Example: 1h.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s|ms))+$') && duration(self) <= duration('720h')").message(
+        "must be a duration from 0s (no cache) to 720h, such as 30s, 10m or 1h30m"))]
+    pub ttl: String,
+    /// Memory of a pod that answers may take, keys and overhead counted, 1Mi to 16Gi. Default: 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('16Gi')) <= 0").message(
+        "must be a quantity of memory from 1Mi to 16Gi, such as 64Mi"))]
+    pub memory: Option<String>,
+}
+
+/// Memory of conversations.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conversations {
+    /// How long after its last turn a conversation is kept, 1m to 8760h. Default: 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s|ms))+$') && duration(self) >= duration('1m') && duration(self) <= duration('8760h')").message(
+        "must be a duration from 1m to 8760h, such as 24h"))]
+    pub ttl: Option<String>,
+    /// How many of the last messages are kept and sent along, 2 to 200. Default: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 200))]
+    pub max_messages: Option<u32>,
+}
+
+/// The store that pods share.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Redis {
+    /// The Secret with the data key `url` (redis:// or rediss://), or `host` and optionally `port`, `username` and
+    /// `password`.
+    pub secret_ref: SecretRef,
+}
+
+/// CPU and memory.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler reserves. Example: {cpu: 100m, memory: 64Mi}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub requests: Option<BTreeMap<String, Quantity>>,
+    /// What the container may not exceed. Example: {memory: 256Mi}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub limits: Option<BTreeMap<String, Quantity>>,
+}
+
+/// How the API is reached.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub type_: Option<ServiceType>,
+    /// The Service's port, 1 to 65535. Default: 8080.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+}
+
+/// Kinds of Service.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Reached inside the cluster.
+    #[default]
+    ClusterIP,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also through the cloud's load balancer.
+    LoadBalancer,
+}
+
+/// What the chat server logs.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Logging {
+    /// error, warn, info or debug. Default: info, one line per request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<LogLevel>,
+    /// json or text. Default: json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+}
+
+/// Levels of the log.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed and needs somebody.
+    Error,
+    /// And what was off but handled.
+    Warn,
+    /// And one line per request.
+    #[default]
+    Info,
+    /// And how each request was handled.
+    Debug,
+}
+
+/// Forms of a log line.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What was observed. Never a wish and never a clock.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatServiceStatus {
+    /// The `metadata.generation` that this status speaks of; -1 until the operator has seen the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready always; Reconciling and Stalled only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Pods that exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Pods that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Pods of the current template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_replicas: Option<i32>,
+    /// The pods' label selector as a string, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Ready and wanted pods, such as 2/3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<String>,
+    /// The base URL for OpenAI SDKs inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The image of the current pod template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// echo or openai.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// What the pods say of Redis: Connected, Unreachable, or Unknown before any has answered; absent without Redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<String>,
+}
+
+/// The CustomResourceDefinition as committed in `crds/chatservices.yaml`.
+///
+/// kube's derive cannot express a default of `status`; without one a new object has none, and tools that compare
+/// `observedGeneration` with `generation` may take it for current.
+#[must_use]
+pub fn custom_resource_definition() -> CustomResourceDefinition {
+    let mut crd = ChatService::crd();
+    for version in &mut crd.spec.versions {
+        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        if let Some(status) = root.and_then(status_schema) {
+            status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
+        }
+    }
+    crd
+}
+
+fn status_schema(root: &mut JSONSchemaProps) -> Option<&mut JSONSchemaProps> {
+    root.properties.as_mut()?.get_mut("status")
+}

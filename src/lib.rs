@@ -1,0 +1,11 @@
+//! ChatService: a Kubernetes operator for chat APIs, and the chat server that it runs.
+//!
+//! Read it in this order: what a user may say ([`crd`]), what the operator tells a server ([`server::config`]), how a
+//! request is answered ([`server`]).
+
+pub mod constants;
+pub mod crd;
+pub mod server;
+
+pub mod admin;
+pub mod units;

@@ -1,0 +1,3 @@
+//! The `chatservice` binary: every subcommand of both planes.
+
+fn main() {}

@@ -1,0 +1,87 @@
+//! What answers. In: one upstream call, its body ready to send. Out: a whole answer, or a stream whose first event has
+//! already parsed, or [`BackendError`], which says what the caller is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+pub mod echo;
+pub mod openai;
+
+/// One call to a backend.
+#[derive(Clone, Debug)]
+pub struct UpstreamRequest {
+    /// The JSON body as it goes upstream, byte for byte.
+    pub body: Bytes,
+    /// Whether the body asks for a stream.
+    pub stream: bool,
+}
+
+/// What a backend answered, with status 200.
+pub enum UpstreamAnswer {
+    /// A whole `chat.completion` object.
+    Complete {
+        /// The body as it came.
+        body: Bytes,
+        /// The backend's own id of the call.
+        request_id: Option<String>,
+    },
+    /// Events; the first one has parsed as a chunk.
+    Stream {
+        /// The `data` of each event, `[DONE]` left out. A stream that ends without `[DONE]` yields an error last.
+        events: BoxStream<'static, Result<Bytes, BackendError>>,
+        /// The backend's own id of the call.
+        request_id: Option<String>,
+    },
+}
+
+/// Why there is no answer, or no more of it. The table in docs (`Status codes`) is `server::error`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// 400, 404, 422 and the like: the caller's request, told with the backend's own words.
+    #[error("the backend refused the request with {status}: {message}")]
+    Rejected {
+        /// The backend's status.
+        status: u16,
+        /// Its message.
+        message: String,
+        /// Its `error.type`.
+        kind: Option<String>,
+        /// Its `error.param`.
+        param: Option<String>,
+        /// Its `error.code`.
+        code: Option<String>,
+    },
+    /// 401 or 403: our key, not the caller's.
+    #[error("the backend refused this service's own credentials")]
+    Auth,
+    /// 429 with `insufficient_quota`.
+    #[error("the backend's quota of this service is spent")]
+    QuotaExhausted,
+    /// Another 429.
+    #[error("the backend limits this service's requests")]
+    RateLimited {
+        /// Its `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// 5xx, refused, reset before an answer.
+    #[error("the backend is not available: {0}")]
+    Unavailable(String),
+    /// One of our deadlines passed.
+    #[error("the backend did not answer within {0:?}")]
+    Timeout(Duration),
+    /// It answered 200 with something that is not an answer, or its stream broke.
+    #[error("the backend's answer is broken: {0}")]
+    Broken(String),
+    /// The key may not be sent to this host, or there is none yet.
+    #[error("{0}")]
+    NotConfigured(String),
+}
+
+/// What answers.
+pub trait Backend: Send + Sync {
+    /// Makes one call. Dropping the future or the stream cancels the call.
+    fn call(&self, request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>>;
+}

@@ -1,0 +1,133 @@
+//! The server's metrics. In: what happened. Out: the Prometheus registry that the admin listener shows.
+//! Labels come from allow-lists: the matched route, configured model names, constants.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+};
+
+use super::pricing::NanoUsd;
+use super::settlement::Usage;
+use crate::constants::metric;
+
+/// Handles to every metric of a server. Cloning is cheap.
+#[derive(Clone)]
+pub struct ServerMetrics {
+    registry: Registry,
+    /// `method`, `endpoint`, `status`.
+    pub http_requests: IntCounterVec,
+    /// `method`, `endpoint`.
+    pub http_duration: HistogramVec,
+    /// `model`, `status`.
+    pub backend_calls: IntCounterVec,
+    /// `model`.
+    pub tokens_used: IntCounterVec,
+    /// Requests being answered.
+    pub in_flight: IntGauge,
+    /// Streams open.
+    pub streams_active: IntGauge,
+    /// From the request to the first delta.
+    pub time_to_first_token: Histogram,
+    /// `model`.
+    pub cost_usd: prometheus::CounterVec,
+    /// `result`.
+    pub cache_requests: IntCounterVec,
+    /// `limit`.
+    pub rate_limited: IntCounterVec,
+    /// `op`.
+    pub store_errors: IntCounterVec,
+    /// Generation of the running configuration.
+    pub config_generation: IntGauge,
+}
+
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+impl ServerMetrics {
+    /// All metrics, registered in a registry of their own.
+    pub fn new() -> prometheus::Result<Self> {
+        let counter =
+            |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            registry: Registry::new(),
+            http_requests: counter(
+                metric::HTTP_REQUESTS,
+                "Requests answered.",
+                &["method", "endpoint", "status"],
+            )?,
+            http_duration: HistogramVec::new(
+                seconds(metric::HTTP_DURATION, "Seconds from the request to the end of its answer."),
+                &["method", "endpoint"],
+            )?,
+            backend_calls: counter(metric::BACKEND_CALLS, "Calls to the backend.", &["model", "status"])?,
+            tokens_used: counter(metric::TOKENS_USED, "Tokens used, prompt and completion.", &["model"])?,
+            in_flight: IntGauge::new(metric::IN_FLIGHT, "Requests being answered.")?,
+            streams_active: IntGauge::new(metric::STREAMS_ACTIVE, "Streams open.")?,
+            time_to_first_token: Histogram::with_opts(seconds(
+                metric::TIME_TO_FIRST_TOKEN,
+                "Seconds from a streamed request to its first delta.",
+            ))?,
+            cost_usd: prometheus::CounterVec::new(
+                Opts::new(metric::COST, "USD of answers with a known price."),
+                &["model"],
+            )?,
+            cache_requests: counter(metric::CACHE_REQUESTS, "Requests by what the cache did.", &["result"])?,
+            rate_limited: counter(metric::RATE_LIMITED, "Requests refused.", &["limit"])?,
+            store_errors: counter(metric::STORE_ERRORS, "Operations the store failed.", &["op"])?,
+            config_generation: IntGauge::new(
+                metric::CONFIG_GENERATION,
+                "Generation of the ChatService whose configuration runs.",
+            )?,
+        };
+        let build = IntGauge::with_opts(
+            Opts::new(metric::BUILD_INFO, "Always 1.").const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1);
+        let collectors: Vec<Box<dyn Collector>> = vec![
+            Box::new(metrics.http_requests.clone()),
+            Box::new(metrics.http_duration.clone()),
+            Box::new(metrics.backend_calls.clone()),
+            Box::new(metrics.tokens_used.clone()),
+            Box::new(metrics.in_flight.clone()),
+            Box::new(metrics.streams_active.clone()),
+            Box::new(metrics.time_to_first_token.clone()),
+            Box::new(metrics.cost_usd.clone()),
+            Box::new(metrics.cache_requests.clone()),
+            Box::new(metrics.rate_limited.clone()),
+            Box::new(metrics.store_errors.clone()),
+            Box::new(metrics.config_generation.clone()),
+            Box::new(build),
+            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
+        ];
+        for collector in collectors {
+            metrics.registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// For the admin listener.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Counts what a request used.
+    pub fn settle(&self, model: &str, usage: Usage, cost: Option<NanoUsd>) {
+        self.tokens_used.with_label_values(&[model]).inc_by(usage.total());
+        if let Some(cost) = cost {
+            self.cost_usd.with_label_values(&[model]).inc_by(cost.usd());
+        }
+    }
+
+    /// Counts an operation that the store failed.
+    pub fn store_error(&self, op: &str) {
+        self.store_errors.with_label_values(&[op]).inc();
+    }
+
+    /// Records the time to the first delta.
+    pub fn first_token(&self, elapsed: Duration) {
+        self.time_to_first_token.observe(elapsed.as_secs_f64());
+    }
+}

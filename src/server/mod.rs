@@ -1,0 +1,9 @@
+//! DATA PLANE: the chat server. In: a [`config::ServerConfig`] and the Secrets beside it. Out: answers.
+
+pub mod backend;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod pricing;
+pub mod settlement;
+pub mod store;

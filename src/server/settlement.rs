@@ -1,0 +1,113 @@
+//! What is settled when a request ends, however it ends. In: a value from each request's [`SettlementGuard`].
+//! Out: counters of tokens and cost, and charges to the store that nobody waited for.
+//!
+//! A guard is taken at admission with its place in a bounded queue, and sits in the response body. Its `Drop` sends the
+//! value through that place, synchronously, so a client that leaves cannot lose it. One task empties the queue and is
+//! drained before exit.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::config::RequestLimit;
+use super::metrics::ServerMetrics;
+use super::pricing::NanoUsd;
+use super::store::{CallerKey, Store};
+
+/// Requests that may be unsettled at once; admission refuses beyond it.
+pub const QUEUE: usize = 4096;
+/// Charges sent to the store in one trip.
+const BATCH: usize = 256;
+
+/// Tokens of one request, as the backend reported them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    pub completion_tokens: u64,
+}
+
+impl Usage {
+    /// Both.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
+}
+
+/// What one request used.
+#[derive(Clone, Debug, Default)]
+pub struct Settlement {
+    /// The configured model's name, as a metric label.
+    pub model: Arc<str>,
+    /// What the backend reported; None for a cache hit or when nothing was reported.
+    pub usage: Option<Usage>,
+    /// Its price, when known.
+    pub cost: Option<NanoUsd>,
+    /// A request that was served without asking the store (memory cache hit) and is still to be charged.
+    pub charge: Option<(CallerKey, RequestLimit)>,
+}
+
+/// Holds a request's place in the queue; settles when dropped.
+pub struct SettlementGuard {
+    permit: Option<mpsc::OwnedPermit<Settlement>>,
+    /// What will be settled; filled in as it becomes known.
+    pub settlement: Settlement,
+}
+
+impl Drop for SettlementGuard {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(std::mem::take(&mut self.settlement));
+        }
+    }
+}
+
+/// Hands out places in the queue.
+#[derive(Clone)]
+pub struct SettlementQueue {
+    sender: mpsc::Sender<Settlement>,
+}
+
+impl SettlementQueue {
+    /// A guard, or None when [`QUEUE`] requests are unsettled.
+    #[must_use]
+    pub fn guard(&self) -> Option<SettlementGuard> {
+        let permit = self.sender.clone().try_reserve_owned().ok()?;
+        Some(SettlementGuard { permit: Some(permit), settlement: Settlement::default() })
+    }
+}
+
+/// The task's end of the queue.
+pub struct Settler {
+    receiver: mpsc::Receiver<Settlement>,
+    store: Arc<dyn Store>,
+    metrics: ServerMetrics,
+}
+
+/// The queue and what empties it.
+#[must_use]
+pub fn queue(store: Arc<dyn Store>, metrics: ServerMetrics) -> (SettlementQueue, Settler) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (SettlementQueue { sender }, Settler { receiver, store, metrics })
+}
+
+impl Settler {
+    /// Settles until every [`SettlementQueue`] and guard is gone and the queue is empty.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
+            let mut charges = Vec::new();
+            for settlement in batch.drain(..) {
+                if let Some(usage) = settlement.usage {
+                    self.metrics.settle(&settlement.model, usage, settlement.cost);
+                }
+                charges.extend(settlement.charge);
+            }
+            if !charges.is_empty() && self.store.charge(charges).await.is_err() {
+                self.metrics.store_error("charge");
+            }
+        }
+    }
+}
