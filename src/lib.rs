@@ -1,9 +1,10 @@
 //! ChatService: a Kubernetes operator for chat APIs, and the chat server that it runs.
 //!
-//! Read it in this order: what a user may say ([`crd`]), what the operator tells a server ([`server::config`]), how a
-//! request is answered ([`server`]).
+//! Read it in this order: what a user may say ([`crd`]), how the operator makes it true
+//! ([`controller`]), what it tells a server ([`server::config`]), how a request is answered ([`server`]).
 
 pub mod constants;
+pub mod controller;
 pub mod crd;
 pub mod server;
 

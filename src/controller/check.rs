@@ -1,0 +1,164 @@
+//! The checks of single values that `validate` is made of. In: a value as people wrote it. Out: the parsed value or a
+//! problem with what is allowed. They say what the schema and its CEL rules say.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::validate::Problem;
+use crate::constants::reason;
+use crate::units;
+
+/// `InvalidSpec` about a field.
+pub(super) fn invalid(field: &str, message: impl Into<String>) -> Problem {
+    Problem { reason: reason::INVALID_SPEC, field: field.to_owned(), message: message.into() }
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub(super) struct Checks(Vec<Problem>);
+
+impl Checks {
+    /// Adds an `InvalidSpec`.
+    pub fn push(&mut self, field: &str, message: impl Into<String>) {
+        self.0.push(invalid(field, message));
+    }
+
+    /// Adds problems of any reason.
+    pub fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.0.extend(problems);
+    }
+
+    /// All of them, if there are any.
+    pub fn finish(self) -> Result<(), Vec<Problem>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+    }
+
+    /// A whole number between bounds.
+    pub fn range(&mut self, field: &str, value: i64, min: i64, max: i64) {
+        if !(min..=max).contains(&value) {
+            self.push(field, format!("is {value}: must be from {min} to {max}"));
+        }
+    }
+
+    /// The name of a Secret. It becomes part of a mount, so a path must never pass.
+    pub fn secret_name(&mut self, field: &str, name: &str) {
+        let label = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('-')
+                && !part.ends_with('-')
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if name.len() > 253 || !name.split('.').all(label) {
+            self.push(
+                field,
+                "must be the name of a Secret: lower-case letters, digits, '-' and '.', such as openai",
+            );
+        }
+    }
+
+    /// Milliseconds of a duration between bounds: `(milliseconds, text)` and `(hours, text)`.
+    pub fn duration_ms(
+        &mut self,
+        field: &str,
+        text: &str,
+        min: (u64, &str),
+        max: (u64, &str),
+        example: &str,
+    ) -> u64 {
+        let millis = units::duration(text).and_then(|duration| u64::try_from(duration.as_millis()).ok());
+        match millis.filter(|millis| (min.0..=max.0 * 3_600_000).contains(millis)) {
+            Some(millis) => millis,
+            None => {
+                self.push(
+                    field,
+                    format!("\"{text}\" must be a duration from {} to {}, such as {example}", min.1, max.1),
+                );
+                0
+            }
+        }
+    }
+
+    /// Bytes between 1Mi and 16Gi.
+    pub fn memory(&mut self, field: &str, text: &str) -> u64 {
+        match units::bytes(text).filter(|bytes| (1 << 20..=16 << 30).contains(bytes)) {
+            Some(bytes) => bytes,
+            None => {
+                self.push(
+                    field,
+                    format!("\"{text}\" must be a quantity of memory from 1Mi to 16Gi, such as 64Mi"),
+                );
+                0
+            }
+        }
+    }
+}
+
+/// Whether this can be the name of a model.
+pub(super) fn model_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "._:/@-".contains(c);
+    (1..=128).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(inner)
+}
+
+/// Whether this is a Kubernetes quantity, such as `100m`, `0.5`, `64Mi` or `1e3`.
+pub(super) fn quantity(text: &str) -> bool {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let number_fits = number.bytes().any(|b| b.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let exponent = |suffix: &str| {
+        suffix
+            .strip_prefix(['e', 'E'])
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+    };
+    text.len() <= 32 && number_fits && (suffixes.contains(&suffix) || exponent(suffix))
+}
+
+/// What is wrong with a `baseURL`.
+pub(super) fn base_url(url: &str) -> Option<&'static str> {
+    const FORM: &str = "must be http(s)://host[:port][/path] without user, query or fragment, such as https://api.openai.com/v1";
+    let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Some(FORM),
+    };
+    if url.len() > 2048 || rest.contains(['?', '#']) || rest.contains(char::is_whitespace) {
+        return Some(FORM);
+    }
+    let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+    let Some(host) = host(authority) else { return Some(FORM) };
+    (plain && !near(host)).then_some(
+        "plain http is only allowed to loopback, private addresses and cluster-local names (*.svc, *.local, *.internal or a name without dots): write https://",
+    )
+}
+
+/// The host of `host[:port]`, or None when it is not one (a user part, a bad port).
+fn host(authority: &str) -> Option<&str> {
+    let (host, port) = if authority.starts_with('[') {
+        let end = authority.find(']')? + 1;
+        (&authority[..end], authority[end..].strip_prefix(':').or((end == authority.len()).then_some("0"))?)
+    } else {
+        authority.split_once(':').unwrap_or((authority, "0"))
+    };
+    let port_fits = port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let name_fits = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(inner),
+    };
+    (port_fits && name_fits).then_some(host)
+}
+
+/// Loopback, private addresses, and names that only resolve inside.
+fn near(host: &str) -> bool {
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return address.is_loopback() || address.is_private();
+    }
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return address
+            .parse::<Ipv6Addr>()
+            .is_ok_and(|address| address.is_loopback() || address.is_unique_local());
+    }
+    let ends = [".svc", ".local", ".localhost", ".internal"];
+    !host.contains('.') || ends.iter().any(|end| host.ends_with(end))
+}
