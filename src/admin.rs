@@ -1,7 +1,22 @@
 //! The second listener of both planes: `/metrics`, `/livez`, `/readyz`, and `/status` of a server. In: a registry and
 //! what is known of the process. Out: text for Prometheus and the kubelet, JSON for the operator.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::{StatusCode, header};
+use prometheus::{Registry, TextEncoder};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::constants::path;
+use crate::server::edge::{self, EdgeOptions};
+use crate::shutdown::Shutdown;
 
 /// What a server says of itself on `/status`. The operator's poller reads it; unknown fields are ignored.
 /// Never a secret, a prompt or an answer.
@@ -32,4 +47,164 @@ pub struct StatusProblem {
     pub reason: String,
     /// What, where and the command that fixes it.
     pub message: String,
+}
+
+/// What a process still waits for before it can serve. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    pending: Arc<Mutex<BTreeSet<&'static str>>>,
+    shutdown: Shutdown,
+}
+
+impl Readiness {
+    /// Not ready until each of `waits_for` (such as `configuration`, `credentials`, `listener`) is
+    /// [`done`](Self::done), and again not from the moment `shutdown` begins.
+    #[must_use]
+    pub fn new(shutdown: Shutdown, waits_for: &[&'static str]) -> Self {
+        Self { pending: Arc::new(Mutex::new(waits_for.iter().copied().collect())), shutdown }
+    }
+
+    /// `what` is there. For good: what fails later is reported, but must not empty a Service of its pods.
+    pub fn done(&self, what: &str) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    }
+
+    /// What is pending, in alphabetical order, or `draining`. Empty: ready.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<&'static str> {
+        if self.shutdown.is_draining() {
+            return vec!["draining"];
+        }
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// Whether nothing is pending.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.reasons().is_empty()
+    }
+}
+
+/// Makes the answer of `/status`.
+pub type StatusSource = Arc<dyn Fn() -> ServerStatus + Send + Sync>;
+
+/// What the admin listener shows.
+#[derive(Clone)]
+pub struct AdminState {
+    /// For `/metrics`.
+    pub registry: Registry,
+    /// For `/readyz`.
+    pub readiness: Readiness,
+    /// For `/status`; None in the control plane, where the path does not exist.
+    pub status: Option<StatusSource>,
+}
+
+/// Answers on `listener` until `token` is cancelled. Its owner cancels it last, so that `/readyz` says `draining` and
+/// the last metrics can be scraped while the other listener drains.
+pub async fn serve_admin(listener: TcpListener, state: AdminState, token: CancellationToken) {
+    let shutdown = Shutdown::new();
+    let serve = edge::serve(listener, router(state), EdgeOptions::admin(), shutdown.clone());
+    tokio::pin!(serve);
+    tokio::select! {
+        _ = &mut serve => {}
+        () = token.cancelled() => {
+            shutdown.begin();
+            serve.await;
+        }
+    }
+}
+
+/// The admin listener's paths.
+fn router(state: AdminState) -> Router {
+    let mut router = Router::new()
+        .route(path::METRICS, get(metrics))
+        .route(path::LIVEZ, get(async || "ok\n"))
+        .route(path::READYZ, get(readyz));
+    if let Some(status) = state.status.clone() {
+        router = router.route(path::STATUS, get(async move || Json(status())));
+    }
+    router.with_state(state)
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    match TextEncoder::new().encode_to_string(&state.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = %error, "the metrics cannot be written as text");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn readyz(State(state): State<AdminState>) -> Response {
+    let reasons = state.readiness.reasons();
+    if reasons.is_empty() {
+        return "ok\n".into_response();
+    }
+    let text = format!("not ready: {}\n", reasons.join(", "));
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use http::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    fn state(readiness: &Readiness, status: Option<StatusSource>) -> AdminState {
+        let registry = Registry::new();
+        let counter = prometheus::IntCounter::new("things_total", "Things.").unwrap();
+        counter.inc_by(3);
+        registry.register(Box::new(counter)).unwrap();
+        AdminState { registry, readiness: readiness.clone(), status }
+    }
+
+    async fn ask(state: AdminState, path: &str) -> (u16, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router(state).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readyz_lists_what_is_pending_until_all_is_done_and_then_says_draining() {
+        let shutdown = Shutdown::new();
+        let readiness = Readiness::new(shutdown.clone(), &["listener", "credentials"]);
+        let expected = (503, "not ready: credentials, listener\n".to_owned());
+        assert_eq!(ask(state(&readiness, None), path::READYZ).await, expected);
+        readiness.done("listener");
+        assert_eq!(readiness.reasons(), ["credentials"]);
+        readiness.done("credentials");
+        assert_eq!(ask(state(&readiness, None), path::READYZ).await, (200, "ok\n".to_owned()));
+        shutdown.begin();
+        assert!(!readiness.is_ready());
+        let expected = (503, "not ready: draining\n".to_owned());
+        assert_eq!(ask(state(&readiness, None), path::READYZ).await, expected);
+        assert_eq!(ask(state(&readiness, None), path::LIVEZ).await, (200, "ok\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_prometheus_text() {
+        let readiness = Readiness::new(Shutdown::new(), &[]);
+        let (status, text) = ask(state(&readiness, None), path::METRICS).await;
+        assert_eq!(status, 200);
+        assert_eq!(text, "# HELP things_total Things.\n# TYPE things_total counter\nthings_total 3\n");
+    }
+
+    #[tokio::test]
+    async fn status_is_json_of_a_server_and_absent_elsewhere() {
+        let readiness = Readiness::new(Shutdown::new(), &[]);
+        assert_eq!(ask(state(&readiness, None), path::STATUS).await.0, 404);
+        let expected = ServerStatus { version: "1.2.3".into(), generation: 7, ..ServerStatus::default() };
+        let source: StatusSource = {
+            let status = expected.clone();
+            Arc::new(move || status.clone())
+        };
+        let (status, text) = ask(state(&readiness, Some(source)), path::STATUS).await;
+        assert_eq!(status, 200);
+        assert_eq!(serde_json::from_str::<ServerStatus>(&text).unwrap(), expected);
+    }
 }

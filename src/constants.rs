@@ -195,6 +195,16 @@ pub mod env {
     pub const CONNECTION_BASE_URL: &str = OPENAI_BASE_URL;
 }
 
+/// How a server pod ends.
+pub mod drain {
+    use std::time::Duration;
+
+    /// From SIGTERM to SIGKILL: `terminationGracePeriodSeconds` of the pods.
+    pub const GRACE: Duration = Duration::from_secs(60);
+    /// From SIGTERM on, how long connections are still accepted: endpoints and proxies learn late.
+    pub const MINIMUM: Duration = Duration::from_secs(10);
+}
+
 /// Every Redis key begins with this.
 pub const REDIS_KEY_PREFIX: &str = "chatservice:";
 

@@ -9,4 +9,5 @@ pub mod crd;
 pub mod server;
 
 pub mod admin;
+pub mod shutdown;
 pub mod units;

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod edge;
 pub mod error;
 pub mod metrics;
 pub mod pricing;

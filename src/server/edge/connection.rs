@@ -1,0 +1,273 @@
+//! One connection, from accept to close. In: a socket and the router. Out: answers, and how the connection ended.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::ConnectInfo;
+use axum::response::IntoResponse;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::EdgeOptions;
+use super::socket::{Phase, Pulse, Socket, peer_left};
+use crate::shutdown::Shutdown;
+
+/// How long, and how much, of what a client still sends is read after the answer. A close with unread bytes resets the
+/// connection, and a client that is busy sending its body would lose the 413 that was meant for it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 32 << 20;
+
+/// What all connections of a listener have in common.
+pub(super) struct Shared {
+    pub(super) app: Router,
+    pub(super) http: http1::Builder,
+    pub(super) options: EdgeOptions,
+    pub(super) shutdown: Shutdown,
+    /// Connections without a request close.
+    pub(super) close_idle: CancellationToken,
+    /// All connections close.
+    pub(super) close_all: CancellationToken,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By HTTP's rules, or by the peer.
+    Closed,
+    /// The peer was too slow in this phase.
+    TimedOut(Phase),
+    /// By us, in the middle of an answer.
+    Cut,
+}
+
+/// Answers a connection's requests until it ends.
+pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> End {
+    let stream = Arc::new(stream);
+    let pulse = Arc::new(Pulse::new());
+    let socket = Socket::new(stream.clone(), pulse.clone(), shared.options.write_stall);
+    let service = Service { shared: shared.clone(), peer, pulse: pulse.clone() };
+    let mut http = Box::pin(shared.http.serve_connection(TokioIo::new(socket), service));
+
+    let end = watch(http.as_mut(), &stream, &pulse, &shared).await;
+    // Drops the request in hand: what it was waiting for is cancelled.
+    drop(http);
+    match end {
+        End::TimedOut(phase) => {
+            tracing::debug!(connection.phase = ?phase, "closed a connection that was too slow")
+        }
+        End::Closed if !shared.close_all.is_cancelled() => {
+            if let Some(stream) = Arc::into_inner(stream) {
+                tokio::select! {
+                    () = linger(stream) => {}
+                    () = shared.close_all.cancelled() => {}
+                }
+            }
+        }
+        End::Closed | End::Cut => {}
+    }
+    end
+}
+
+/// Runs the connection and its deadlines.
+async fn watch(
+    mut http: Pin<&mut http1::Connection<TokioIo<Socket>, Service>>,
+    stream: &TcpStream,
+    pulse: &Pulse,
+    shared: &Shared,
+) -> End {
+    let options = &shared.options;
+    let timer = sleep(options.first_byte);
+    let close_idle = shared.close_idle.cancelled();
+    let close_all = shared.close_all.cancelled();
+    tokio::pin!(timer, close_idle, close_all);
+    let mut leaving = false;
+    loop {
+        let phase = pulse.phase();
+        let limit = match phase {
+            Phase::Silent => Some(options.first_byte),
+            Phase::Head => Some(options.head),
+            Phase::Idle => Some(options.idle),
+            Phase::Answering => None,
+        };
+        if let Some(limit) = limit {
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        if leaving && matches!(phase, Phase::Silent | Phase::Idle) {
+            // Closes as soon as the rest of the last answer is written.
+            http.as_mut().graceful_shutdown();
+        }
+        tokio::select! {
+            // In this order: a request that has come is seen before the reasons to close.
+            biased;
+            result = http.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(error = %error, "a connection ended early");
+                }
+                return End::Closed;
+            }
+            () = pulse.changed.notified() => {}
+            () = &mut close_all => {
+                return if pulse.phase() == Phase::Answering { End::Cut } else { End::Closed };
+            }
+            () = &mut close_idle, if !leaving => leaving = true,
+            () = timer.as_mut(), if limit.is_some() => return End::TimedOut(phase),
+            () = peer_left(stream), if phase == Phase::Answering => return End::Closed,
+        }
+    }
+}
+
+/// Says that nothing more comes, and reads what the client was still sending.
+async fn linger(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        let mut scrap = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut scrap).await? {
+                0 => break,
+                length => left = left.saturating_sub(length),
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Whatever comes of it, the connection is over.
+    let _ = timeout(LINGER, drain).await;
+}
+
+/// The router as hyper calls it.
+struct Service {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    pulse: Arc<Pulse>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<CountedBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let answering = Answering::begin(&self.pulse);
+        let shutdown = self.shared.shutdown.clone();
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let refused = host_error(request.version(), request.headers());
+        let app = self.shared.app.clone();
+        Box::pin(async move {
+            let mut response = match refused {
+                Some(message) => bad_request(message),
+                None => app.oneshot(request).await?,
+            };
+            if shutdown.is_draining() {
+                close_after(&mut response);
+            }
+            Ok(response.map(|body| CountedBody { body, _answering: answering }))
+        })
+    }
+}
+
+/// What is wrong with `Host`: RFC 9112, 3.2 asks for exactly one valid one. HTTP/1.0 may leave it out.
+fn host_error(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let valid =
+        |host: &HeaderValue| !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version >= Version::HTTP_11 => Some("the request has no Host header\n"),
+        (Some(_), Some(_)) => Some("the request has more than one Host header\n"),
+        (Some(host), None) if !valid(host) => Some("the request's Host header is not a host and port\n"),
+        _ => None,
+    }
+}
+
+fn bad_request(message: &'static str) -> Response<Body> {
+    let mut response = (StatusCode::BAD_REQUEST, message).into_response();
+    close_after(&mut response);
+    response
+}
+
+fn close_after(response: &mut Response<Body>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Holds its connection in [`Phase::Answering`] for as long as it lives.
+struct Answering(Arc<Pulse>);
+
+impl Answering {
+    fn begin(pulse: &Arc<Pulse>) -> Self {
+        pulse.set(Phase::Answering);
+        Self(pulse.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.set(Phase::Idle);
+    }
+}
+
+/// A response body that counts as a request in flight until it is dropped.
+struct CountedBody {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_valid_host_is_asked_for_and_none_of_http_1_0() {
+        let check = |version, hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, HeaderValue::from_static(host));
+            }
+            host_error(version, &headers).is_none()
+        };
+        for host in ["demo", "demo.chat.svc:8080", "127.0.0.1", "[::1]:8080", "my_host"] {
+            assert!(check(Version::HTTP_11, &[host]), "{host}");
+            assert!(check(Version::HTTP_10, &[host]), "{host}");
+        }
+        assert!(check(Version::HTTP_10, &[]));
+        assert!(!check(Version::HTTP_11, &[]));
+        for host in ["", "a b", "user@demo", "demo/path", "demo:port", "[::1"] {
+            assert!(!check(Version::HTTP_11, &[host]), "{host:?}");
+        }
+        assert!(!check(Version::HTTP_11, &["demo", "demo"]));
+        assert!(!check(Version::HTTP_10, &["demo", "other"]));
+    }
+}
