@@ -29,13 +29,13 @@ PIDS=()
 finish() {
   local code=$?
   trap - EXIT
-  if [ $code != 0 ]; then
+  if [ "$code" != 0 ]; then
     for log in "$D"/*.log; do [ -s "$log" ] && { echo "--- end of ${log##*/}"; tail -n "${LOG_LINES:-8}" "$log" | cut -c1-300; } >&2; done
   fi
   # Nothing of it is kept, so nothing needs a chance to save its work.
   [ ${#PIDS[@]} = 0 ] || { kill -9 "${PIDS[@]}"; wait "${PIDS[@]}"; } 2>/dev/null || :
   rm -rf "$D"
-  exit $code
+  exit "$code"
 }
 trap finish EXIT
 trap 'exit 130' INT
@@ -95,10 +95,10 @@ run "$B/kwok" --kubeconfig kubeconfig --config "$K/kwok-stages.yaml" --manage-no
 api /api/v1/nodes -X POST -H 'content-type: application/json' -o /dev/null --data '{"apiVersion": "v1", "kind": "Node",
   "metadata": {"name": "kwok-node", "annotations": {"kwok.x-k8s.io/node": "fake"}, "labels": {"kubernetes.io/hostname": "kwok-node", "kubernetes.io/os": "linux"}},
   "status": {"allocatable": {"cpu": "64", "memory": "256Gi", "pods": "1000"}, "capacity": {"cpu": "64", "memory": "256Gi", "pods": "1000"}}}'
-node_ready() { api /api/v1/nodes/kwok-node | tr -d ' \n' | grep -q '"type":"Ready","status":"True"'; }
+node_ready() { api /api/v1/nodes/kwok-node | tr -d ' \n' | grep '"type":"Ready","status":"True"'; }
 account_made() { api /api/v1/namespaces/default/serviceaccounts/default; }
 # The controller-manager's own marks on a new node keep pods away until its controllers have seen the node.
-untainted() { ! api /api/v1/nodes/kwok-node | grep -q '"taints"'; }
+untainted() { local node; node=$(api /api/v1/nodes/kwok-node) && [[ $node != *'"taints"'* ]]; }
 until_ok 60 "the fake node" node_ready
 until_ok 60 "the controller-manager" account_made
 until_ok 60 "the node's taints to go" untainted
@@ -107,4 +107,4 @@ echo "API server with controllers, scheduler and kwok ready after $SECONDS s" >&
 export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig
 cd "$OLDPWD"
 code=0; "$@" || code=$?
-exit $code
+exit "$code"
