@@ -1,0 +1,273 @@
+//! Chat completions in both forms. In: a plain `chat.completion` or the chunks of a stream. Out: the same answer in the
+//! other form, and what limits, cache, conversations and the simple dialect need to know of it.
+//!
+//! What comes from a backend is not trusted: everything is bounded, and token counts that cannot be are ignored.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::backend::BackendError;
+use super::json;
+use super::settlement::Usage;
+
+mod assembler;
+mod replay;
+
+pub use assembler::{Assembler, Chunk};
+pub use replay::{Replay, chunks};
+
+/// Longest answer, plain or assembled from a stream, in bytes.
+pub const MAX_BYTES: usize = 32 << 20;
+/// Most choices in an answer, and most tool calls in a choice: OpenAI allows 128 of either.
+const MAX_PARTS: usize = 128;
+/// More tokens than this are no report of a single call: the longest context windows hold ten million.
+const MAX_TOKENS: u64 = 100_000_000;
+
+/// Value of `object` in a plain answer.
+pub(crate) const COMPLETION: &str = "chat.completion";
+/// Value of `object` in a chunk.
+pub(crate) const CHUNK: &str = "chat.completion.chunk";
+
+/// Why something from a backend is not a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompletionError {
+    /// It is not what it should be.
+    #[error("it is not a {0} object")]
+    Not(&'static str),
+    /// It is over [`MAX_BYTES`] or has too many parts.
+    #[error("the answer is larger than 32 MiB or has more than 128 choices or tool calls")]
+    TooLarge,
+}
+
+impl From<CompletionError> for BackendError {
+    fn from(error: CompletionError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// What is read of a plain completion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Text of choice 0; empty when it has none.
+    pub text: String,
+    /// `finish_reason` of choice 0.
+    pub finish_reason: Option<String>,
+    /// What the backend reported, if it can be.
+    pub usage: Option<Usage>,
+    /// Whether every choice has a `finish_reason`, and there is one.
+    pub complete: bool,
+}
+
+/// Reads a plain completion.
+pub fn read(completion: &[u8]) -> Result<Answer, CompletionError> {
+    #[derive(Deserialize)]
+    struct Plain<'a> {
+        choices: Vec<Choice>,
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Choice {
+        #[serde(default)]
+        index: u32,
+        message: Message,
+        finish_reason: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        content: Option<String>,
+    }
+    let plain: Plain<'_> =
+        serde_json::from_slice(completion).map_err(|_| CompletionError::Not(COMPLETION))?;
+    let complete =
+        !plain.choices.is_empty() && plain.choices.iter().all(|choice| choice.finish_reason.is_some());
+    let usage = plain.usage.and_then(usage);
+    let first = plain.choices.into_iter().find(|choice| choice.index == 0);
+    let (text, finish_reason) = first.map_or_else(Default::default, |choice| {
+        (choice.message.content.unwrap_or_default(), choice.finish_reason)
+    });
+    Ok(Answer { text, finish_reason, usage, complete })
+}
+
+/// The tokens that a plain answer or a chunk reports; None when it reports none, or none that can be.
+#[must_use]
+pub fn usage_of(body: &[u8]) -> Option<Usage> {
+    let body = json::object(body).ok()?;
+    usage(body.parse::<&RawValue>("usage")?.ok()?)
+}
+
+/// Negative, fractional or absurd counts are as good as none.
+fn usage(raw: &RawValue) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Reported {
+        prompt_tokens: u64,
+        #[serde(default)]
+        completion_tokens: u64,
+    }
+    let reported: Reported = serde_json::from_str(raw.get()).ok()?;
+    let credible = reported.prompt_tokens <= MAX_TOKENS && reported.completion_tokens <= MAX_TOKENS;
+    credible.then_some(Usage {
+        prompt_tokens: reported.prompt_tokens,
+        completion_tokens: reported.completion_tokens,
+    })
+}
+
+/// The next piece of a text and the rest: a word with the white space in front of it; the last piece also has what
+/// white space follows. The pieces of a text, one after the other, are the text.
+#[must_use]
+pub(crate) fn split_piece(text: &str) -> (&str, &str) {
+    let word = text.find(|c: char| !c.is_whitespace()).unwrap_or(text.len());
+    let (_, from_word) = text.split_at(word);
+    let length = from_word.find(char::is_whitespace).unwrap_or(from_word.len());
+    let (piece, rest) = text.split_at(word + length);
+    if rest.trim_start().is_empty() { (text, "") } else { (piece, rest) }
+}
+
+/// How many pieces [`split_piece`] makes of a text.
+#[must_use]
+pub(crate) fn count_pieces(text: &str) -> usize {
+    if text.is_empty() { 0 } else { text.split_whitespace().count().max(1) }
+}
+
+/// A JSON object with its members in the order given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Members<'a>(pub Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
+
+impl<'a> Members<'a> {
+    /// Appends a member.
+    pub(crate) fn push(&mut self, key: &'a str, value: &(impl Serialize + ?Sized)) {
+        if let Ok(value) = serde_json::value::to_raw_value(value) {
+            self.0.push((Cow::Borrowed(key), Cow::Owned(value)));
+        }
+    }
+}
+
+impl Serialize for Members<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+/// What every chunk of a stream begins with; the optional members stand as they came.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Envelope<'a> {
+    pub id: Cow<'a, str>,
+    pub object: &'static str,
+    pub created: u64,
+    pub model: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Cow<'a, RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<Cow<'a, RawValue>>,
+}
+
+/// A chunk as it is written.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChunkOut<'a> {
+    #[serde(flatten)]
+    pub envelope: &'a Envelope<'a>,
+    pub choices: Vec<DeltaOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Cow<'a, RawValue>>,
+}
+
+/// A choice of a chunk as it is written.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeltaOut<'a> {
+    pub index: u32,
+    pub delta: Members<'a>,
+    pub logprobs: Option<Cow<'a, RawValue>>,
+    pub finish_reason: Option<Cow<'a, str>>,
+}
+
+impl Envelope<'_> {
+    /// Data of a chunk with one choice.
+    pub(crate) fn chunk(&self, choice: DeltaOut<'_>) -> Bytes {
+        to_bytes(&ChunkOut { envelope: self, choices: vec![choice], usage: None })
+    }
+
+    /// Data of the chunk that reports the usage.
+    pub(crate) fn usage_chunk(&self, usage: &RawValue) -> Bytes {
+        to_bytes(&ChunkOut { envelope: self, choices: Vec::new(), usage: Some(Cow::Borrowed(usage)) })
+    }
+}
+
+/// JSON of a value whose serialisation cannot fail: no map of it has a key that is not a string.
+pub(crate) fn to_bytes(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_words_and_together_the_text() {
+        for (text, expected) in [
+            ("", vec![]),
+            ("one", vec!["one"]),
+            (" one  two\n", vec![" one", "  two\n"]),
+            ("  ", vec!["  "]),
+            ("a b c", vec!["a", " b", " c"]),
+            ("é\u{3000}ü", vec!["é", "\u{3000}ü"]),
+        ] {
+            let mut rest = text;
+            let mut pieces = Vec::new();
+            while !rest.is_empty() {
+                let (piece, after) = split_piece(rest);
+                pieces.push(piece);
+                rest = after;
+            }
+            assert_eq!(pieces, expected, "{text:?}");
+            assert_eq!(count_pieces(text), expected.len(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn usage_that_cannot_be_is_no_usage() {
+        for (usage, expected) in [
+            (r#"{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}"#, Some((3, 4))),
+            (r#"{"prompt_tokens":3}"#, Some((3, 0))),
+            (r#"{"prompt_tokens":-3,"completion_tokens":4}"#, None),
+            (r#"{"prompt_tokens":3,"completion_tokens":1000000000000000000}"#, None),
+            (r#"{"prompt_tokens":3,"completion_tokens":99999999999999999999999}"#, None),
+            (r#"{"prompt_tokens":3.5,"completion_tokens":1}"#, None),
+            (r#"{"prompt_tokens":"3"}"#, None),
+            ("null", None),
+            ("[]", None),
+        ] {
+            let expected =
+                expected.map(|(prompt_tokens, completion_tokens)| Usage { prompt_tokens, completion_tokens });
+            assert_eq!(usage_of(format!(r#"{{"usage":{usage}}}"#).as_bytes()), expected, "{usage}");
+        }
+        assert_eq!(usage_of(b"{}"), None);
+        assert_eq!(usage_of(b"not json"), None);
+    }
+
+    #[test]
+    fn a_plain_answer_is_read() {
+        let body = br#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi \u00e9"},"finish_reason":"stop"}],
+            "usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+        let answer = read(body).unwrap();
+        assert_eq!(answer.text, "hi é");
+        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+        assert_eq!(answer.usage, Some(Usage { prompt_tokens: 1, completion_tokens: 2 }));
+        assert!(answer.complete);
+    }
+
+    #[test]
+    fn an_answer_without_finish_reason_is_not_complete() {
+        let without = br#"{"choices":[{"index":0,"message":{"content":null},"finish_reason":null}]}"#;
+        assert!(!read(without).unwrap().complete);
+        assert!(!read(br#"{"choices":[]}"#).unwrap().complete);
+        assert_eq!(read(br#"{"object":"list"}"#), Err(CompletionError::Not(COMPLETION)));
+    }
+}
