@@ -1,0 +1,163 @@
+//! The Deployment of chat servers. Its `spec.replicas` is never set here: another field manager owns it.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext,
+    PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+    VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{CONTAINER, ValidatedChatService, metadata};
+use crate::constants::{annotation, mount, path, port};
+
+/// Time for open streams to end by themselves; one still open then ends with the terminal error event.
+const GRACE_SECONDS: i64 = 60;
+/// Without progress for this long the rollout counts as failed.
+const PROGRESS_DEADLINE_SECONDS: i32 = 600;
+
+pub(super) fn build(service: &ValidatedChatService) -> Deployment {
+    Deployment {
+        metadata: metadata(service, service.name.to_string()),
+        spec: DeploymentSpec {
+            selector: LabelSelector {
+                match_labels: Some(service.name.selector()),
+                ..LabelSelector::default()
+            },
+            // A new pod is ready before an old one goes.
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(service.name.labels()),
+                    annotations: Some([(annotation::CONFIG_HASH.to_owned(), service.config.hash())].into()),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(service)),
+            },
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    }
+}
+
+/// Fits the `restricted` pod security standard. No `runAsUser`: the image's own numeric user serves, and OpenShift
+/// assigns one of its own.
+fn pod(service: &ValidatedChatService) -> PodSpec {
+    let mounts = mounts(service);
+    PodSpec {
+        service_account_name: Some(service.name.to_string()),
+        automount_service_account_token: Some(false),
+        // Otherwise every Service of the namespace becomes environment variables.
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(service, &mounts)],
+        volumes: Some(mounts.into_iter().map(|(volume, _)| volume).collect()),
+        ..PodSpec::default()
+    }
+}
+
+fn container(service: &ValidatedChatService, mounts: &[(Volume, &str)]) -> Container {
+    let exposed = |name: &str, number: u16| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        // Part of the key that server-side apply merges ports by.
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(service.image.clone()),
+        args: Some(vec![
+            "serve".to_owned(),
+            "--config".to_owned(),
+            format!("{}/{}", mount::CONFIG_DIR, mount::CONFIG_FILE),
+        ]),
+        ports: Some(vec![exposed(port::HTTP_NAME, port::HTTP), exposed(port::ADMIN_NAME, port::ADMIN)]),
+        // A start takes well under a second; half a minute is for a starved node.
+        startup_probe: Some(probe(path::LIVEZ, 1, 30)),
+        liveness_probe: Some(probe(path::LIVEZ, 10, 3)),
+        readiness_probe: Some(probe(path::READYZ, 2, 2)),
+        resources: Some(service.resources.clone()),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(
+            mounts
+                .iter()
+                .map(|(volume, path)| VolumeMount {
+                    name: volume.name.clone(),
+                    mount_path: (*path).to_owned(),
+                    read_only: Some(true),
+                    ..VolumeMount::default()
+                })
+                .collect(),
+        ),
+        ..Container::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(port::ADMIN_NAME.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
+    }
+}
+
+/// The volumes and where they go. Secrets are mounted whole and optional: a missing one is then something that the
+/// server reports, not a pod that hangs in ContainerCreating, and the kubelet updates the files when it appears
+/// (with `subPath` it would not).
+fn mounts(service: &ValidatedChatService) -> Vec<(Volume, &'static str)> {
+    let secret = |volume: &str, secret: &str| Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let config = Volume {
+        name: "config".to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: service.name.config(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let fixed = &service.config.fixed;
+    let mut mounts = vec![(config, mount::CONFIG_DIR)];
+    mounts.extend(
+        fixed.credentials_secret.iter().map(|name| (secret("credentials", name), mount::CREDENTIALS_DIR)),
+    );
+    mounts.extend(fixed.redis_secret.iter().map(|name| (secret("redis", name), mount::REDIS_DIR)));
+    mounts
+}

@@ -1,0 +1,232 @@
+//! Step 3. In: a [`ValidatedChatService`]. Out: every object it needs, as [`Resources<Prepared>`]. Pure: no client, no
+//! clock, sorted maps, so that building twice gives the same bytes.
+
+mod config_map;
+mod deployment;
+mod pod_disruption_budget;
+mod service;
+mod service_account;
+
+use std::marker::PhantomData;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::validate::ValidatedChatService;
+
+/// Name of the one container of a pod.
+pub const CONTAINER: &str = "server";
+
+/// What was built and not written.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared;
+/// What the API server answered when it was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied;
+
+/// The children of one ChatService. Only `apply` turns prepared ones into applied ones, so a status cannot be made from
+/// wishes.
+#[derive(Clone, Debug)]
+pub struct Resources<State> {
+    /// The pods' account, without a token.
+    pub service_account: ServiceAccount,
+    /// The server's configuration.
+    pub config: ConfigMap,
+    /// The environment of apps.
+    pub connection: ConfigMap,
+    /// The API.
+    pub service: Service,
+    /// The admin listeners, one address a pod.
+    pub admin_service: Service,
+    /// Only where a disruption can leave a pod running.
+    pub pod_disruption_budget: Option<PodDisruptionBudget>,
+    /// The pods, without their number.
+    pub deployment: Deployment,
+    /// The pods' number, which has a field manager of its own.
+    pub replicas: i32,
+    state: PhantomData<State>,
+}
+
+impl Resources<Prepared> {
+    /// The same objects as the API server answered them. Called by `apply` alone.
+    #[expect(clippy::too_many_arguments, reason = "one for each field, so that none can be forgotten")]
+    pub(super) fn applied(
+        service_account: ServiceAccount,
+        config: ConfigMap,
+        connection: ConfigMap,
+        service: Service,
+        admin_service: Service,
+        pod_disruption_budget: Option<PodDisruptionBudget>,
+        deployment: Deployment,
+        replicas: i32,
+    ) -> Resources<Applied> {
+        Resources {
+            service_account,
+            config,
+            connection,
+            service,
+            admin_service,
+            pod_disruption_budget,
+            deployment,
+            replicas,
+            state: PhantomData,
+        }
+    }
+
+    /// The objects as JSON in the order in which they are applied, the number of pods written into the Deployment.
+    #[must_use]
+    pub fn to_values(&self) -> Vec<Value> {
+        let Self {
+            service_account,
+            config,
+            connection,
+            service,
+            admin_service,
+            pod_disruption_budget,
+            deployment,
+            replicas,
+            state: _,
+        } = self;
+        let mut deployment = value(deployment);
+        if let Some(spec) = deployment.get_mut("spec") {
+            spec["replicas"] = json!(replicas);
+        }
+        let mut values = vec![
+            value(service_account),
+            value(config),
+            value(connection),
+            value(service),
+            value(admin_service),
+        ];
+        values.extend(pod_disruption_budget.as_ref().map(value));
+        values.push(deployment);
+        values
+    }
+}
+
+/// None of these types can fail to serialise: their maps have string keys.
+fn value<K: Serialize>(object: &K) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// Builds every child.
+#[must_use]
+pub fn build(service: &ValidatedChatService) -> Resources<Prepared> {
+    Resources {
+        service_account: service_account::build(service),
+        config: config_map::config(service),
+        connection: config_map::connection(service),
+        service: service::api(service),
+        admin_service: service::admin(service),
+        pod_disruption_budget: pod_disruption_budget::build(service),
+        deployment: deployment::build(service),
+        replicas: service.replicas,
+        state: PhantomData,
+    }
+}
+
+/// Metadata of a child: its name, our labels, and the ChatService as its owner, so that it goes with it.
+fn metadata(service: &ValidatedChatService, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(service.namespace.clone()),
+        labels: Some(service.name.labels()),
+        owner_references: service.owner.clone().map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dereference::References;
+    use super::super::validate::{Defaults, validate};
+    use super::*;
+
+    fn built(name: &str, spec: &Value) -> Resources<Prepared> {
+        let cs = serde_json::from_value(json!({
+            "apiVersion": "chatservice.dev/v1alpha1",
+            "kind": "ChatService",
+            "metadata": { "name": name, "namespace": "chat", "uid": "u-1", "generation": 3 },
+            "spec": spec,
+        }))
+        .unwrap();
+        let defaults = Defaults {
+            server_image: "registry.example.com/chatservice:0.1.0".into(),
+            allowed_images: vec!["*".into()],
+        };
+        build(&validate(&cs, &References::default(), &defaults).unwrap())
+    }
+
+    fn full() -> Value {
+        json!({
+            "model": "gpt-4o-mini",
+            "backend": { "openai": { "baseURL": "https://api.openai.com/v1", "credentialsSecretRef": { "name": "openai" } } },
+            "defaults": { "systemPrompt": "Be brief.", "temperature": 0.5, "maxTokens": 500 },
+            "rateLimits": { "requestsPerMinute": 60 },
+            "cache": { "ttl": "1h" },
+            "conversations": { "ttl": "24h", "maxMessages": 20 },
+            "redis": { "secretRef": { "name": "prod-redis" } },
+            "replicas": 3,
+            "image": "registry.example.com/chatservice:0.2.0",
+            "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } },
+            "service": { "type": "NodePort", "port": 80 },
+            "logging": { "level": "warn", "format": "text" },
+        })
+    }
+
+    #[test]
+    fn children_of_a_minimal_service() {
+        insta::assert_yaml_snapshot!(
+            built("demo", &json!({ "model": "echo-1", "backend": { "echo": {} } })).to_values()
+        );
+    }
+
+    #[test]
+    fn children_of_a_full_service() {
+        insta::assert_yaml_snapshot!(built("prod", &full()).to_values());
+    }
+
+    #[test]
+    fn the_deployment_says_nothing_of_the_number_of_its_pods() {
+        let resources = built("prod", &full());
+        assert_eq!(resources.deployment.spec.replicas, None);
+        assert_eq!(resources.replicas, 3);
+        assert_eq!(value(&resources.deployment).pointer("/spec/replicas"), None);
+    }
+
+    #[test]
+    fn every_selector_is_the_frozen_one() {
+        let resources = built("prod", &full());
+        let frozen = json!({ "app.kubernetes.io/name": "chatservice", "app.kubernetes.io/instance": "prod" });
+        for object in resources.to_values() {
+            for path in ["/spec/selector/matchLabels", "/spec/selector"] {
+                if let Some(found) = object.pointer(path).filter(|found| found.get("matchLabels").is_none()) {
+                    assert_eq!(found, &frozen, "{}", object["kind"]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_exists_from_two_pods_on() {
+        for (replicas, expected) in [(0, false), (1, false), (2, true), (3, true)] {
+            let mut spec = full();
+            spec["replicas"] = json!(replicas);
+            assert_eq!(built("prod", &spec).pod_disruption_budget.is_some(), expected, "{replicas}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_configuration_changes_the_template_and_one_of_replicas_does_not() {
+        let template = |spec: &Value| built("prod", spec).deployment.spec.template;
+        let (mut model, mut replicas) = (full(), full());
+        model["model"] = json!("gpt-4.1");
+        replicas["replicas"] = json!(7);
+        assert_ne!(template(&model), template(&full()));
+        assert_eq!(template(&replicas), template(&full()));
+    }
+}
