@@ -3,11 +3,14 @@
 //! Read it in this order: what a user may say ([`crd`]), how the operator makes it true
 //! ([`controller`]), what it tells a server ([`server::config`]), how a request is answered ([`server`]).
 
+pub mod cli;
 pub mod constants;
 pub mod controller;
 pub mod crd;
+pub mod document;
 pub mod server;
 
 pub mod admin;
+pub mod output;
 pub mod shutdown;
 pub mod units;

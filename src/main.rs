@@ -1,3 +1,20 @@
-//! The `chatservice` binary: every subcommand of both planes.
+//! The `chatservice` binary: every subcommand of both planes. In: the command line. Out: an exit code: 0, 1 for a
+//! failure with one line on standard error, 2 for a command line that is not understood.
 
-fn main() {}
+use std::process::ExitCode;
+
+use chatservice::cli::{self, Cli};
+use chatservice::output;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // One provider for the whole process, before anything can open a connection. It fails only when there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

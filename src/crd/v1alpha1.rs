@@ -7,14 +7,60 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::{ListMerge, Rule};
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+/// A tag or a digest is required: what runs must not depend on when it was pulled.
+const IMAGE_RULE: &str =
+    "self == '' || self.matches('^[^[:space:]]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[a-f0-9]{64})$')";
+
+/// A host name, an IPv4 address or an IPv6 address in brackets; a port below 65536; a path. Regular expressions of
+/// rules are read by Go's RE2 in the API server and by Rust's regex here, so they use only what both mean alike.
+const URL_RULE: &str = concat!(
+    r"self.matches('^https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])",
+    "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?",
+    "(/[^?#[:space:]]*)?$')",
+);
+
+/// What stays inside a machine or a cluster: loopback, RFC 1918 and ULA addresses, names that public DNS has not.
+const PLAIN_HTTP_RULE: &str = concat!(
+    "!self.startsWith('http://') || self.matches('^http://(",
+    "localhost|[A-Za-z0-9_-]+|[A-Za-z0-9._-]+[.](svc|local|localhost|internal)|",
+    "127[.][0-9.]+|10[.][0-9.]+|192[.]168[.][0-9.]+|172[.](1[6-9]|2[0-9]|3[01])[.][0-9.]+|",
+    r"\\[::1\\]|\\[[fF][cCdD][0-9A-Fa-f:.]+\\]",
+    ")(:[0-9]+)?(/.*)?$')",
+);
+
+/// Go's form without signs and fractions; the number of digits is bounded so that `duration()` cannot overflow.
+const DURATION: &str = "self.matches('^([0-9]{1,5}h|[0-9]{1,7}(m|s|ms))+$')";
+
+const MEMORY_RULE: &str = concat!(
+    "self.matches('^[0-9]{1,12}(k|M|G|Ki|Mi|Gi)?$')",
+    " && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('16Gi')) <= 0",
+);
+
+/// Values are integers or strings, hence `string()`.
+const QUANTITIES_RULE: &str =
+    "self.all(k, isQuantity(string(self[k])) && quantity(string(self[k])).compareTo(quantity('0')) >= 0)";
+
+const RESOURCE_NAMES_RULE: &str = concat!(
+    "self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'] || k.startsWith('hugepages-') || ",
+    "k.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",
+);
+
+const REQUESTS_BELOW_LIMITS_RULE: &str = concat!(
+    "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || ",
+    "!isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) || ",
+    "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
+);
+
+/// Most resources named in `resources.requests` or `.limits`.
+const RESOURCES_MAX: u32 = 16;
 
 /// A chat API for one or more models: the operator runs a chat server for it and keeps it as described here.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,7 +141,7 @@ pub struct ChatServiceSpec {
     /// Default: the image of the operator's own version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
-    #[x_kube(validation = Rule::new("self == '' || self.matches('^[^ ]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[a-f0-9]{64})$')").message(
+    #[x_kube(validation = Rule::new(IMAGE_RULE).message(
         "must be an image with a tag or digest, such as registry.example.com/chatservice:0.1.0, or be left out for the operator's default"))]
     pub image: Option<String>,
 
@@ -144,9 +190,9 @@ pub struct OpenAiBackend {
     /// http://vllm.models.svc:8000/v1. Plain http only to loopback, private addresses and names inside the cluster.
     #[serde(rename = "baseURL", default = "default_base_url")]
     #[schemars(length(max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^https?://([A-Za-z0-9._-]+|\\\\[[0-9A-Fa-f:.]+\\\\])(:[0-9]{1,5})?(/[^?#[:space:]]*)?$')").message(
+    #[x_kube(validation = Rule::new(URL_RULE).message(
         "must be http(s)://host[:port][/path] without user, query or fragment, such as https://api.openai.com/v1"))]
-    #[x_kube(validation = Rule::new("!self.startsWith('http://') || self.matches('^http://(localhost|[A-Za-z0-9_-]+|[A-Za-z0-9._-]+[.](svc|local|localhost|internal)|127[.][0-9.]+|10[.][0-9.]+|192[.]168[.][0-9.]+|172[.](1[6-9]|2[0-9]|3[01])[.][0-9.]+|\\\\[::1\\\\]|\\\\[[fF][cCdD][0-9A-Fa-f:.]+\\\\])(:[0-9]+)?(/.*)?$')").message(
+    #[x_kube(validation = Rule::new(PLAIN_HTTP_RULE).message(
         "plain http is only allowed to loopback, private addresses and cluster-local names (*.svc, *.local, *.internal or a name without dots): write https://"))]
     pub base_url: String,
 
@@ -164,7 +210,7 @@ fn default_base_url() -> String {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
-    /// Its name.
+    /// The name of the Secret, such as openai.
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message(
         "must be the name of a Secret: lower-case letters, digits, '-' and '.', such as openai"))]
@@ -208,14 +254,14 @@ pub struct RateLimits {
 pub struct Cache {
     /// How long an answer is served again, 0s (off) to 720h. Example: 1h.
     #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s|ms))+$') && duration(self) <= duration('720h')").message(
+    #[x_kube(validation = Rule::new(format!("{DURATION} && duration(self) <= duration('720h')")).message(
         "must be a duration from 0s (no cache) to 720h, such as 30s, 10m or 1h30m"))]
     pub ttl: String,
     /// Memory of a pod that answers may take, keys and overhead counted, 1Mi to 16Gi. Default: 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('16Gi')) <= 0").message(
-        "must be a quantity of memory from 1Mi to 16Gi, such as 64Mi"))]
+    #[x_kube(validation = Rule::new(MEMORY_RULE).message(
+        "must be a whole number of bytes from 1Mi to 16Gi, such as 64Mi"))]
     pub memory: Option<String>,
 }
 
@@ -226,7 +272,7 @@ pub struct Conversations {
     /// How long after its last turn a conversation is kept, 1m to 8760h. Default: 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s|ms))+$') && duration(self) >= duration('1m') && duration(self) <= duration('8760h')").message(
+    #[x_kube(validation = Rule::new(format!("{DURATION} && duration(self) >= duration('1m') && duration(self) <= duration('8760h')")).message(
         "must be a duration from 1m to 8760h, such as 24h"))]
     pub ttl: Option<String>,
     /// How many of the last messages are kept and sent along, 2 to 200. Default: 20.
@@ -245,24 +291,41 @@ pub struct Redis {
 }
 
 /// CPU and memory.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(REQUESTS_BELOW_LIMITS_RULE).message(
+    "each of requests must be at most its limit: lower the request or raise the limit"))]
 pub struct Resources {
     /// What the scheduler reserves. Example: {cpu: 100m, memory: 64Mi}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = Rule::new(QUANTITIES_RULE).message("values must be quantities, such as 100m, 1 or 64Mi"))]
+    #[x_kube(validation = Rule::new(RESOURCE_NAMES_RULE).message(
+        "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or VENDOR/RESOURCE"))]
     pub requests: Option<BTreeMap<String, Quantity>>,
     /// What the container may not exceed. Example: {memory: 256Mi}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = Rule::new(QUANTITIES_RULE).message("values must be quantities, such as 100m, 1 or 64Mi"))]
+    #[x_kube(validation = Rule::new(RESOURCE_NAMES_RULE).message(
+        "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or VENDOR/RESOURCE"))]
     pub limits: Option<BTreeMap<String, Quantity>>,
+}
+
+/// Bounded, which the rules over it need, and without the page that Kubernetes has to say about quantities.
+fn quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": RESOURCES_MAX,
+        "additionalProperties": { "x-kubernetes-int-or-string": true, "maxLength": 32 },
+    })
 }
 
 /// How the API is reached.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.
+    /// How the Service is exposed.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub type_: Option<ServiceType>,
     /// The Service's port, 1 to 65535. Default: 8080.
@@ -271,7 +334,7 @@ pub struct Service {
     pub port: Option<u16>,
 }
 
-/// Kinds of Service.
+/// ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Reached inside the cluster.
@@ -287,15 +350,15 @@ pub enum ServiceType {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Logging {
-    /// error, warn, info or debug. Default: info, one line per request.
+    /// The least severe lines that are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<LogLevel>,
-    /// json or text. Default: json.
+    /// The form of a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,
 }
 
-/// Levels of the log.
+/// error, warn, info or debug. Default: info, one line per request.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -310,7 +373,7 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Forms of a log line.
+/// json or text. Default: json.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -363,20 +426,42 @@ pub struct ChatServiceStatus {
 
 /// The CustomResourceDefinition as committed in `crds/chatservices.yaml`.
 ///
-/// kube's derive cannot express a default of `status`; without one a new object has none, and tools that compare
-/// `observedGeneration` with `generation` may take it for current.
+/// What kube's derive cannot express:
+/// - The default of `status`. Without one a new object has none, and tools that compare `observedGeneration` with
+///   `generation` may take it for current.
+/// - `nullable` is taken away: `backend: {echo: }` means null and would count as a backend for a rule and as none for
+///   the operator. A null is refused instead, with the field's name.
+/// - So is a `format` that the API server does not know (`uint32`): it would answer every change of the CRD with a
+///   warning, and the range says more.
+/// - The lines of a description are as long as this file is wide; a terminal has its own width.
 #[must_use]
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut crd = ChatService::crd();
     for version in &mut crd.spec.versions {
-        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        if let Some(status) = root.and_then(status_schema) {
+        let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
+            continue;
+        };
+        refine(root);
+        if let Some(status) = root.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
             status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
         }
     }
     crd
 }
 
-fn status_schema(root: &mut JSONSchemaProps) -> Option<&mut JSONSchemaProps> {
-    root.properties.as_mut()?.get_mut("status")
+fn refine(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.description = schema.description.take().map(|text| text.replace('\n', " "));
+    if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
+        schema.format = None;
+    }
+    for property in schema.properties.iter_mut().flat_map(BTreeMap::values_mut) {
+        refine(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        refine(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        refine(values);
+    }
 }
