@@ -1,0 +1,32 @@
+# `make help` lists what there is. Compiled things go under the cache, so that another clone finds them.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chatservice
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(CACHE)/venv/bin:$(CACHE)/cluster/bin:$(PATH)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help tools test lint fmt crd e2e
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+tools: ## install what tests need: packages, wheels, Kubernetes' programs (the first time 12 min)
+	@tests/tools.sh
+
+test: ## format, lints, licences, docs, scripts, and every test but make e2e
+	@tests/run.sh
+
+e2e: ## the operator on real pods: KUBECONFIG and E2E_IMAGE name a cluster, else one is made here
+	@tests/e2e/run.sh
+
+lint: ## clippy and shellcheck
+	cargo clippy --locked --all-targets -- -D warnings
+	git ls-files '*.sh' .ci/run | xargs shellcheck
+
+fmt: ## format the sources
+	cargo fmt
+
+crd: ## write crds/chatservices.yaml and the chart's copy from the Rust types
+	cargo run --quiet --locked -- crd > crds/.chatservices.yaml
+	mv crds/.chatservices.yaml crds/chatservices.yaml
+	cp crds/chatservices.yaml charts/chatservice-operator/files/chatservices.yaml
