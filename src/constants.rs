@@ -195,6 +195,16 @@ pub mod env {
     pub const CONNECTION_BASE_URL: &str = OPENAI_BASE_URL;
 }
 
+/// What a server waits for before it is ready, as `/readyz` names it.
+pub mod readiness {
+    /// One valid configuration.
+    pub const CONFIGURATION: &str = "configuration";
+    /// Every Secret that the configuration names, once.
+    pub const CREDENTIALS: &str = "credentials";
+    /// The API listener is bound.
+    pub const LISTENER: &str = "listener";
+}
+
 /// How a server pod ends.
 pub mod drain {
     use std::time::Duration;

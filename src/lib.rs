@@ -11,6 +11,8 @@ pub mod document;
 pub mod server;
 
 pub mod admin;
+pub mod healthcheck;
 pub mod output;
 pub mod shutdown;
+pub mod telemetry;
 pub mod units;

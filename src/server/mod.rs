@@ -8,5 +8,6 @@ pub mod error;
 pub mod json;
 pub mod metrics;
 pub mod pricing;
+pub mod secrets;
 pub mod settlement;
 pub mod store;

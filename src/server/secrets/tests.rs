@@ -1,0 +1,307 @@
+//! What a server says and uses for every state of its Secrets.
+
+use super::*;
+use crate::crd::LogLevel;
+use crate::server::config::{ConversationConfig, DynamicConfig, Identity, RequestDefaults, StaticConfig};
+use std::fs;
+use std::path::Path;
+
+fn config(base_url: &str, redis: bool) -> ServerConfig {
+    ServerConfig {
+        format_version: 1,
+        identity: Identity {
+            namespace: "chat".into(),
+            name: "demo".into(),
+            uid: "u-1".into(),
+            generation: 1,
+        },
+        fixed: StaticConfig {
+            credentials_secret: Some("openai".into()),
+            redis_secret: redis.then(|| "demo-redis".into()),
+            ..StaticConfig::default()
+        },
+        dynamic: DynamicConfig {
+            model: "gpt-4o-mini".into(),
+            backend: BackendConfig::OpenAi { base_url: base_url.into() },
+            defaults: RequestDefaults::default(),
+            request_limit: None,
+            cache: None,
+            conversations: ConversationConfig::default(),
+            log_level: LogLevel::Info,
+        },
+    }
+}
+
+const OPENAI: &str = "https://api.openai.com/v1";
+
+/// Writes a Secret as the kubelet does: files in a new directory, reached through the links `..data` and `<key>`.
+fn mount(directory: &Path, data: &[(&str, &str)]) {
+    let version = directory.join(format!("..{}", uuid::Uuid::new_v4()));
+    fs::create_dir_all(&version).unwrap();
+    let link = directory.join("..data_tmp");
+    std::os::unix::fs::symlink(version.file_name().unwrap(), &link).unwrap();
+    for (key, value) in data {
+        fs::write(version.join(key), value).unwrap();
+        let user_visible = directory.join(key);
+        if !user_visible.exists() {
+            std::os::unix::fs::symlink(Path::new("..data").join(key), user_visible).unwrap();
+        }
+    }
+    fs::rename(link, directory.join("..data")).unwrap();
+}
+
+struct Pod {
+    root: tempfile::TempDir,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("credentials")).unwrap();
+        fs::create_dir(root.path().join("redis")).unwrap();
+        Self { root }
+    }
+
+    fn credentials(self, data: &[(&str, &str)]) -> Self {
+        mount(&self.root.path().join("credentials"), data);
+        self
+    }
+
+    fn redis(self, data: &[(&str, &str)]) -> Self {
+        mount(&self.root.path().join("redis"), data);
+        self
+    }
+
+    fn source(&self) -> SecretSource {
+        SecretSource::Mounted {
+            credentials: self.root.path().join("credentials"),
+            redis: self.root.path().join("redis"),
+        }
+    }
+
+    fn load(&self, config: &ServerConfig) -> Loaded {
+        load(config, &self.source())
+    }
+}
+
+fn only_problem(loaded: &Loaded) -> (&str, &str) {
+    let [problem] = loaded.problems.as_slice() else { panic!("one problem expected: {loaded:?}") };
+    (&problem.reason, &problem.message)
+}
+
+fn key(loaded: &Loaded) -> Option<&str> {
+    loaded.credentials.as_ref().map(|credentials| credentials.api_key.expose_secret())
+}
+
+fn redis_url(data: &[(&str, &str)]) -> Option<String> {
+    let pod = Pod::new().credentials(&[("api-key", "k")]).redis(data);
+    pod.load(&config(OPENAI, true)).redis.map(|redis| redis.url.expose_secret().to_owned())
+}
+
+#[test]
+fn a_mounted_key_is_read_without_its_line_break_for_openai_alone() {
+    let loaded = Pod::new().credentials(&[("api-key", "sk-1\n")]).load(&config(OPENAI, false));
+    assert_eq!(loaded.problems, []);
+    assert_eq!(key(&loaded), Some("sk-1"));
+    assert_eq!(loaded.credentials.unwrap().allowed_hosts, ["api.openai.com"]);
+    assert!(loaded.redis.is_none());
+}
+
+#[test]
+fn an_empty_or_absent_mount_is_a_secret_that_does_not_exist() {
+    let expected = "Secret \"openai\" in namespace \"chat\" does not exist or is empty. Fix: kubectl -n chat create \
+                    secret generic openai --from-literal=api-key=...";
+    let pod = Pod::new();
+    for _ in 0..2 {
+        assert_eq!(only_problem(&pod.load(&config(OPENAI, false))), (reason::SECRET_NOT_FOUND, expected));
+        let _ = fs::remove_dir(pod.root.path().join("credentials"));
+    }
+}
+
+#[test]
+fn a_secret_without_the_key_is_told_with_the_keys_it_has_and_no_value() {
+    let pod = Pod::new().credentials(&[("token", "sk-canary"), ("other", "sk-canary")]);
+    let loaded = pod.load(&config(OPENAI, false));
+    let expected = "Secret \"openai\" in namespace \"chat\" has no key \"api-key\" (found: other, token). Fix: kubectl \
+                    -n chat create secret generic openai --from-literal=api-key=... --dry-run=client -o yaml | kubectl \
+                    apply -f -";
+    assert_eq!(only_problem(&loaded), (reason::SECRET_KEY_MISSING, expected));
+    assert!(!format!("{loaded:?}").contains("canary"));
+}
+
+#[test]
+fn a_key_goes_only_to_hosts_that_its_secret_allows() {
+    let cases: [(&str, Option<&str>, bool); 14] = [
+        ("https://api.openai.com/v1", None, true),
+        ("https://API.OpenAI.com:443/v1", None, true),
+        ("https://api.openai.com.evil.example/v1", None, false),
+        ("https://evil.example/api.openai.com", None, false),
+        ("https://api.openai.com@evil.example/v1", None, false),
+        ("https://sub.api.openai.com/v1", None, false),
+        ("https://api.openai.com./v1", None, false),
+        ("http://vllm.models.svc:8000/v1", Some("vllm.models.svc"), true),
+        ("http://vllm.models.svc:8000/v1", Some(" a.example , VLLM.models.svc\n"), true),
+        ("http://[::1]:8000/v1", Some("::1"), true),
+        ("http://[::1]:8000/v1", Some("[::1]"), true),
+        ("https://api.openai.com/v1", Some("other.example"), false),
+        ("https://api.openai.com/v1", Some(""), false),
+        ("https://a.example/v1", Some("*.example"), false),
+    ];
+    for (base_url, allowed, expected) in cases {
+        let mut data = vec![("api-key", "sk-1")];
+        data.extend(allowed.map(|hosts| ("allowed-hosts", hosts)));
+        let loaded = Pod::new().credentials(&data).load(&config(base_url, false));
+        assert_eq!(key(&loaded).is_some(), expected, "{base_url} {allowed:?}");
+        if !expected {
+            assert_eq!(only_problem(&loaded).0, reason::CREDENTIAL_HOST_MISMATCH, "{base_url} {allowed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_not_allowed_is_told_with_the_command_that_allows_it() {
+    let pod = Pod::new().credentials(&[("api-key", "sk-1"), ("allowed-hosts", "a.example")]);
+    let loaded = pod.load(&config("https://llm.example/v1", false));
+    let expected = "Secret \"openai\" in namespace \"chat\" does not allow its key to be sent to \"llm.example\", the \
+                    host of spec.backend.openai.baseURL (allowed: a.example). Fix, if that host may have the key: \
+                    kubectl -n chat patch secret openai -p \
+                    '{\"stringData\":{\"allowed-hosts\":\"a.example,llm.example\"}}'";
+    assert_eq!(only_problem(&loaded), (reason::CREDENTIAL_HOST_MISMATCH, expected));
+}
+
+#[test]
+fn a_key_that_cannot_be_a_header_is_refused_without_being_quoted() {
+    for value in ["", "\n", "sk canary", "sk-canary\nsecond", "sk-canär"] {
+        let loaded = Pod::new().credentials(&[("api-key", value)]).load(&config(OPENAI, false));
+        let (reason, message) = only_problem(&loaded);
+        assert_eq!(reason, reason::SECRET_KEY_MISSING, "{value:?}");
+        assert!(message.starts_with("key \"api-key\" of Secret \"openai\""), "{message}");
+        assert!(!message.contains("canar") && !message.contains("canär"), "{message}");
+    }
+}
+
+#[test]
+fn files_over_1_mib_are_not_read() {
+    let loaded =
+        Pod::new().credentials(&[("api-key", &"k".repeat((1 << 20) + 1))]).load(&config(OPENAI, false));
+    assert!(only_problem(&loaded).1.contains("larger than 1 MiB"), "{loaded:?}");
+}
+
+#[test]
+fn no_key_is_needed_where_none_is_referenced_and_none_by_the_echo_backend() {
+    let pod = Pod::new();
+    let mut config = config(OPENAI, false);
+    config.fixed.credentials_secret = None;
+    assert_eq!(pod.load(&config), Loaded::default());
+    config.dynamic.backend = BackendConfig::Echo {};
+    assert_eq!(pod.load(&config), Loaded::default());
+}
+
+#[test]
+fn redis_is_a_url_or_is_made_from_its_parts() {
+    assert_eq!(redis_url(&[("url", "rediss://u:p@r:6380/2\n")]).unwrap(), "rediss://u:p@r:6380/2");
+    assert_eq!(redis_url(&[("host", "r.svc")]).unwrap(), "redis://r.svc");
+    assert_eq!(redis_url(&[("host", "::1"), ("port", "6380")]).unwrap(), "redis://[::1]:6380");
+    assert_eq!(redis_url(&[("host", "r"), ("username", "u")]).unwrap(), "redis://u@r");
+    let url = redis_url(&[("host", "r"), ("port", "6380"), ("username", "u"), ("password", "p@/:# %ü\n")]);
+    let url = url.unwrap();
+    assert_eq!(url, "redis://u:p%40%2F%3A%23%20%25%C3%BC@r:6380");
+    let info = url.as_str().into_connection_info().unwrap();
+    assert_eq!(info.redis_settings().password(), Some("p@/:# %ü"));
+}
+
+#[test]
+fn a_bad_redis_secret_is_told_without_quoting_it() {
+    let cases: [(&[(&str, &str)], &str, &str); 6] = [
+        (&[], reason::SECRET_NOT_FOUND, "--from-literal=url=..."),
+        (&[("token", "canary")], reason::SECRET_KEY_MISSING, "has no key \"url\" (found: token)"),
+        (&[("url", "canary")], reason::SECRET_KEY_MISSING, "is not a Redis URL: write redis://"),
+        (&[("url", "http://:canary@r")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
+        (&[("url", "redis://:canary@r:port")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
+        (&[("host", "r"), ("port", "canary")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
+    ];
+    for (data, reason, part) in cases {
+        let pod = Pod::new().credentials(&[("api-key", "k")]).redis(data);
+        let loaded = pod.load(&config(OPENAI, true));
+        let (found, message) = only_problem(&loaded);
+        assert_eq!(found, reason, "{data:?}");
+        assert!(message.contains(part) && message.contains("\"demo-redis\""), "{message}");
+        assert!(!message.contains("canary"), "{message}");
+        assert!(loaded.redis.is_none() && key(&loaded) == Some("k"), "{data:?}");
+    }
+}
+
+#[test]
+fn outside_a_cluster_secrets_are_variables_and_only_redis_may_be_absent() {
+    let environment = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(&config("http://localhost:1234/v1", true), &SecretSource::Environment(variables.collect()))
+    };
+    let loaded = environment(&[("OPENAI_API_KEY", "sk-1"), ("REDIS_URL", "redis://localhost")]);
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.credentials.unwrap().allowed_hosts, ["localhost"]);
+    assert_eq!(loaded.redis.unwrap().url.expose_secret(), "redis://localhost");
+
+    let loaded = environment(&[("OPENAI_API_KEY", "sk-1")]);
+    assert_eq!((loaded.problems.as_slice(), loaded.redis), (&[][..], None));
+    assert!(only_problem(&environment(&[])).1.starts_with("OPENAI_API_KEY is not set"));
+    let loaded = environment(&[("OPENAI_API_KEY", "sk-1"), ("REDIS_URL", "localhost")]);
+    assert!(only_problem(&loaded).1.starts_with("REDIS_URL is not a Redis URL"));
+}
+
+mod watching {
+    use super::*;
+    use crate::admin::Readiness;
+    use crate::constants::readiness;
+    use crate::server::secrets::{SecretsReceiver, watch};
+    use crate::shutdown::Shutdown;
+    use std::sync::Arc;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    async fn until(receiver: &mut SecretsReceiver, wanted: impl Fn(&Loaded) -> bool) {
+        let wait = receiver.wait_for(|loaded| wanted(loaded));
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_comes_late_makes_the_server_ready_and_a_rotated_one_is_picked_up() {
+        let pod = Pod::new();
+        let directory = pod.root.path().join("credentials");
+        let ready = Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]);
+        let token = CancellationToken::new();
+        let (mut receiver, task) =
+            watch(Arc::new(config(OPENAI, false)), pod.source(), ready.clone(), token.clone()).await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task);
+        assert_eq!(only_problem(&receiver.borrow_and_update()).0, reason::SECRET_NOT_FOUND);
+        assert!(!ready.is_ready());
+
+        mount(&directory, &[("api-key", "sk-1")]);
+        until(&mut receiver, |loaded| key(loaded) == Some("sk-1") && loaded.problems.is_empty()).await;
+        assert!(ready.is_ready());
+
+        mount(&directory, &[("api-key", "sk-2")]);
+        until(&mut receiver, |loaded| key(loaded) == Some("sk-2")).await;
+
+        mount(&directory, &[]);
+        until(&mut receiver, |loaded| !loaded.problems.is_empty()).await;
+        assert_eq!(key(&receiver.borrow()), Some("sk-2"));
+        assert!(ready.is_ready());
+
+        token.cancel();
+        tasks.join_next().await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn secrets_that_are_there_are_there_from_the_start_and_the_environment_is_read_once() {
+        let ready = Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]);
+        let variables = [("OPENAI_API_KEY".to_owned(), "sk-1".to_owned())].into();
+        let source = SecretSource::Environment(variables);
+        let config = Arc::new(config(OPENAI, false));
+        let (receiver, task) = watch(config, source, ready.clone(), CancellationToken::new()).await;
+        assert!(ready.is_ready());
+        assert_eq!(key(&receiver.borrow()), Some("sk-1"));
+        task.await;
+    }
+}

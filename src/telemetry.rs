@@ -1,0 +1,164 @@
+//! The log. In: a format and a level, both from the configuration. Out: lines on standard error, in every subcommand:
+//! `kubectl logs` shows both streams, and what a subcommand prints for a person or a pipe stays clean.
+//!
+//! Fields have dotted names with the unit in them (`upstream.status`, `duration_ms`). No line ever holds a prompt, an
+//! answer or a key; so a panic is logged by its place, without its text, which could quote what was being handled.
+
+use std::panic::PanicHookInfo;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::crd::{LogFormat, LogLevel};
+
+/// The target of our own lines; those of dependencies begin with their names.
+const OURS: &str = "chatservice";
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is already set up: `telemetry::init` is called once a process")]
+pub struct AlreadyInitialized(#[from] tracing::subscriber::SetGlobalDefaultError);
+
+/// Changes the level of the running log. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct TelemetryHandle {
+    filter: reload::Handle<Targets, Registry>,
+}
+
+impl TelemetryHandle {
+    /// From now on.
+    pub fn set_level(&self, level: LogLevel) {
+        if let Err(error) = self.filter.reload(targets(level)) {
+            tracing::error!(error = %error, "the level of the log cannot be changed");
+        }
+    }
+}
+
+/// Begins to log, panics included. Once a process.
+pub fn init(format: LogFormat, level: LogLevel) -> Result<TelemetryHandle, AlreadyInitialized> {
+    let (subscriber, handle) = subscriber(format, level, std::io::stderr);
+    tracing::subscriber::set_global_default(subscriber)?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(handle)
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    level: LogLevel,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, TelemetryHandle)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let (filter, handle) = reload::Layer::new(targets(level));
+    let lines = fmt::layer().with_writer(writer);
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+    };
+    (tracing_subscriber::registry().with(filter).with(lines), TelemetryHandle { filter: handle })
+}
+
+/// Ours at `level`; dependencies (hyper, kube, redis, rustls) only when something is wrong, unless everything is asked
+/// for.
+fn targets(level: LogLevel) -> Targets {
+    let (ours, others) = match level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::DEBUG),
+    };
+    Targets::new().with_default(others).with_target(OURS, ours)
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let (file, line) = info.location().map_or(("unknown", 0), |location| (location.file(), location.line()));
+    tracing::error!(panic.file = file, panic.line = line, "a task panicked: this is a fault of the program");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+        }
+    }
+
+    fn logging(format: LogFormat, level: LogLevel, test: impl FnOnce(&Lines, &TelemetryHandle)) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (subscriber, handle) = subscriber(format, level, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || test(&lines, &handle));
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_dotted_fields_at_the_top() {
+        logging(LogFormat::Json, LogLevel::Info, |lines, _| {
+            let span = tracing::info_span!(target: OURS, "request", request.id = "r-1");
+            span.in_scope(
+                || tracing::info!(target: OURS, upstream.status = 200, duration_ms = 12, "answered"),
+            );
+            let text = lines.take();
+            let value: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+            assert_eq!(value["message"], "answered");
+            assert_eq!(value["level"], "INFO");
+            assert_eq!(value["upstream.status"], 200);
+            assert_eq!(value["duration_ms"], 12);
+            assert_eq!(value["span"]["request.id"], "r-1");
+            assert!(value["timestamp"].as_str().unwrap().ends_with('Z'), "{text}");
+        });
+    }
+
+    #[test]
+    fn text_is_for_people_and_has_no_colour_codes() {
+        logging(LogFormat::Text, LogLevel::Info, |lines, _| {
+            tracing::warn!(target: OURS, port = 8080, "busy");
+            let text = lines.take();
+            assert!(text.ends_with("busy port=8080\n"), "{text}");
+            assert!(text.contains("WARN") && !text.contains('\u{1b}'), "{text}");
+        });
+    }
+
+    #[test]
+    fn dependencies_are_quiet_below_warn_until_debug_is_asked_for() {
+        logging(LogFormat::Text, LogLevel::Info, |lines, handle| {
+            tracing::info!(target: "hyper::proto", "noise");
+            tracing::debug!(target: "chatservice::server", "detail");
+            assert_eq!(lines.take(), "");
+            tracing::warn!(target: "kube_client", "trouble");
+            assert!(lines.take().contains("trouble"));
+
+            handle.set_level(LogLevel::Debug);
+            tracing::debug!(target: "hyper::proto", "noise");
+            tracing::debug!(target: "chatservice::server", "detail");
+            let text = lines.take();
+            assert!(text.contains("noise") && text.contains("detail"), "{text}");
+
+            handle.set_level(LogLevel::Error);
+            tracing::warn!(target: "chatservice::server", "off");
+            assert_eq!(lines.take(), "");
+        });
+    }
+}
