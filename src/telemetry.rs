@@ -116,10 +116,8 @@ mod tests {
     #[test]
     fn a_json_line_is_one_object_with_dotted_fields_at_the_top() {
         logging(LogFormat::Json, LogLevel::Info, |lines, _| {
-            let span = tracing::info_span!(target: OURS, "request", request.id = "r-1");
-            span.in_scope(
-                || tracing::info!(target: OURS, upstream.status = 200, duration_ms = 12, "answered"),
-            );
+            let span = tracing::info_span!("request", request.id = "r-1");
+            span.in_scope(|| tracing::info!(upstream.status = 200, duration_ms = 12, "answered"));
             let text = lines.take();
             let value: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
             assert_eq!(value["message"], "answered");
@@ -134,7 +132,7 @@ mod tests {
     #[test]
     fn text_is_for_people_and_has_no_colour_codes() {
         logging(LogFormat::Text, LogLevel::Info, |lines, _| {
-            tracing::warn!(target: OURS, port = 8080, "busy");
+            tracing::warn!(port = 8080, "busy");
             let text = lines.take();
             assert!(text.ends_with("busy port=8080\n"), "{text}");
             assert!(text.contains("WARN") && !text.contains('\u{1b}'), "{text}");
