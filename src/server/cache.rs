@@ -1,0 +1,303 @@
+//! The exact-match cache. In: a request's members and what surrounds them, and complete answers. Out: a key, and the
+//! answer of an equal request. This is the first level, in the pod's memory; the second is [`super::store::Store`]'s.
+
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use moka::Expiry;
+use moka::sync::Cache;
+use serde::de::IgnoredAny;
+
+use super::store::CacheKey;
+
+/// What an entry takes beside its value: its key, its life, and moka's own node and lists. An estimate from moka's types, on the large side.
+const ENTRY_OVERHEAD: usize = 256;
+/// Life of an entry differs by up to this part, so that what was stored together does not expire together.
+const JITTER: f64 = 0.1;
+/// Rises when the same request must no longer find what an older server stored.
+const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v1";
+/// First bytes of a stored answer, with the version of the form.
+const MAGIC: &[u8] = b"CSA1";
+/// Members of a request that do not change its answer: a stream and a plain request share an entry.
+const NOT_IN_THE_KEY: [&str; 2] = ["stream", "stream_options"];
+
+/// Whose answers a request may be given, and from where: equal requests of different places have different keys.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyScope<'a> {
+    /// The ChatService's uid.
+    pub uid: &'a str,
+    /// Who shares answers: the caller where callers are known, else the same text for all.
+    pub scope: &'a str,
+    /// Host of the backend, or `echo`.
+    pub backend_host: &'a str,
+}
+
+/// The key of a request: every top-level member but `stream` and `stream_options`, byte for byte and in order. White
+/// space between members does not matter, since the slices do not hold it; the order of members and everything inside
+/// their values does: two spellings of one request are two keys, never two requests one key.
+#[must_use]
+pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> CacheKey {
+    let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
+    // Each part is led by its length, so that no two lists of parts are the same bytes.
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(scope.uid.as_bytes());
+    part(scope.scope.as_bytes());
+    part(scope.backend_host.as_bytes());
+    for (name, value) in members {
+        if !NOT_IN_THE_KEY.contains(&name) {
+            part(name.as_bytes());
+            part(value);
+        }
+    }
+    CacheKey(*hasher.finalize().as_bytes())
+}
+
+/// A complete answer, as both levels keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedAnswer {
+    /// The configured model that answered, as the metrics name it.
+    pub model: String,
+    /// The whole `chat.completion` object.
+    pub completion: Bytes,
+}
+
+impl CachedAnswer {
+    /// The stored form: magic, length of the model (u16, big-endian), model, completion. None for a model whose name is
+    /// longer than that: it is not cached.
+    #[must_use]
+    pub fn encode(&self) -> Option<Bytes> {
+        let length = u16::try_from(self.model.len()).ok()?;
+        let mut out = BytesMut::with_capacity(MAGIC.len() + 2 + self.model.len() + self.completion.len());
+        out.put_slice(MAGIC);
+        out.put_u16(length);
+        out.put_slice(self.model.as_bytes());
+        out.put_slice(&self.completion);
+        Some(out.freeze())
+    }
+
+    /// Reads the stored form. What is not one, or holds anything but one JSON object, is None: a miss. What the store
+    /// holds is not trusted.
+    #[must_use]
+    pub fn decode(stored: &Bytes) -> Option<Self> {
+        let rest = stored.strip_prefix(MAGIC)?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (model, completion) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let object = completion.first() == Some(&b'{')
+            && serde_json::from_slice::<IgnoredAny>(completion).is_ok()
+            && std::str::from_utf8(completion).is_ok();
+        let model = std::str::from_utf8(model).ok()?.to_owned();
+        object.then(|| Self { model, completion: stored.slice_ref(completion) })
+    }
+}
+
+/// The life of one entry: `ttl` ± 10 %. The same life goes to both levels.
+#[must_use]
+pub fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
+}
+
+/// Answers in this pod's memory, bounded in bytes.
+pub struct AnswerCache {
+    entries: Cache<CacheKey, Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    answer: CachedAnswer,
+    life: Duration,
+}
+
+struct OwnLife;
+
+impl Expiry<CacheKey, Entry> for OwnLife {
+    fn expire_after_create(&self, _: &CacheKey, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(entry.life)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &CacheKey,
+        entry: &Entry,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.life)
+    }
+}
+
+impl AnswerCache {
+    /// An empty cache. `memory_bytes` counts values, keys and overhead.
+    #[must_use]
+    pub fn new(memory_bytes: u64) -> Self {
+        let weight = |_: &CacheKey, entry: &Entry| {
+            let bytes = entry.answer.completion.len() + entry.answer.model.len() + ENTRY_OVERHEAD;
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let entries =
+            Cache::builder().max_capacity(memory_bytes).weigher(weight).expire_after(OwnLife).build();
+        Self { entries }
+    }
+
+    /// The stored answer.
+    #[must_use]
+    pub fn get(&self, key: CacheKey) -> Option<CachedAnswer> {
+        self.entries.get(&key).map(|entry| entry.answer)
+    }
+
+    /// Keeps an answer for `life`, which [`jittered`] made, or for as long as there is room.
+    pub fn put(&self, key: CacheKey, answer: CachedAnswer, life: Duration) {
+        self.entries.insert(key, Entry { answer, life });
+    }
+}
+
+/// What a request's `Cache-Control` allows.
+/// <https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheControl {
+    /// A stored answer may be given: not with `no-cache`.
+    pub read: bool,
+    /// The answer may be stored: not with `no-store`.
+    pub store: bool,
+    /// Nothing but a stored answer is wanted: `only-if-cached`.
+    pub only_if_cached: bool,
+}
+
+impl Default for CacheControl {
+    fn default() -> Self {
+        Self { read: true, store: true, only_if_cached: false }
+    }
+}
+
+impl CacheControl {
+    /// Reads the values of all `Cache-Control` headers of a request; other directives change nothing.
+    #[must_use]
+    pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut control = Self::default();
+        for directive in values.into_iter().flat_map(|value| value.split(',')) {
+            match directive.trim().to_ascii_lowercase().as_str() {
+                "no-cache" => control.read = false,
+                "no-store" => control.store = false,
+                "only-if-cached" => control.only_if_cached = true,
+                _ => {}
+            }
+        }
+        control
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCOPE: KeyScope<'_> = KeyScope { uid: "u-1", scope: "service", backend_host: "api.openai.com" };
+    const MEMBERS: [(&str, &[u8]); 3] =
+        [("model", br#""gpt-4o""#), ("messages", br#"[{"role":"user"}]"#), ("temperature", b"0.7")];
+
+    fn answer(length: usize) -> CachedAnswer {
+        CachedAnswer {
+            model: "echo-1".into(),
+            completion: format!("{{\"a\":\"{}\"}}", "x".repeat(length)).into(),
+        }
+    }
+
+    #[test]
+    fn streaming_does_not_change_the_key_and_everything_else_does() {
+        let plain = key(SCOPE, MEMBERS);
+        let streamed: Vec<(&str, &[u8])> =
+            MEMBERS.into_iter().chain([("stream", &b"true"[..]), ("stream_options", b"{}")]).collect();
+        assert_eq!(key(SCOPE, streamed), plain);
+
+        let mut keys = vec![
+            plain,
+            key(KeyScope { uid: "u-2", ..SCOPE }, MEMBERS),
+            key(KeyScope { scope: "alice", ..SCOPE }, MEMBERS),
+            key(KeyScope { backend_host: "llm.internal", ..SCOPE }, MEMBERS),
+            key(KeyScope { uid: "u-1service", scope: "", ..SCOPE }, MEMBERS),
+            key(SCOPE, MEMBERS.into_iter().rev()),
+            key(SCOPE, MEMBERS.into_iter().chain([("seed", &b"1"[..])])),
+            key(SCOPE, [("mode", &br#"l"gpt-4o""#[..]), MEMBERS[1], MEMBERS[2]]),
+        ];
+        for left_out in 0..MEMBERS.len() {
+            keys.push(key(
+                SCOPE,
+                MEMBERS.into_iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, m)| m),
+            ));
+        }
+        let count = keys.len();
+        keys.sort_by_key(|key| key.0);
+        keys.dedup();
+        assert_eq!(keys.len(), count, "all keys differ");
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let answer = answer(10);
+        assert_eq!(CachedAnswer::decode(&answer.encode().unwrap()), Some(answer));
+    }
+
+    #[test]
+    fn what_is_not_a_stored_answer_is_a_miss() {
+        let good = answer(3).encode().unwrap();
+        for end in 0..good.len() {
+            assert_eq!(CachedAnswer::decode(&good.slice(..end)), None, "cut at {end}");
+        }
+        for garbage in
+            ["", "CSA1", "CSA1\u{0}\u{1}", "CSA2\0\0{}", "CSA1\0\0[]", "CSA1\0\0{} x", "CSA1\0\0", "{}"]
+        {
+            assert_eq!(CachedAnswer::decode(&Bytes::from_static(garbage.as_bytes())), None, "{garbage:?}");
+        }
+        assert_eq!(CachedAnswer::decode(&Bytes::from_static(b"CSA1\0\0{\"a\":\"\xff\"}")), None);
+        let too_long = CachedAnswer { model: "m".repeat(70_000), ..answer(1) };
+        assert_eq!(too_long.encode(), None);
+    }
+
+    #[test]
+    fn entries_are_bounded_in_bytes() {
+        let cache = AnswerCache::new(64 * 1024);
+        for index in 0..=255 {
+            cache.put(CacheKey([index; 32]), answer(1000), Duration::from_secs(60));
+        }
+        cache.entries.run_pending_tasks();
+        assert!(cache.entries.weighted_size() <= 64 * 1024);
+        assert!(cache.entries.entry_count() > 10);
+        cache.put(CacheKey([0; 32]), answer(70_000), Duration::from_secs(60));
+        cache.entries.run_pending_tasks();
+        assert_eq!(cache.get(CacheKey([0; 32])), None, "larger than the whole cache");
+    }
+
+    #[test]
+    fn an_entry_lives_as_long_as_it_was_given() {
+        let cache = AnswerCache::new(64 * 1024);
+        cache.put(CacheKey([1; 32]), answer(1), Duration::from_secs(60));
+        cache.put(CacheKey([2; 32]), answer(1), Duration::ZERO);
+        assert_eq!(cache.get(CacheKey([1; 32])), Some(answer(1)));
+        assert_eq!(cache.get(CacheKey([2; 32])), None);
+    }
+
+    #[test]
+    fn lives_differ_by_a_tenth_at_most() {
+        let ttl = Duration::from_secs(1000);
+        let lives: Vec<_> = (0..200).map(|_| jittered(ttl)).collect();
+        assert!(
+            lives.iter().all(|life| (Duration::from_secs(900)..=Duration::from_secs(1100)).contains(life))
+        );
+        assert!(lives.iter().any(|life| *life < ttl) && lives.iter().any(|life| *life > ttl));
+    }
+
+    #[test]
+    fn cache_control_is_read_leniently() {
+        let control = |read, store, only_if_cached| CacheControl { read, store, only_if_cached };
+        for (values, expected) in [
+            (vec![], control(true, true, false)),
+            (vec!["max-age=0, must-revalidate", ""], control(true, true, false)),
+            (vec!["No-Cache"], control(false, true, false)),
+            (vec!["no-store ,x"], control(true, false, false)),
+            (vec!["no-cache", "no-store, only-if-cached"], control(false, false, true)),
+        ] {
+            assert_eq!(CacheControl::parse(values.iter().copied()), expected, "{values:?}");
+        }
+    }
+}
