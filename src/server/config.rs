@@ -126,7 +126,7 @@ impl Default for RequestDefaults {
 }
 
 /// A rate with a burst: `requests` in every `period_seconds`, evenly refilled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestLimit {
     /// Requests in a period; what `x-ratelimit-limit-requests` says.

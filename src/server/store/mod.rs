@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::config::RequestLimit;
 
+mod breaker;
+mod link;
 pub mod memory;
 pub mod redis;
+mod redis_address;
 
 /// Whose limit: unique within a ChatService, no longer than 200 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
