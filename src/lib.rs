@@ -8,6 +8,7 @@ pub mod constants;
 pub mod controller;
 pub mod crd;
 pub mod document;
+pub mod environment;
 pub mod server;
 
 pub mod admin;

@@ -430,7 +430,7 @@ pub struct ChatServiceStatus {
 /// - The default of `status`. Without one a new object has none, and tools that compare `observedGeneration` with
 ///   `generation` may take it for current.
 /// - `nullable` is taken away: `backend: {echo: }` means null and would count as a backend for a rule and as none for
-///   the operator. A null is refused instead, with the field's name.
+///   the operator. A null that is not allowed is dropped by the API server before anything looks at it.
 /// - So is a `format` that the API server does not know (`uint32`): it would answer every change of the CRD with a
 ///   warning, and the range says more.
 /// - The lines of a description are as long as this file is wide; a terminal has its own width.

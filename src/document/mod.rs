@@ -138,6 +138,7 @@ fn is_ours(value: &Value) -> bool {
 }
 
 /// A problem before its position is known.
+#[derive(PartialEq)]
 struct Issue {
     /// JSON pointer of the field; where it does not exist, its nearest ancestor gives the position.
     pointer: String,
@@ -155,12 +156,13 @@ impl Issue {
 
 fn check(document: &Document) -> Result<ChatService, Vec<Issue>> {
     let schema = schema::of_crd();
-    let mut issues = schema::check(&schema, &document.value);
-    issues.extend(rules::check(&schema, &document.value, &issues));
+    let value = schema::without_nulls(&schema, &document.value);
+    let mut issues = schema::check(&schema, &value);
+    issues.extend(rules::check(&schema, &value, &issues));
     if !issues.is_empty() {
         return Err(issues);
     }
-    let defaulted = kube::core::cel::apply_defaults(&schema, &document.value);
+    let defaulted = kube::core::cel::apply_defaults(&schema, &value);
     serde_json::from_value(defaulted).map_err(|error| {
         let message = format!("does not fit this version of chatservice: {error}");
         vec![Issue { pointer: String::new(), part: Part::Value, message }]

@@ -17,6 +17,22 @@ pub(super) fn of_crd() -> Value {
     serde_json::to_value(schema).unwrap_or_default()
 }
 
+/// Without the nulls that the API server drops before it looks: those of fields that may not be null, which are all of
+/// ours. `image:` with nothing behind it is the same as no image.
+pub(super) fn without_nulls(schema: &Value, value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let child = |name: &str| at_property(schema, name);
+            let kept = fields.iter().filter(|(name, value)| !value.is_null() || child(name).is_null());
+            Value::Object(
+                kept.map(|(name, value)| (name.clone(), without_nulls(child(name), value))).collect(),
+            )
+        }
+        Value::Array(items) => items.iter().map(|item| without_nulls(&schema["items"], item)).collect(),
+        other => other.clone(),
+    }
+}
+
 /// What in `document` does not fit `schema`.
 pub(super) fn check(schema: &Value, document: &Value) -> Vec<Issue> {
     let complete = with_envelope(schema);
@@ -24,7 +40,12 @@ pub(super) fn check(schema: &Value, document: &Value) -> Vec<Issue> {
     close(&mut strict);
     match jsonschema::validator_for(&strict) {
         Ok(validator) => {
-            validator.iter_errors(document).flat_map(|error| issues(&complete, document, &error)).collect()
+            let mut found: Vec<Issue> = validator
+                .iter_errors(document)
+                .flat_map(|error| issues(&complete, document, &error))
+                .collect();
+            found.dedup();
+            found
         }
         Err(error) => {
             let message = format!("the schema of {KIND} cannot be used: {error}");
@@ -96,14 +117,14 @@ fn issues(schema: &Value, document: &Value, error: &jsonschema::ValidationError<
     let node = at(schema, pointer);
     let here = |message: String| vec![Issue { pointer: pointer.to_owned(), part: Part::Value, message }];
     match error.kind() {
-        Kind::AdditionalProperties { unexpected } => unexpected
-            .iter()
-            .map(|name| Issue {
-                pointer: join(pointer, name),
-                part: Part::Key,
-                message: unknown(schema, node, name),
-            })
-            .collect(),
+        Kind::AdditionalProperties { unexpected } => {
+            unexpected.iter().map(|name| unknown_at(schema, node, pointer, name)).collect()
+        }
+        // The same, where nothing at all is allowed.
+        Kind::FalseSchema => {
+            let fields = value.as_object().into_iter().flat_map(Map::keys);
+            fields.map(|name| unknown_at(schema, node, pointer, name)).collect()
+        }
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
             let about = description(&node["properties"][name]);
@@ -124,19 +145,26 @@ fn issues(schema: &Value, document: &Value, error: &jsonschema::ValidationError<
 
 /// The schema of the field at a JSON pointer; null where there is none.
 fn at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
-    pointer.split('/').skip(1).fold(schema, |node, segment| {
-        let name = segment.replace("~1", "/").replace("~0", "~");
-        let property = &node["properties"][name.as_str()];
-        match (property, &node["items"]) {
-            (Value::Null, Value::Null) => &node["additionalProperties"],
-            (Value::Null, items) => items,
-            (property, _) => property,
-        }
+    pointer.split('/').skip(1).fold(schema, |node, segment| match &node["items"] {
+        Value::Null => at_property(node, &segment.replace("~1", "/").replace("~0", "~")),
+        items => items,
     })
+}
+
+/// The schema of a field of an object; null where there is none.
+fn at_property<'a>(node: &'a Value, name: &str) -> &'a Value {
+    match &node["properties"][name] {
+        Value::Null => &node["additionalProperties"],
+        property => property,
+    }
 }
 
 fn description(node: &Value) -> String {
     node["description"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn unknown_at(schema: &Value, node: &Value, pointer: &str, name: &str) -> Issue {
+    Issue { pointer: join(pointer, name), part: Part::Key, message: unknown(schema, node, name) }
 }
 
 fn unknown(schema: &Value, node: &Value, name: &str) -> String {
@@ -185,7 +213,6 @@ fn wrong_type(node: &Value, value: &Value) -> String {
         _ => "a whole number or a string",
     };
     match (value, node["type"].as_str()) {
-        (Value::Null, _) => format!("has no value: write {want}, or leave the field out"),
         (Value::Number(number), Some("string")) => {
             format!("must be a string, not a number: put it in quotes, \"{number}\"")
         }

@@ -1,0 +1,185 @@
+//! One table of what is refused, and one of what is accepted, for everything that judges a ChatService: `validate`,
+//! `local` and the API server must agree on every row.
+
+/// A ChatService that must be refused.
+pub struct InvalidSpec {
+    /// What is wrong with it.
+    pub name: &'static str,
+    /// `metadata.name`.
+    pub object: &'static str,
+    /// `spec`, as YAML on one line.
+    pub spec: &'static str,
+    /// What `validate` says: the path of the field and the sentence, or the part of it that matters.
+    pub says: &'static str,
+    /// A part of what the API server says. Its own words where its schema refuses, ours where a rule does.
+    pub api_server: &'static str,
+}
+
+/// A whole document.
+pub fn document(object: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata:\n  name: {object}\nspec: {spec}\n"
+    )
+}
+
+impl InvalidSpec {
+    /// The document of this row.
+    pub fn document(&self) -> String {
+        document(self.object, self.spec)
+    }
+}
+
+/// The schema refuses it: two wordings of the same.
+const fn schema(
+    name: &'static str,
+    spec: &'static str,
+    says: &'static str,
+    api_server: &'static str,
+) -> InvalidSpec {
+    InvalidSpec { name, object: "demo", spec, says, api_server }
+}
+
+/// A rule refuses it: one sentence, at the field.
+const fn rule(name: &'static str, spec: &'static str, path: &'static str, sentence: &'static str) -> InvalidSpec {
+    InvalidSpec { name, object: "demo", spec, says: path, api_server: sentence }
+}
+
+/// The rule about the name.
+const fn named(name: &'static str, object: &'static str) -> InvalidSpec {
+    InvalidSpec {
+        name,
+        object,
+        spec: "{model: m, backend: {echo: {}}}",
+        says: "metadata.name: must be at most 52 characters of a-z, 0-9 and '-'",
+        api_server: "metadata.name",
+    }
+}
+
+const BACKEND: &str = "set exactly one backend: echo: {} answers with the last message";
+const MODEL: &str = "must be a model name: 1 to 128 letters";
+const URL: &str = "must be http(s)://host[:port][/path] without user, query or fragment";
+const PLAIN: &str = "plain http is only allowed to loopback, private addresses and cluster-local names";
+const SECRET: &str = "must be the name of a Secret: lower-case letters, digits, '-' and '.'";
+const CACHE_TTL: &str = "must be a duration from 0s (no cache) to 720h";
+const CONVERSATION_TTL: &str = "must be a duration from 1m to 8760h";
+const MEMORY: &str = "must be a whole number of bytes from 1Mi to 16Gi";
+const IMAGE: &str = "must be an image with a tag or digest";
+const QUANTITY: &str = "values must be quantities, such as 100m, 1 or 64Mi";
+const RESOURCE: &str = "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or VENDOR/RESOURCE";
+
+/// Everything that is refused.
+pub const INVALID: &[InvalidSpec] = &[
+    // Shape: unknown, missing, of the wrong type.
+    schema("an unknown field", "{model: m, backend: {echo: {}}, colour: red}", "spec.colour: unknown field", "unknown field \"spec.colour\""),
+    schema("a typo", "{model: m, backend: {echo: {}}, rateLimit: {}}", "spec.rateLimit: unknown field, did you mean rateLimits?", "unknown field \"spec.rateLimit\""),
+    schema("a field of another level", "{model: m, backend: {echo: {}}, burst: 3}", "spec.burst: unknown field, it belongs in spec.rateLimits.", "unknown field \"spec.burst\""),
+    schema("a setting of echo", "{model: m, backend: {echo: {delay: 1s}}}", "spec.backend.echo.delay: unknown field. Nothing is allowed here: write {}", "unknown field \"spec.backend.echo.delay\""),
+    schema("an API key in the object", "{model: m, backend: {openai: {apiKey: k}}}", "spec.backend.openai.apiKey: unknown field. Allowed here: baseURL, credentialsSecretRef", "unknown field \"spec.backend.openai.apiKey\""),
+    schema("no model", "{backend: {echo: {}}}", "spec.model: is required. What a caller gets who names no model.", "spec.model: Required value"),
+    schema("no backend", "{model: m}", "spec.backend: is required. What answers: exactly one of `echo` and `openai`.", "spec.backend: Required value"),
+    schema("no name of a Secret", "{model: m, backend: {echo: {}}, redis: {secretRef: {}}}", "spec.redis.secretRef.name: is required.", "spec.redis.secretRef.name: Required value"),
+    schema("no ttl", "{model: m, backend: {echo: {}}, cache: {}}", "spec.cache.ttl: is required.", "spec.cache.ttl: Required value"),
+    schema("no rate", "{model: m, backend: {echo: {}}, rateLimits: {burst: 1}}", "spec.rateLimits.requestsPerMinute: is required.", "spec.rateLimits.requestsPerMinute: Required value"),
+    schema("a number for a string", "{model: 4, backend: {echo: {}}}", "spec.model: must be a string, not a number: put it in quotes, \"4\"", "spec.model in body must be of type string"),
+    schema("on for a string", "{model: on, backend: {echo: {}}}", "spec.model: must be a string, not true or false", "spec.model in body must be of type string"),
+    schema("a string for a number", "{model: m, backend: {echo: {}}, replicas: '3'}", "spec.replicas: must be a whole number, not a string: write 3 without quotes", "spec.replicas in body must be of type integer"),
+    schema("a fraction of a pod", "{model: m, backend: {echo: {}}, replicas: 1.5}", "spec.replicas: must be a whole number, not 1.5", "spec.replicas in body must be of type int"),
+    schema("a null for a model", "{model: null, backend: {echo: {}}}", "spec.model: is required.", "spec.model: Required value"),
+    schema("a list for a mapping", "{model: m, backend: [echo]}", "spec.backend: must be a mapping of fields, not a list", "spec.backend in body must be of type object"),
+    schema("a list for a quantity", "{model: m, backend: {echo: {}}, resources: {limits: {cpu: [1]}}}", "spec.resources.limits.cpu: must be a whole number or a string, not a list", "spec.resources.limits.cpu in body must be of type integer,string"),
+    // Ranges, lengths, choices.
+    schema("too few pods", "{model: m, backend: {echo: {}}, replicas: -1}", "spec.replicas: must be from 0 to 1000, not -1", "should be greater than or equal to 0"),
+    schema("too many pods", "{model: m, backend: {echo: {}}, replicas: 1001}", "spec.replicas: must be from 0 to 1000, not 1001", "should be less than or equal to 1000"),
+    schema("no requests at all", "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 0}}", "spec.rateLimits.requestsPerMinute: must be from 1 to 1000000, not 0", "should be greater than or equal to 1"),
+    schema("too many requests", "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1000001}}", "must be from 1 to 1000000", "should be less than or equal to 1"),
+    schema("a burst of nothing", "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1, burst: 0}}", "spec.rateLimits.burst: must be from 1 to 100000, not 0", "should be greater than or equal to 1"),
+    schema("too hot", "{model: m, backend: {echo: {}}, defaults: {temperature: 2.5}}", "spec.defaults.temperature: must be from 0 to 2, not 2.5", "should be less than or equal to 2"),
+    schema("answers too long", "{model: m, backend: {echo: {}}, defaults: {maxTokens: 4001}}", "spec.defaults.maxTokens: must be from 1 to 4000, not 4001", "should be less than or equal to 4000"),
+    schema("half a turn of memory", "{model: m, backend: {echo: {}}, conversations: {maxMessages: 1}}", "spec.conversations.maxMessages: must be from 2 to 200, not 1", "should be greater than or equal to 2"),
+    schema("port zero", "{model: m, backend: {echo: {}}, service: {port: 0}}", "spec.service.port: must be from 1 to 65535, not 0", "should be greater than or equal to 1"),
+    schema("no such port", "{model: m, backend: {echo: {}}, service: {port: 65536}}", "spec.service.port: must be from 1 to 65535, not 65536", "should be less than or equal to 65535"),
+    schema("no such kind of Service", "{model: m, backend: {echo: {}}, service: {type: NodePorts}}", "spec.service.type: must be one of ClusterIP, NodePort, LoadBalancer: did you mean NodePort?", "supported values: \"ClusterIP\", \"NodePort\", \"LoadBalancer\""),
+    schema("no such level", "{model: m, backend: {echo: {}}, logging: {level: verbose}}", "spec.logging.level: must be one of error, warn, info, debug", "supported values: \"error\", \"warn\", \"info\", \"debug\""),
+    schema("a level in capitals", "{model: m, backend: {echo: {}}, logging: {level: INFO}}", "did you mean info?", "supported values: \"error\", \"warn\", \"info\", \"debug\""),
+    schema("a name of a Secret too long", concat!("{model: m, backend: {echo: {}}, redis: {secretRef: {name: ",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}}}"),
+        "spec.redis.secretRef.name: must have at most 253 characters, not 260", "may not be more than 253"),
+    // Rules.
+    rule("no backend chosen", "{model: m, backend: {}}", "spec.backend: ", BACKEND),
+    rule("echo without braces", "{model: m, backend: {echo: }}", "spec.backend: ", BACKEND),
+    rule("two backends", "{model: m, backend: {echo: {}, openai: {}}}", "spec.backend: ", BACKEND),
+    rule("a model of nothing", "{model: '', backend: {echo: {}}}", "spec.model: ", MODEL),
+    rule("a model with a blank", "{model: 'gpt 4', backend: {echo: {}}}", "spec.model: ", MODEL),
+    rule("a model with a line break", "{model: \"gpt\\n\", backend: {echo: {}}}", "spec.model: ", MODEL),
+    rule("not a URL", "{model: m, backend: {openai: {baseURL: api.openai.com}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("another scheme", "{model: m, backend: {openai: {baseURL: 'ftp://h/v1'}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("a user in the URL", "{model: m, backend: {openai: {baseURL: 'https://u:p@h/v1'}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("a query in the URL", "{model: m, backend: {openai: {baseURL: 'https://h/v1?k=v'}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("a fragment in the URL", "{model: m, backend: {openai: {baseURL: 'https://h/v1#f'}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("a port that is none", "{model: m, backend: {openai: {baseURL: 'https://h:65536/v1'}}}", "spec.backend.openai.baseURL: ", URL),
+    rule("plain http to the world", "{model: m, backend: {openai: {baseURL: 'http://api.openai.com/v1'}}}", "spec.backend.openai.baseURL: ", PLAIN),
+    rule("plain http to a public address", "{model: m, backend: {openai: {baseURL: 'http://172.32.0.1/v1'}}}", "spec.backend.openai.baseURL: ", PLAIN),
+    rule("plain http to a public IPv6 address", "{model: m, backend: {openai: {baseURL: 'http://[2001:db8::1]/v1'}}}", "spec.backend.openai.baseURL: ", PLAIN),
+    rule("a name in disguise", "{model: m, backend: {openai: {baseURL: 'http://10.0.0.1.evil.com/v1'}}}", "spec.backend.openai.baseURL: ", PLAIN),
+    rule("no name of a Secret by form", "{model: m, backend: {openai: {credentialsSecretRef: {name: My_Secret}}}}", "spec.backend.openai.credentialsSecretRef.name: ", SECRET),
+    rule("days", "{model: m, backend: {echo: {}}, cache: {ttl: 1d}}", "spec.cache.ttl: ", CACHE_TTL),
+    rule("a fraction of an hour", "{model: m, backend: {echo: {}}, cache: {ttl: 1.5h}}", "spec.cache.ttl: ", CACHE_TTL),
+    rule("less than no time", "{model: m, backend: {echo: {}}, cache: {ttl: '-1h'}}", "spec.cache.ttl: ", CACHE_TTL),
+    rule("a cache for years", "{model: m, backend: {echo: {}}, cache: {ttl: 721h}}", "spec.cache.ttl: ", CACHE_TTL),
+    rule("longer than a duration can be", "{model: m, backend: {echo: {}}, cache: {ttl: 99999999999999h}}", "spec.cache.ttl: ", CACHE_TTL),
+    rule("a cache of nothing", "{model: m, backend: {echo: {}}, cache: {ttl: 1h, memory: 0Mi}}", "spec.cache.memory: ", MEMORY),
+    rule("a cache of a machine", "{model: m, backend: {echo: {}}, cache: {ttl: 1h, memory: 17Gi}}", "spec.cache.memory: ", MEMORY),
+    rule("megabytes by another name", "{model: m, backend: {echo: {}}, cache: {ttl: 1h, memory: 64MB}}", "spec.cache.memory: ", MEMORY),
+    rule("conversations of a second", "{model: m, backend: {echo: {}}, conversations: {ttl: 1s}}", "spec.conversations.ttl: ", CONVERSATION_TTL),
+    rule("conversations for ever", "{model: m, backend: {echo: {}}, conversations: {ttl: 8761h}}", "spec.conversations.ttl: ", CONVERSATION_TTL),
+    rule("an image of any age", "{model: m, backend: {echo: {}}, image: registry.example.com/chatservice}", "spec.image: ", IMAGE),
+    rule("an image with a blank", "{model: m, backend: {echo: {}}, image: 'a b:1'}", "spec.image: ", IMAGE),
+    rule("lots of CPU", "{model: m, backend: {echo: {}}, resources: {requests: {cpu: lots}}}", "spec.resources.requests: ", QUANTITY),
+    rule("less than no memory", "{model: m, backend: {echo: {}}, resources: {limits: {memory: '-1Mi'}}}", "spec.resources.limits: ", QUANTITY),
+    rule("a resource that no node has", "{model: m, backend: {echo: {}}, resources: {limits: {gpu: 1}}}", "spec.resources.limits: ", RESOURCE),
+    rule("more wanted than allowed", "{model: m, backend: {echo: {}}, resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}", "spec.resources: ", "each of requests must be at most its limit"),
+    // The name.
+    named("a name with a dot", "de.mo"),
+    named("a name that begins with a digit", "1demo"),
+    named("a name that ends with a dash", "demo-"),
+    named("a name in capitals", "Demo"),
+    named("a name of 53 letters", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+];
+
+/// What is accepted: (`metadata.name`, `spec`).
+pub const VALID: &[(&str, &str)] = &[
+    ("demo", "{model: echo-1, backend: {echo: {}}}"),
+    ("a", "{model: 'org/model:7b-q4@x', backend: {openai: {}}}"),
+    ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "{model: m, backend: {echo: {}}, replicas: 0}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'https://api.example.com:8443/openai/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://vllm.models.svc:8000/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://vllm.models.svc.cluster.local/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://ollama:11434/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://127.0.0.1:11434/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://192.168.1.5:1/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://172.31.0.1/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://[::1]:8000/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'http://[fd00::1]:65535/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {baseURL: 'https://[2001:db8::1]/v1'}}}"),
+    ("demo", "{model: m, backend: {openai: {credentialsSecretRef: {name: team.openai-1}}}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cache: {ttl: 0s}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cache: {ttl: 1h30m, memory: 1Mi}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cache: {ttl: 720h, memory: 16Gi}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cache: {ttl: 2592000s, memory: '64000000'}}"),
+    ("demo", "{model: m, backend: {echo: {}}, conversations: {ttl: 8760h, maxMessages: 200}}"),
+    ("demo", "{model: m, backend: {echo: {}}, conversations: {}}"),
+    ("demo", "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1000000, burst: 100000}}"),
+    ("demo", "{model: m, backend: {echo: {}}, defaults: {systemPrompt: 'Be brief.', temperature: 0, maxTokens: 4000}}"),
+    ("demo", "{model: m, backend: {echo: {}}, redis: {secretRef: {name: redis}}}"),
+    ("demo", "{model: m, backend: {echo: {}}, replicas: 3.0}"),
+    ("demo", "{model: m, backend: {echo: {}}, image: 'registry.example.com:5000/a/b:0.1.0'}"),
+    ("demo", "{model: m, backend: {echo: {}}, image: 'a@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}"),
+    ("demo", "{model: m, backend: {echo: {}}, image: ''}"),
+    ("demo", "{model: m, backend: {echo: {}, openai: null}, image: null, replicas: null, resources: {limits: {cpu: null}}}"),
+    ("demo", "{model: m, backend: {echo: {}}, resources: {requests: {cpu: 1, memory: 64Mi}, limits: {cpu: 1500m, nvidia.com/gpu: 1}}}"),
+    ("demo", "{model: m, backend: {echo: {}}, resources: {}, service: {}, logging: {}, defaults: {}}"),
+    ("demo", "{model: m, backend: {echo: {}}, service: {type: LoadBalancer, port: 443}}"),
+    ("demo", "{model: m, backend: {echo: {}}, logging: {level: debug, format: text}}"),
+];
