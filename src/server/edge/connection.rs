@@ -183,14 +183,22 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 /// What is wrong with `Host`: RFC 9112, 3.2 asks for exactly one valid one. HTTP/1.0 may leave it out.
 fn host_error(version: Version, headers: &HeaderMap) -> Option<&'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let valid =
-        |host: &HeaderValue| !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok();
     match (hosts.next(), hosts.next()) {
         (None, _) if version >= Version::HTTP_11 => Some("the request has no Host header\n"),
         (Some(_), Some(_)) => Some("the request has more than one Host header\n"),
-        (Some(host), None) if !valid(host) => Some("the request's Host header is not a host and port\n"),
+        (Some(host), None) if !is_host_and_port(host) => {
+            Some("the request's Host header is not a host and port\n")
+        }
         _ => None,
     }
+}
+
+fn is_host_and_port(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let host = authority.host();
+    // What is not host is a port, or a user in front, which has no place here.
+    let port = authority.as_str().strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+    !host.is_empty() && port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn bad_request(message: &'static str) -> Response<Body> {
@@ -264,7 +272,7 @@ mod tests {
         }
         assert!(check(Version::HTTP_10, &[]));
         assert!(!check(Version::HTTP_11, &[]));
-        for host in ["", "a b", "user@demo", "demo/path", "demo:port", "[::1"] {
+        for host in ["", ":80", "a b", "user@demo", "demo@demo", "demo/path", "demo:port", "[::1"] {
             assert!(!check(Version::HTTP_11, &[host]), "{host:?}");
         }
         assert!(!check(Version::HTTP_11, &["demo", "demo"]));
