@@ -4,17 +4,17 @@ STAGES=() FAILED=0 PASSED=0 SKIPPED=0
 _record() { STAGES+=("$(printf '%-8s %5s s  %s' "$1" "$2" "$3")"); }
 _seconds() { local ms=$((($(date +%s%N) - $1) / 1000000)); printf '%d.%d' $((ms / 1000)) $((ms % 1000 / 100)); }
 
-# stage NAME CMD...: runs CMD and remembers how it went. Fails as CMD does.
+# stage NAME CMD...: runs CMD in a subshell that ends at its first error, and remembers how it went: in the table, and in LAST.
+# It never fails itself, and must not be called in a condition (`stage … || …`): bash would ignore errors in CMD there.
+LAST=0
 stage() {
-  local name=$1 began code=0; shift
+  local name=$1 began; shift
   printf '\n==> %s\n' "$name"
   began=$(date +%s%N)
-  # A subshell with -e of its own: `|| code=$?` would switch it off in a function.
-  set +e; (set -e; "$@"); code=$?; set -e
-  if [ $code = 0 ]; then PASSED=$((PASSED + 1)); _record ok "$(_seconds "$began")" "$name"; else
+  set +e; (set -e; "$@"); LAST=$?; set -e
+  if [ $LAST = 0 ]; then PASSED=$((PASSED + 1)); _record ok "$(_seconds "$began")" "$name"; else
     FAILED=$((FAILED + 1)); _record FAILED "$(_seconds "$began")" "$name"
   fi
-  return $code
 }
 
 # skip NAME REASON: says what was not done and why. In CI (CI=true) nothing may be skipped.

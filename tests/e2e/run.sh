@@ -1,0 +1,234 @@
+#!/bin/bash
+# The operator on a cluster, as a user meets it: install, apply, ask, change, break, heal, delete. Called by `make e2e`.
+#
+# KUBECONFIG with E2E_IMAGE (an image of chatservice that the cluster can pull) names a cluster; what is made there is removed again.
+# Without them a single-node cluster is made here (tests/cluster; needs root) with an image of the binary built from this tree.
+# E2E_KEEP=1 leaves that cluster up to look around: . tests/cluster/env.sh
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "$(readlink -f "$0")")/../.."
+# shellcheck source=../stages.sh
+. tests/stages.sh
+# shellcheck source=../cluster/lib.sh
+. tests/cluster/lib.sh
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/chatservice
+SYSTEM=chatservice-e2e-system
+NS=chatservice-e2e
+CRD=chatservices.chatservice.dev
+WORK=$(mktemp -d)
+
+if [ -n "${KUBECONFIG:-}" ] && [ -n "${E2E_IMAGE:-}" ]; then OWN=0
+elif [ -n "${E2E_IMAGE:-}" ]; then echo "E2E_IMAGE without KUBECONFIG: set both, or neither for a cluster of its own" >&2; exit 1
+else
+  OWN=1; E2E_IMAGE=localhost/chatservice:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+  . tests/cluster/env.sh
+fi
+
+k() { kubectl -n "$NS" "$@"; }
+stop_forward() { [ ! -f "$WORK/forward.pid" ] || kill "$(cat "$WORK/forward.pid")" 2>/dev/null || :; }
+
+diagnose() {
+  printf '\n--- what the cluster says\n'
+  k get chatservices,deployments,pods,services -o wide
+  k get chatservices -o jsonpath='{range .items[*]}{.metadata.name}: {.status}{"\n"}{end}'
+  k get events --sort-by=.lastTimestamp | tail -15
+  kubectl -n "$SYSTEM" get pods -o wide
+  kubectl -n "$SYSTEM" logs --tail=40 --all-containers -l app.kubernetes.io/name=chatservice-operator
+  k logs --tail=15 --prefix -l app.kubernetes.io/managed-by=chatservice-controller
+} 2>&1
+
+# However this ends, nothing is left: a cluster of our own goes as a whole, in another one what was installed is removed.
+INSTALLED=0
+finish() {
+  local code=$?
+  trap - EXIT
+  stop_forward
+  if [ "$OWN" = 1 ]; then
+    if [ -n "${E2E_KEEP:-}" ]; then echo "the cluster is left up:  . tests/cluster/env.sh; tests/cluster/cluster-down.sh --wipe"
+    else tests/cluster/cluster-down.sh --wipe >/dev/null || code=1; fi
+  elif [ "$INSTALLED" = 1 ]; then
+    k delete chatservices --all --timeout=60s
+    helm uninstall chatservice --namespace "$SYSTEM" --ignore-not-found
+    kubectl delete namespace "$NS" "$SYSTEM" --ignore-not-found --timeout=120s
+    kubectl delete crd "$CRD" --ignore-not-found
+  fi >/dev/null 2>&1
+  rm -rf "$WORK"
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# step NAME CMD...: a stage without which the rest makes no sense
+step() {
+  stage "$@"
+  [ "$LAST" = 0 ] || { diagnose || :; finale; }
+}
+finale() {
+  local code=0
+  summary || code=1
+  printf '%s passed, %s failed\n' "$PASSED" "$FAILED"
+  exit "$code"
+}
+
+make_image() {
+  local target=x86_64-unknown-linux-gnu
+  RUSTFLAGS='-C target-feature=+crt-static' CARGO_TARGET_DIR="$CACHE/target-static" cargo build --locked --release --target "$target"
+  tests/cluster/mkimage.sh "$E2E_IMAGE" --bin "$CACHE/target-static/$target/release/chatservice:/chatservice" \
+    --add /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt --entrypoint '["/chatservice"]' --user 65532:65532
+}
+
+install() {
+  local name=${E2E_IMAGE%%@*} values=()
+  if [ "$name" != "$E2E_IMAGE" ]; then values+=(--set "image.digest=${E2E_IMAGE#*@}"); fi
+  # A colon is a tag's only after the last slash.
+  if [[ ${name##*/} == *:* ]]; then values+=(--set "image.tag=${name##*:}"); name=${name%:*}; fi
+  helm install chatservice charts/chatservice-operator --namespace "$SYSTEM" --create-namespace \
+    --set "image.repository=$name" "${values[@]}" --wait --timeout 3m
+  kubectl create namespace "$NS"
+  kubectl wait --for=condition=Established "crd/$CRD" --timeout=30s
+  retry 30 k get serviceaccount default
+}
+
+# Every object of the namespace but events, which are only a record
+listing() {
+  local kinds
+  kinds=$(kubectl api-resources --verbs=list --namespaced -o name | grep -vE '^events(\.|$)|^(pods|nodes)\.metrics' | paste -sd,)
+  k get "$kinds" --ignore-not-found -o name | sort
+}
+
+apply_quickstart() {
+  k apply -f examples/quickstart.yaml
+  k wait --for=condition=Ready chat/demo --timeout=120s
+  k get chat -o wide
+}
+
+# with_service NAME CMD...: CMD with $BASE, a URL of the ChatService's Service: its ClusterIP, or through a port-forward
+with_service() {
+  local name=$1 port code=0 pid; shift
+  port=$(k get service "$name" -o jsonpath='{.spec.ports[0].port}')
+  if [ "$OWN" = 1 ]; then
+    BASE=http://$(k get service "$name" -o jsonpath='{.spec.clusterIP}'):$port "$@"
+    return
+  fi
+  kubectl -n "$NS" port-forward "service/$name" ":$port" > "$WORK/forward.log" 2>&1 & pid=$!
+  echo "$pid" > "$WORK/forward.pid"
+  retry 30 grep -q 'Forwarding from 127' "$WORK/forward.log"
+  BASE=http://127.0.0.1:$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\).*/\1/p' "$WORK/forward.log" | head -1) "$@" || code=$?
+  kill "$pid"; wait "$pid" 2>/dev/null || :
+  rm -f "$WORK/forward.pid"
+  return "$code"
+}
+
+post() { curl -sS --fail-with-body --max-time 20 -H 'content-type: application/json' "$BASE$1" -d "$2"; }
+# is JQ-CONDITION: standard input, which is shown when it is otherwise
+is() { local input; input=$(cat); jq -e "$1" >/dev/null <<<"$input" || { echo "expected $1, got: $input"; return 1; }; }
+
+# Chained, because it is also retried, and in a condition `set -e` does not work.
+ask_both_dialects() { # MODEL
+  post /api/v1/chat '{"message": "Hello, cluster"}' | is ".message == \"Hello, cluster\" and .model == \"$1\" and .cached == false" \
+    && post /api/v1/chat/stream '{"message": "Hello, stream"}' > "$WORK/events" \
+    && grep '^data: ' "$WORK/events" | sed 's/^data: //' | jq -s '{text: map(.delta // "") | add, last: last}' \
+    | is '.text == "Hello, stream" and .last.finished == true' \
+    && post /v1/chat/completions "{\"model\": \"$1\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello, OpenAI\"}]}" \
+    | is ".choices[0].message.content == \"Hello, OpenAI\" and .model == \"$1\"" \
+    && curl -sS --fail-with-body --max-time 5 "$BASE/health" | is '.status == "healthy"'
+}
+
+ask_with_sdk() { "$CACHE/venv/bin/python" tests/e2e/sdk.py "$BASE/v1" "$1"; }
+
+refuses_bad_spec() {
+  local said
+  said=$(k patch chat demo --type=merge -p '{"spec": {"replicas": -1}}' 2>&1) && { echo "replicas: -1 was accepted"; return 1; }
+  grep -F 'spec.replicas' <<<"$said"
+}
+
+change_model() {
+  k patch chat demo --type=merge -p '{"spec": {"model": "echo-2"}}'
+  k wait --for=condition=Ready chat/demo --timeout=120s
+  k rollout status deployment/demo --timeout=120s
+  # A pod that is on its way out answers until every node has heard of it.
+  with_service demo retry 30 ask_both_dialects echo-2
+  with_service demo ask_both_dialects echo-2
+}
+
+scales() {
+  k scale chat/demo --replicas=2
+  k wait --for=jsonpath='{.status.pods}'=2/2 chat/demo --timeout=120s
+  k get poddisruptionbudget demo
+  k scale chat/demo --replicas=1
+  k wait --for=jsonpath='{.status.pods}'=1/1 chat/demo --timeout=120s
+}
+
+deleted_child_comes_back() {
+  local uid; uid=$(k get service demo -o jsonpath='{.metadata.uid}')
+  k delete service demo
+  returned() { local now; now=$(k get service demo -o jsonpath='{.metadata.uid}') && [ -n "$now" ] && [ "$now" != "$uid" ]; }
+  retry 30 returned
+  with_service demo retry 30 ask_both_dialects echo-2
+}
+
+# reason_and_fix NAME REASON: waits for Ready=False with that reason, and prints the command of its message
+reason_and_fix() {
+  k wait --for=jsonpath='{.status.conditions[?(@.type=="Ready")].reason}'="$2" "chat/$1" --timeout=120s >&2
+  local message; message=$(k get chat "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].message}')
+  echo "$message" >&2
+  [[ $message == *kubectl\ -n\ * ]] || { echo "the message holds no command" >&2; return 1; }
+  echo "kubectl -n ${message#*kubectl -n }"
+}
+
+missing_secret_is_named() {
+  k apply -f tests/e2e/relay.yaml
+  reason_and_fix relay SecretNotFound > "$WORK/fix"
+}
+
+secret_heals_by_the_printed_commands() {
+  local fix; fix=$(< "$WORK/fix")
+  # What a user does: paste, and put the key where the dots are.
+  bash -euc "${fix/.../test-key}"
+  # The key may only go where its Secret says; the message tells how to say so.
+  fix=$(reason_and_fix relay CredentialHostMismatch)
+  bash -euc "$fix"
+  k wait --for=condition=Ready chat/relay --timeout=120s
+  with_service relay retry 30 ask_both_dialects echo-2
+}
+
+deletes_without_a_trace() {
+  k delete chatservices --all --timeout=60s
+  k delete secret relay-key
+  left() { listing > "$WORK/after"; ! diff "$WORK/before" "$WORK/after" > "$WORK/left"; }
+  gone() { ! left; }
+  retry 120 gone || { echo "left behind:"; cat "$WORK/left"; return 1; }
+}
+
+uninstall() {
+  helm uninstall chatservice --namespace "$SYSTEM" --wait
+  kubectl get crd "$CRD" # crds.keep
+  kubectl delete crd "$CRD"
+  local left; left=$(kubectl get clusterroles,clusterrolebindings -o name -l app.kubernetes.io/part-of=chatservice; kubectl -n "$SYSTEM" get deployments,serviceaccounts -o name -l app.kubernetes.io/part-of=chatservice)
+  [ -z "$left" ] || { echo "left behind: $left"; return 1; }
+}
+
+step "tools" tests/tools.sh kubectl helm
+if [ "$OWN" = 1 ]; then
+  step "cluster" tests/cluster/cluster-up.sh
+  step "static binary and image" make_image
+elif kubectl get crd "$CRD" >/dev/null 2>&1; then
+  echo "this cluster has ChatServices already: removing the CRD at the end would take them along, so nothing was done" >&2
+  exit 1
+fi
+INSTALLED=1
+step "operator installed by its chart" install
+listing > "$WORK/before"
+step "quickstart becomes Ready" apply_quickstart
+step "both dialects answer through the Service" with_service demo ask_both_dialects echo-1
+step "the OpenAI SDK works unchanged" with_service demo ask_with_sdk echo-1
+step "bad spec is refused by the API server" refuses_bad_spec
+step "changed model is served" change_model
+step "kubectl scale works both ways" scales
+step "deleted child comes back" deleted_child_comes_back
+step "missing Secret is named with its fix" missing_secret_is_named
+step "printed commands heal it" secret_heals_by_the_printed_commands
+step "deletion leaves nothing" deletes_without_a_trace
+step "uninstall leaves nothing" uninstall
+finale
