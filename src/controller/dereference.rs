@@ -1,8 +1,22 @@
 //! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children.
 //! Out: for each child's name, whether it is free, ours, or somebody else's.
+//!
+//! A child that the cache does not hold is read live: an object without our labels is not in the cache, and a forced
+//! apply would adopt it, after which garbage collection could delete it.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Client, Resource};
+
+use super::children::{Cache, Child, Children, find};
+use super::error::Error;
+use super::names::ServiceName;
+use crate::crd::ChatService;
 
 /// A child by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +25,13 @@ pub struct ChildKey {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
+}
+
+impl ChildKey {
+    /// The key of a child of kind `K`.
+    pub(super) fn of<K: Child>(name: &str) -> Self {
+        Self { kind: K::KIND, name: name.to_owned() }
+    }
 }
 
 /// Who has the name of a child now.
@@ -33,8 +54,10 @@ pub struct References {
 /// A foreign object in the place of a child.
 #[derive(Debug)]
 pub struct Foreign<'a> {
-    key: &'a ChildKey,
-    owner: &'a str,
+    /// The child's kind and name.
+    pub key: &'a ChildKey,
+    /// Whose it is.
+    pub owner: &'a str,
 }
 
 impl fmt::Display for Foreign<'_> {
@@ -53,11 +76,105 @@ impl References {
         self.holders.insert(key, holder);
     }
 
+    /// Whether a child is known to be ours.
+    pub(super) fn is_ours(&self, key: &ChildKey) -> bool {
+        self.holders.get(key) == Some(&Holder::Us)
+    }
+
     /// The foreign objects, sorted by kind and name.
     pub fn foreign(&self) -> impl Iterator<Item = Foreign<'_>> {
         self.holders.iter().filter_map(|(key, holder)| match holder {
             Holder::Foreign(owner) => Some(Foreign { key, owner }),
             Holder::Nobody | Holder::Us => None,
         })
+    }
+}
+
+/// Finds out who has the names of the children of `cs`.
+///
+/// # Errors
+/// A live read that the API server refused or did not answer.
+pub async fn dereference(
+    client: &Client,
+    children: &Children,
+    cs: &ChatService,
+) -> Result<References, Error> {
+    let meta = cs.meta();
+    let name = meta.name.as_deref().and_then(ServiceName::new);
+    let (Some(name), Some(namespace), Some(uid)) = (name, &meta.namespace, &meta.uid) else {
+        // `validate` says what is wrong with the name.
+        return Ok(References::default());
+    };
+    let mut reader = Reader { client, namespace, uid, references: References::default() };
+    reader.read::<ServiceAccount>(&children.service_accounts, name.as_str()).await?;
+    reader.read::<ConfigMap>(&children.config_maps, &name.config()).await?;
+    reader.read::<ConfigMap>(&children.config_maps, &name.connection()).await?;
+    reader.read::<Service>(&children.services, name.as_str()).await?;
+    reader.read::<Service>(&children.services, &name.admin()).await?;
+    reader.read::<Deployment>(&children.deployments, name.as_str()).await?;
+    if cs.spec.replicas >= 2 {
+        reader.read::<PodDisruptionBudget>(&children.pod_disruption_budgets, name.as_str()).await?;
+    }
+    Ok(reader.references)
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    uid: &'a str,
+    references: References,
+}
+
+impl Reader<'_> {
+    async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
+        let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
+        let holder = match cached {
+            Some(Holder::Us) => Holder::Us,
+            _ => {
+                let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+                let live = api.get_metadata_opt(name).await;
+                let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
+                live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
+            }
+        };
+        self.references.insert(ChildKey::of::<K>(name), holder);
+        Ok(())
+    }
+}
+
+/// Whether an object with this metadata is ours: its controller is the ChatService with `uid`.
+fn holder(uid: &str, meta: &ObjectMeta) -> Holder {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if owner.uid == uid => Holder::Us,
+        Some(owner) => Holder::Foreign(format!("{} \"{}\" (uid {})", owner.kind, owner.name, owner.uid)),
+        None => Holder::Foreign("nobody (it has no controller)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    use super::*;
+
+    fn owned_by(uid: &str, controller: Option<bool>) -> ObjectMeta {
+        let owner = OwnerReference {
+            api_version: "chatservice.dev/v1alpha1".into(),
+            kind: "ChatService".into(),
+            name: "demo".into(),
+            uid: uid.into(),
+            controller,
+            ..OwnerReference::default()
+        };
+        ObjectMeta { owner_references: Some(vec![owner]), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn only_the_controller_with_our_uid_makes_an_object_ours() {
+        assert_eq!(holder("u-1", &owned_by("u-1", Some(true))), Holder::Us);
+        for meta in [owned_by("u-2", Some(true)), owned_by("u-1", None), ObjectMeta::default()] {
+            assert!(matches!(holder("u-1", &meta), Holder::Foreign(_)), "{meta:?}");
+        }
     }
 }

@@ -1,23 +1,293 @@
 //! CONTROL PLANE: the operator. In: ChatServices. Out: their children, their status.
 //!
 //! The files in the order in which they run: [`dereference`] reads what must be known, [`validate`] decides, [`build`]
-//! makes the objects, `apply` writes them, `observe` knows the pods, `status` says what is.
+//! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`status`] says what is, [`record`] writes it.
 
+pub mod apply;
+pub mod backoff;
 pub mod build;
 mod check;
+pub mod children;
 pub mod dereference;
+pub mod error;
+mod events;
 pub mod image;
+pub mod metrics;
 pub mod names;
+pub mod observe;
+pub mod pods;
+mod probe;
 pub mod rbac;
+pub mod record;
+mod run;
+pub mod status;
 pub mod validate;
 
-use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::crd::ChatService;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::constants::{annotation, reason};
+use crate::crd::{ChatService, ChatServiceStatus};
+use apply::ApplyError;
+use backoff::{Backoff, jittered};
+use check::invalid;
+use children::{Children, WatchErrors};
 use dereference::References;
+pub use error::Error;
 pub use image::Defaults;
+use metrics::ControllerMetrics;
+use observe::Observer;
 pub use rbac::RULES;
+use record::StatusWriter;
+pub use run::{ControllerOptions, Operator, run};
+use status::{Outcome, Subject};
 pub use validate::Problem;
+
+/// What the main watch yields: one object that cannot be read must not stop the others.
+pub type Watched = DeserializeGuard<ChatService>;
+
+/// For a whole reconcile: a request that hangs would otherwise park its object for ever.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Part of it, for the first lists.
+const INITIALISE: Duration = Duration::from_secs(10);
+/// After somebody else wrote at the same time.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+/// How soon a name that was taken is looked at again: nothing watches foreign objects.
+const NAME_TAKEN: Duration = Duration::from_secs(20);
+/// How soon everything is looked at again, ± a third: five to ten minutes.
+const SLOW: Duration = Duration::from_secs(450);
+
+/// A ChatService by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    fn of(object: &impl Resource) -> Self {
+        let meta = object.meta();
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Which part of the cluster one set of watches covers.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// All namespaces.
+    Cluster,
+    /// One.
+    Namespace(String),
+}
+
+impl Scope {
+    fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match self {
+            Self::Cluster => Api::all(client.clone()),
+            Self::Namespace(namespace) => Api::namespaced(client.clone(), namespace),
+        }
+    }
+}
+
+/// What a reconcile works with; one for each [`Scope`].
+pub struct Context {
+    client: Client,
+    defaults: Defaults,
+    children: Children,
+    watch_errors: Arc<WatchErrors>,
+    observer: Arc<Observer>,
+    recorder: Recorder,
+    metrics: ControllerMetrics,
+    backoff: Arc<Backoff>,
+    writer: StatusWriter,
+    /// Shared by all scopes.
+    permits: Arc<Semaphore>,
+}
+
+impl Context {
+    async fn initialised(&self) -> Result<(), Error> {
+        let filled = async { self.children.initialised().await && self.observer.initialised().await };
+        match tokio::time::timeout(INITIALISE, filled).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(self.watch_errors.why_not_initialised()),
+        }
+    }
+
+    fn forget(&self, key: &ObjectKey) {
+        self.observer.forget(key);
+        self.backoff.reset(key);
+        self.metrics.in_backoff(self.backoff.waiting());
+        self.metrics.forget(key);
+        self.writer.forget(key);
+    }
+}
+
+/// One ChatService, once, within the deadline and the bound on concurrency.
+#[tracing::instrument(skip_all, fields(namespace, name, generation = watched.meta().generation))]
+async fn reconcile(watched: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let key = ObjectKey::of(watched.as_ref());
+    tracing::Span::current().record("namespace", &key.namespace).record("name", &key.name);
+    let _permit = ctx.permits.acquire().await;
+    let start = Instant::now();
+    let result = tokio::time::timeout(DEADLINE, pipeline(&watched, &key, &ctx)).await;
+    let result = result.unwrap_or(Err(Error::Deadline(DEADLINE.as_secs())));
+    if result.is_ok() {
+        ctx.backoff.reset(&key);
+        ctx.metrics.in_backoff(ctx.backoff.waiting());
+    }
+    ctx.metrics.reconciled(start.elapsed(), result.as_ref().err());
+    result
+}
+
+async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<Action, Error> {
+    // Its children go with it; writing them again would only fail, or make them anew under foreground deletion.
+    if watched.meta().deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let subject = subject(watched, key, ctx).await?;
+    let outcome = match &watched.0 {
+        Ok(cs) => converge(cs, ctx).await,
+        Err(unreadable) => {
+            Outcome::Refused(vec![invalid("", format!("the object cannot be read: {}", unreadable.error))])
+        }
+    };
+    if let Outcome::Failed(error) = &outcome
+        && error.is_namespace_terminating()
+    {
+        tracing::debug!("the namespace is being deleted");
+        return Ok(Action::await_change());
+    }
+    let observed = ctx.observer.of(key);
+    let status = status::from(&subject, &outcome, observed.as_ref(), Timestamp::now());
+    ctx.observer.settle(key, status::settled(&status, observed.as_ref()));
+    ctx.writer.write(&ctx.client, key, &subject, &status).await?;
+    announce(watched, key, &subject.previous, &status, ctx).await;
+    next(outcome)
+}
+
+/// The steps from reading to writing. What stops them is an outcome too, because the status must say it.
+async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
+    let paused = cs.meta().annotations.as_ref().and_then(|all| all.get(annotation::PAUSED));
+    if paused.is_some_and(|value| value == "true") {
+        return Outcome::Paused;
+    }
+    if let Err(error) = ctx.initialised().await {
+        return Outcome::Failed(error);
+    }
+    let references = match dereference::dereference(&ctx.client, &ctx.children, cs).await {
+        Ok(references) => references,
+        Err(error) => return Outcome::Failed(error),
+    };
+    let service = match validate::validate(cs, &references, &ctx.defaults) {
+        Ok(service) => service,
+        Err(problems) => return Outcome::Refused(problems),
+    };
+    let prepared = build::build(&service);
+    match apply::apply(&ctx.client, &ctx.children, &service, prepared, &references).await {
+        Ok(applied) => Outcome::Applied(Box::new((service, applied))),
+        Err(ApplyError::Refused(problem)) => Outcome::Refused(vec![problem]),
+        Err(ApplyError::Failed(error)) => Outcome::Failed(error),
+    }
+}
+
+async fn subject(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<Subject, Error> {
+    let meta = watched.meta();
+    let (wanted, cached) = match &watched.0 {
+        Ok(cs) => (Some(cs.spec.replicas), cs.status.clone().unwrap_or_default()),
+        Err(_) => (None, record::previous_of_unreadable(&ctx.client, key).await?),
+    };
+    Ok(Subject {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: meta.uid.clone(),
+        generation: meta.generation.unwrap_or(0),
+        wanted,
+        previous: ctx.writer.current(key, meta, cached),
+    })
+}
+
+/// Tells metrics, log and events of a status.
+async fn announce(
+    watched: &Watched,
+    key: &ObjectKey,
+    previous: &ChatServiceStatus,
+    status: &ChatServiceStatus,
+    ctx: &Context,
+) {
+    let ready = status.conditions.first();
+    ctx.metrics.object(key, ready.is_some_and(|ready| ready.status == "True"));
+    events::publish(&ctx.recorder, &watched.object_ref(&()), &previous.conditions, &status.conditions).await;
+}
+
+/// When to look again if nothing changes.
+fn next(outcome: Outcome) -> Result<Action, Error> {
+    match outcome {
+        Outcome::Failed(error) => Err(error),
+        Outcome::Refused(problems) if problems.iter().any(|problem| problem.reason == reason::NAME_TAKEN) => {
+            Ok(Action::requeue(jittered(NAME_TAKEN, 1.0 / 3.0)))
+        }
+        Outcome::Paused | Outcome::Refused(_) | Outcome::Applied(_) => {
+            Ok(Action::requeue(jittered(SLOW, 1.0 / 3.0)))
+        }
+    }
+}
+
+/// When to try again after a failure.
+#[expect(clippy::needless_pass_by_value, reason = "kube's signature")]
+fn error_policy(watched: Arc<Watched>, error: &Error, ctx: Arc<Context>) -> Action {
+    let delay = ctx.backoff.failed(&ObjectKey::of(watched.as_ref()));
+    ctx.metrics.in_backoff(ctx.backoff.waiting());
+    Action::requeue(if error.is_conflict() { AFTER_CONFLICT } else { delay })
+}
+
+/// The one place that logs what came of a reconcile.
+fn report(
+    result: Result<(ObjectRef<Watched>, Action), controller::Error<Error, watcher::Error>>,
+    ctx: &Context,
+) {
+    match result {
+        Ok((object, _)) => tracing::debug!(object = %object, "reconciled"),
+        // A child's last event comes after its owner is gone.
+        Err(controller::Error::ObjectNotFound(object)) => {
+            ctx.forget(&ObjectKey {
+                namespace: object.namespace.clone().unwrap_or_default(),
+                name: object.name.clone(),
+            });
+        }
+        Err(controller::Error::ReconcilerFailed(error, object)) if error.is_conflict() => {
+            tracing::debug!(object = %object, error = %error, "somebody else wrote at the same time");
+        }
+        Err(controller::Error::ReconcilerFailed(error, object)) => {
+            tracing::warn!(object = %object, reason = error.reason(), error = %error, "the reconcile failed and is tried again");
+        }
+        Err(controller::Error::QueueError(error)) => {
+            tracing::warn!(error = %error, "the watch of ChatServices fails and is tried again");
+        }
+        Err(controller::Error::RunnerError(error)) => {
+            tracing::error!(error = %error, "the controller's queue failed");
+        }
+    }
+}
 
 /// The objects that the operator would apply for a ChatService, in its order, with the number of pods in the
 /// Deployment. Without a uid (a file that no API server has seen) they have no owner reference.

@@ -48,35 +48,11 @@ pub struct Resources<State> {
     pub deployment: Deployment,
     /// The pods' number, which has a field manager of its own.
     pub replicas: i32,
-    state: PhantomData<State>,
+    /// Nothing: which of the two it is.
+    pub(super) state: PhantomData<State>,
 }
 
 impl Resources<Prepared> {
-    /// The same objects as the API server answered them. Called by `apply` alone.
-    #[expect(clippy::too_many_arguments, reason = "one for each field, so that none can be forgotten")]
-    pub(super) fn applied(
-        service_account: ServiceAccount,
-        config: ConfigMap,
-        connection: ConfigMap,
-        service: Service,
-        admin_service: Service,
-        pod_disruption_budget: Option<PodDisruptionBudget>,
-        deployment: Deployment,
-        replicas: i32,
-    ) -> Resources<Applied> {
-        Resources {
-            service_account,
-            config,
-            connection,
-            service,
-            admin_service,
-            pod_disruption_budget,
-            deployment,
-            replicas,
-            state: PhantomData,
-        }
-    }
-
     /// The objects as JSON in the order in which they are applied, the number of pods written into the Deployment.
     #[must_use]
     pub fn to_values(&self) -> Vec<Value> {

@@ -1,0 +1,233 @@
+//! Step 4. In: [`Resources<Prepared>`]. Out: [`Resources<Applied>`], which is what the API server answered; the objects
+//! that are no longer wanted are gone.
+//!
+//! Always server-side apply with the whole intent: what is left out is given up, and what somebody else changed in
+//! a field of ours goes back. An apply that changes nothing writes nothing.
+
+use std::marker::PhantomData;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde_json::json;
+
+use super::build::{Applied, Prepared, Resources};
+use super::check::invalid;
+use super::children::{Cache, Child, Children};
+use super::dereference::{ChildKey, Foreign, References};
+use super::error::Error;
+use super::validate::{Problem, ValidatedChatService};
+use crate::constants::{field_manager, label, reason};
+
+/// Why the children are not as they should be.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// Only a new spec, or somebody's hand, helps.
+    Refused(Problem),
+    /// It is tried again.
+    Failed(Error),
+}
+
+impl From<Error> for ApplyError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Writes every child of `service`, then removes what it does not want any more.
+///
+/// # Errors
+/// The first refusal ends the run: what comes later may depend on what was refused.
+pub async fn apply(
+    client: &Client,
+    children: &Children,
+    service: &ValidatedChatService,
+    prepared: Resources<Prepared>,
+    references: &References,
+) -> Result<Resources<Applied>, ApplyError> {
+    let applier = Applier { client, namespace: &service.namespace, references };
+    // No `..`: a new kind does not compile until it is applied here.
+    let Resources {
+        service_account,
+        config,
+        connection,
+        service: api_service,
+        admin_service,
+        pod_disruption_budget,
+        deployment,
+        replicas,
+        state: _,
+    } = prepared;
+    // Pods need their account and their configuration, so the Deployment comes last; the Services come before it, so
+    // that a pod is reachable from its first second.
+    let service_account = applier.write(&service_account).await?;
+    let config = applier.write(&config).await?;
+    let connection = applier.write(&connection).await?;
+    let api_service = applier.write(&api_service).await?;
+    let admin_service = applier.write(&admin_service).await?;
+    let pod_disruption_budget = match pod_disruption_budget {
+        Some(budget) => Some(applier.write(&budget).await?),
+        None => None,
+    };
+    applier.write(&deployment).await?;
+    let deployment = applier.scale(service.name.as_str(), replicas).await?;
+    let applied = Resources {
+        service_account,
+        config,
+        connection,
+        service: api_service,
+        admin_service,
+        pod_disruption_budget,
+        deployment,
+        replicas,
+        state: PhantomData,
+    };
+    remove_unwanted(&applier, children, service, &applied).await?;
+    Ok(applied)
+}
+
+struct Applier<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    references: &'a References,
+}
+
+impl Applier<'_> {
+    /// Applies a whole child. The first time without force: a conflict then means that somebody else made the object
+    /// since it was looked for.
+    async fn write<K: Child>(&self, object: &K) -> Result<K, ApplyError> {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let ours = self.references.is_ours(&ChildKey::of::<K>(&name));
+        let params = PatchParams { force: ours, ..PatchParams::apply(field_manager::CONTROLLER) };
+        self.patch(&name, &params, object).await
+    }
+
+    /// Sets the number of pods under its own field manager, always with force: `kubectl scale deployment` is undone,
+    /// because the ChatService's own `replicas` is what counts.
+    async fn scale(&self, name: &str, replicas: i32) -> Result<Deployment, ApplyError> {
+        let params = PatchParams::apply(field_manager::REPLICAS).force();
+        let replicas = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": { "name": name },
+            "spec": { "replicas": replicas },
+        });
+        self.patch(name, &params, &replicas).await
+    }
+
+    async fn patch<K: Child>(
+        &self,
+        name: &str,
+        params: &PatchParams,
+        object: &(impl Serialize + std::fmt::Debug),
+    ) -> Result<K, ApplyError> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        api.patch(name, params, &Patch::Apply(object)).await.map_err(|source| {
+            let error = Error::request::<K>("patch", self.namespace, name, source);
+            refusal(&error, &ChildKey::of::<K>(name), params.force)
+                .map_or(ApplyError::Failed(error), ApplyError::Refused)
+        })
+    }
+}
+
+/// Whether only a new spec, or somebody's hand, helps against `error`.
+fn refusal(error: &Error, key: &ChildKey, forced: bool) -> Option<Problem> {
+    let status = error.answer()?;
+    let ChildKey { kind, name } = key;
+    let causes = || status.details.iter().flat_map(|details| &details.causes);
+    if status.is_conflict() && !forced && causes().next().is_some() {
+        let managers: Vec<&str> = causes().map(|cause| cause.message.as_str()).collect();
+        let owner = format!("somebody else ({})", managers.join("; "));
+        return Some(Problem {
+            reason: reason::NAME_TAKEN,
+            field: String::new(),
+            message: Foreign { key, owner: &owner }.to_string(),
+        });
+    }
+    if !status.is_invalid() && status.code != 400 {
+        return None;
+    }
+    if status.message.contains("immutable") {
+        return Some(Problem {
+            reason: reason::FIELD_IMMUTABLE,
+            field: String::new(),
+            message: format!(
+                "{kind} \"{name}\" cannot be changed: {}. Fix: undo that change of the spec, or delete the {kind} and it is made anew",
+                status.message
+            ),
+        });
+    }
+    Some(invalid("", format!("the API server refuses {kind} \"{name}\" of this spec: {}", status.message)))
+}
+
+/// Deletes what has our labels and our owner uid and was not applied in this run. The uid is a precondition, so that
+/// an object that came under the same name since then stays.
+async fn remove_unwanted(
+    applier: &Applier<'_>,
+    children: &Children,
+    service: &ValidatedChatService,
+    applied: &Resources<Applied>,
+) -> Result<(), Error> {
+    let Resources {
+        service_account,
+        config,
+        connection,
+        service: api_service,
+        admin_service,
+        pod_disruption_budget,
+        deployment,
+        replicas: _,
+        state: _,
+    } = applied;
+    let Some(owner) = &service.owner else { return Ok(()) };
+    let remover = Remover { applier, instance: service.name.as_str(), owner_uid: &owner.uid };
+    remover.keep_only(&children.service_accounts, &[service_account]).await?;
+    remover.keep_only(&children.config_maps, &[config, connection]).await?;
+    remover.keep_only(&children.services, &[api_service, admin_service]).await?;
+    let budgets: Vec<_> = pod_disruption_budget.iter().collect();
+    remover.keep_only(&children.pod_disruption_budgets, &budgets).await?;
+    remover.keep_only(&children.deployments, &[deployment]).await
+}
+
+struct Remover<'a> {
+    applier: &'a Applier<'a>,
+    instance: &'a str,
+    owner_uid: &'a str,
+}
+
+impl Remover<'_> {
+    async fn keep_only<K: Child>(&self, cache: &Cache<K>, wanted: &[&K]) -> Result<(), Error> {
+        let namespace = self.applier.namespace;
+        let unwanted = cache.state_filter(|object| {
+            let meta = &object.metadata;
+            meta.namespace.as_deref() == Some(namespace)
+                && meta.deletion_timestamp.is_none()
+                && meta.labels.iter().flatten().any(|(k, v)| k == label::INSTANCE && v == self.instance)
+                && meta
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|o| o.controller == Some(true) && o.uid == self.owner_uid)
+                && !wanted.iter().any(|wanted| wanted.meta().name == meta.name)
+        });
+        for object in unwanted {
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            let params = DeleteParams {
+                preconditions: Some(Preconditions {
+                    uid: object.metadata.uid.clone(),
+                    ..Preconditions::default()
+                }),
+                ..DeleteParams::background()
+            };
+            let api: Api<K> = Api::namespaced(self.applier.client.clone(), namespace);
+            match api.delete(name, &params).await {
+                Ok(_) => tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more"),
+                // Gone already, or another object has the name now: both are what was wanted.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(source) => return Err(Error::request::<K>("delete", namespace, name, source)),
+            }
+        }
+        Ok(())
+    }
+}

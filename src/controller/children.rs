@@ -1,0 +1,186 @@
+//! The caches of the children: one watch a kind, metadata alone, ours alone. In: watch events. Out: what exists, for
+//! `dereference` and `apply`, and a reconcile whenever a child changes.
+//!
+//! Metadata is enough to be woken by: every change of an object changes its `resourceVersion`, and `apply` gets the
+//! whole object back.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt, future};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::names::watch_selector;
+use super::{Scope, Watched};
+
+/// A kind of child.
+pub trait Child:
+    k8s_openapi::Resource
+    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl Child for ServiceAccount {}
+impl Child for ConfigMap {}
+impl Child for Service {}
+impl Child for Deployment {}
+impl Child for PodDisruptionBudget {}
+
+/// The cache of one kind.
+pub type Cache<K> = Store<PartialObjectMeta<K>>;
+
+/// The caches of all kinds.
+#[derive(Clone)]
+pub struct Children {
+    /// ServiceAccounts.
+    pub service_accounts: Cache<ServiceAccount>,
+    /// ConfigMaps.
+    pub config_maps: Cache<ConfigMap>,
+    /// Services.
+    pub services: Cache<Service>,
+    /// Deployments.
+    pub deployments: Cache<Deployment>,
+    /// PodDisruptionBudgets.
+    pub pod_disruption_budgets: Cache<PodDisruptionBudget>,
+}
+
+impl Children {
+    /// Lets `controller` watch every kind of child in `scope`.
+    pub fn watch(
+        controller: Controller<Watched>,
+        client: &Client,
+        scope: &Scope,
+        errors: &Arc<WatchErrors>,
+    ) -> (Self, Controller<Watched>) {
+        let (service_accounts, controller) = owned(controller, client, scope, errors);
+        let (config_maps, controller) = owned(controller, client, scope, errors);
+        let (services, controller) = owned(controller, client, scope, errors);
+        let (deployments, controller) = owned(controller, client, scope, errors);
+        let (pod_disruption_budgets, controller) = owned(controller, client, scope, errors);
+        let children = Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets };
+        (children, controller)
+    }
+
+    /// Resolves when every cache holds its first complete list. Before that nothing may be called absent.
+    pub async fn initialised(&self) -> bool {
+        let Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets } = self;
+        let (a, b, c, d, e) = tokio::join!(
+            service_accounts.wait_until_ready(),
+            config_maps.wait_until_ready(),
+            services.wait_until_ready(),
+            deployments.wait_until_ready(),
+            pod_disruption_budgets.wait_until_ready(),
+        );
+        [a, b, c, d, e].iter().all(Result::is_ok)
+    }
+}
+
+fn owned<K: Child>(
+    controller: Controller<Watched>,
+    client: &Client,
+    scope: &Scope,
+    errors: &Arc<WatchErrors>,
+) -> (Cache<K>, Controller<Watched>) {
+    let (store, events) = watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, errors);
+    (store, controller.owns_stream(events.map(Ok).touched_objects()))
+}
+
+/// A watch of our own objects that fills a cache, retries with backoff and never ends. Its errors are noted instead of
+/// handed on: in a controller's queue the error of one watch would hold up all others.
+pub(super) fn watch<K>(
+    api: Api<K>,
+    resource: &'static str,
+    errors: &Arc<WatchErrors>,
+) -> (Store<K>, impl Stream<Item = watcher::Event<K>> + Send + 'static + use<K>)
+where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()>,
+    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let errors = Arc::clone(errors);
+    let events = watcher(api, watcher::Config::default().labels(&watch_selector()))
+        .default_backoff()
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer)
+        .filter_map(move |event| {
+            errors.note(resource, event.as_ref().err());
+            future::ready(event.ok())
+        });
+    (store, events)
+}
+
+/// Why watches fail, by resource; empty while all of them run.
+#[derive(Debug, Default)]
+pub struct WatchErrors(Mutex<BTreeMap<&'static str, Trouble>>);
+
+#[derive(Clone, Debug)]
+struct Trouble {
+    forbidden: bool,
+    message: String,
+}
+
+impl WatchErrors {
+    fn note(&self, resource: &'static str, error: Option<&watcher::Error>) {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error else {
+            if troubles.remove(resource).is_some() {
+                tracing::info!(resource, "the watch runs again");
+            }
+            return;
+        };
+        let trouble = Trouble { forbidden: is_forbidden(error), message: error.to_string() };
+        if troubles.insert(resource, trouble).is_none() {
+            tracing::warn!(resource, error = %error, "the watch fails and is tried again");
+        }
+    }
+
+    /// What to say while the caches are not filled: a missing permission first.
+    pub fn why_not_initialised(&self) -> Error {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match troubles.iter().max_by_key(|(_, trouble)| trouble.forbidden) {
+            Some((resource, trouble)) => {
+                Error::Watch { resource, forbidden: trouble.forbidden, message: trouble.message.clone() }
+            }
+            None => {
+                Error::Watch { resource: "children", forbidden: false, message: "no answer yet".to_owned() }
+            }
+        }
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.is_forbidden(),
+        _ => false,
+    }
+}
+
+/// The object of a cache by namespace and name.
+pub(super) fn find<K: Child>(
+    cache: &Cache<K>,
+    namespace: &str,
+    name: &str,
+) -> Option<Arc<PartialObjectMeta<K>>> {
+    cache.get(&ObjectRef::new(name).within(namespace))
+}

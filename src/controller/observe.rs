@@ -1,0 +1,300 @@
+//! Step 5: the pods. In: a watch of our pods and their `/status` answers, both collected outside the reconcile. Out: what
+//! was last seen, without a network call, and a reconcile of a ChatService whose picture changed.
+//!
+//! A server's answer is believed when it was given twice in a row: one slow answer or one restart must not make the
+//! status flap.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::Event;
+use kube::{Client, ResourceExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::children::{WatchErrors, watch};
+use super::pods::{Observed, view};
+use super::probe::Prober;
+use super::{ObjectKey, Scope, Watched};
+use crate::admin::ServerStatus;
+use crate::constants::{label, port};
+
+/// ChatServices waiting to be reconciled because of their pods. A full queue is tried again at the next tick.
+const QUEUE: usize = 1024;
+
+/// Where the admin listener of a pod is.
+pub type PodAddress = Arc<dyn Fn(&Pod) -> Option<SocketAddr> + Send + Sync>;
+
+/// The pod's own address and the admin port, once it has one.
+#[must_use]
+pub fn pod_address() -> PodAddress {
+    Arc::new(|pod| {
+        let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some(SocketAddr::new(address, port::ADMIN))
+    })
+}
+
+/// How often pods are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// While their ChatService is not settled, and until an answer was given twice.
+    pub unsettled: Duration,
+    /// Otherwise.
+    pub settled: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { unsettled: Duration::from_secs(2), settled: Duration::from_secs(60) }
+    }
+}
+
+/// What asking takes; shared by all scopes, so that the bound on questions in flight holds for the process.
+#[derive(Clone)]
+pub struct Asking {
+    /// How often.
+    pub pace: Pace,
+    /// Where.
+    pub address: PodAddress,
+    /// How many at once.
+    pub in_flight: Arc<Semaphore>,
+    /// How.
+    pub prober: Prober,
+}
+
+/// What is known of the pods of one scope.
+pub struct Observer {
+    pods: Store<Pod>,
+    asking: Asking,
+    known: Mutex<Known>,
+    queue: mpsc::Sender<ObjectRef<Watched>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By pod uid.
+    answers: HashMap<String, Answers>,
+    /// By ChatService.
+    services: HashMap<ObjectKey, Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What the last reconcile was told.
+    handed_out: Observed,
+    settled: bool,
+}
+
+/// The answers of one server.
+struct Answers {
+    last: Option<ServerStatus>,
+    believed: Option<ServerStatus>,
+    next: Instant,
+}
+
+impl Answers {
+    /// Takes an answer; whether it confirms the one before.
+    fn take(&mut self, answer: Option<ServerStatus>) -> bool {
+        let confirmed = self.last == answer;
+        if confirmed {
+            self.believed.clone_from(&answer);
+        }
+        self.last = answer;
+        confirmed
+    }
+}
+
+impl Observer {
+    /// An observer of the pods in `scope`; the watch's events, which [`Self::follow`] needs; and the ChatServices to
+    /// reconcile.
+    pub fn new(
+        client: &Client,
+        scope: &Scope,
+        asking: Asking,
+        errors: &Arc<WatchErrors>,
+    ) -> (
+        Arc<Self>,
+        impl Stream<Item = Event<Pod>> + Send + 'static,
+        impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
+    ) {
+        let (pods, events) = watch(scope.api::<Pod>(client), "pods", errors);
+        let (queue, mut changed) = mpsc::channel(QUEUE);
+        let observer = Arc::new(Self { pods, asking, known: Mutex::default(), queue });
+        (observer, events, stream::poll_fn(move |context| changed.poll_recv(context)))
+    }
+
+    /// Resolves when the first complete list of pods is there; false when it will never be.
+    pub async fn initialised(&self) -> bool {
+        self.pods.wait_until_ready().await.is_ok()
+    }
+
+    /// What is known of the pods of a ChatService now; None before the first complete list. Changes from here on lead
+    /// to another reconcile.
+    pub fn of(&self, key: &ObjectKey) -> Option<Observed> {
+        self.pods.wait_until_ready().now_or_never()?.ok()?;
+        let mut known = self.known();
+        let observed = self.picture(&known, key);
+        known.services.entry(key.clone()).or_default().handed_out = observed.clone();
+        Some(observed)
+    }
+
+    /// Whether a ChatService is as it should be: its pods are then asked less often.
+    pub fn settle(&self, key: &ObjectKey, settled: bool) {
+        let mut known = self.known();
+        let seen = known.services.entry(key.clone()).or_default();
+        let wake = seen.settled && !settled;
+        seen.settled = settled;
+        if wake {
+            let now = Instant::now();
+            for pod in self.pods_of(key) {
+                if let Some(answers) = known.answers.get_mut(&uid(&pod)) {
+                    answers.next = now;
+                }
+            }
+        }
+    }
+
+    /// A ChatService is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.known().services.remove(key);
+    }
+
+    /// Follows the pods' watch. Never ends.
+    pub async fn follow(self: Arc<Self>, events: impl Stream<Item = Event<Pod>> + Send) {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Apply(pod) | Event::Delete(pod) => {
+                    if let Some(key) = owner(&pod) {
+                        self.announce(&key);
+                    }
+                }
+                Event::InitDone => self.announce_all(),
+                Event::Init | Event::InitApply(_) => {}
+            }
+        }
+    }
+
+    /// Asks the pods. Never ends.
+    pub async fn poll(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.asking.pace.unsettled);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let due = self.due();
+            stream::iter(due).for_each_concurrent(None, |pod| self.ask(pod)).await;
+            self.announce_all();
+        }
+    }
+
+    async fn ask(&self, pod: Arc<Pod>) {
+        let Some(address) = (self.asking.address)(&pod) else { return };
+        let Ok(_permit) = self.asking.in_flight.acquire().await else { return };
+        let answer = self.asking.prober.ask(address).await;
+        let mut known = self.known();
+        let settled =
+            owner(&pod).is_some_and(|key| known.services.get(&key).is_some_and(|seen| seen.settled));
+        let answers = known.answers.entry(uid(&pod)).or_insert_with(|| Answers {
+            last: None,
+            believed: None,
+            next: Instant::now(),
+        });
+        let confirmed = answers.take(answer);
+        let pace = self.asking.pace;
+        // Half a tick early, or a tick that comes a moment too soon would cost a whole one.
+        let pause = if settled && confirmed { pace.settled } else { pace.unsettled / 2 };
+        answers.next = Instant::now() + pause;
+    }
+
+    /// The running pods whose time has come. What is known of pods that are gone is dropped here.
+    fn due(&self) -> Vec<Arc<Pod>> {
+        let pods = self.pods.state();
+        let now = Instant::now();
+        let mut known = self.known();
+        let uids: std::collections::HashSet<String> = pods.iter().map(|pod| uid(pod)).collect();
+        known.answers.retain(|uid, _| uids.contains(uid));
+        pods.into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .filter(|pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")))
+            .filter(|pod| known.answers.get(&uid(pod)).is_none_or(|answers| answers.next <= now))
+            .collect()
+    }
+
+    fn announce_all(&self) {
+        let keys: Vec<ObjectKey> = self.known().services.keys().cloned().collect();
+        for key in keys {
+            self.announce(&key);
+        }
+    }
+
+    /// Asks for a reconcile if the picture is not the one that the last reconcile was given.
+    fn announce(&self, key: &ObjectKey) {
+        let known = self.known();
+        let Some(seen) = known.services.get(key) else { return };
+        if self.picture(&known, key) != seen.handed_out {
+            // A full queue is not lost: the next tick compares again.
+            let _ = self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace));
+        }
+    }
+
+    fn picture(&self, known: &Known, key: &ObjectKey) -> Observed {
+        let mut pods: Vec<_> = self
+            .pods_of(key)
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .map(|pod| {
+                let server = known.answers.get(&uid(pod)).and_then(|answers| answers.believed.clone());
+                super::pods::PodView { server, ..view(pod) }
+            })
+            .collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        Observed { pods }
+    }
+
+    fn pods_of(&self, key: &ObjectKey) -> Vec<Arc<Pod>> {
+        self.pods.state_filter(|pod| owner(pod).as_ref() == Some(key))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ChatService that a pod belongs to by its labels.
+fn owner(pod: &Pod) -> Option<ObjectKey> {
+    Some(ObjectKey { namespace: pod.namespace()?, name: pod.labels().get(label::INSTANCE)?.clone() })
+}
+
+fn uid(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(version: &str) -> Option<ServerStatus> {
+        Some(ServerStatus { version: version.into(), ..ServerStatus::default() })
+    }
+
+    #[test]
+    fn an_answer_is_believed_when_it_was_given_twice() {
+        let mut answers = Answers { last: None, believed: None, next: Instant::now() };
+        for (answer, confirmed, believed) in [
+            (status("1"), false, None),
+            (status("1"), true, status("1")),
+            (status("2"), false, status("1")),
+            (status("1"), false, status("1")),
+            (None, false, status("1")),
+            (None, true, None),
+        ] {
+            assert_eq!(answers.take(answer), confirmed);
+            assert_eq!(answers.believed, believed);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a pod's own status says. In: a Pod (metadata and status). Out: whether it is ready, and what is wrong in words
+//! that do not change while the same thing is wrong. Pure.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+use super::build::CONTAINER;
+use crate::admin::ServerStatus;
+use crate::constants::reason;
+
+/// A pod as the status of its ChatService sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Its Ready condition.
+    pub ready: bool,
+    /// What the kubelet or the scheduler says is wrong.
+    pub trouble: Option<Trouble>,
+    /// What its server said twice in a row; None before that, or when it cannot be reached.
+    pub server: Option<ServerStatus>,
+}
+
+/// What is wrong with a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One of `constants::reason`.
+    pub reason: &'static str,
+    /// What, where and how to look further.
+    pub message: String,
+}
+
+/// The pods of one ChatService, sorted by name. Those that are being deleted do not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The pods.
+    pub pods: Vec<PodView>,
+}
+
+impl Observed {
+    /// Pods that are ready.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.pods.iter().filter(|pod| pod.ready).count()
+    }
+
+    /// What the servers report, with the pod that does.
+    pub fn reports(&self) -> impl Iterator<Item = (&PodView, &crate::admin::StatusProblem)> {
+        self.pods
+            .iter()
+            .flat_map(|pod| pod.server.iter().flat_map(move |s| s.problems.iter().map(move |p| (pod, p))))
+    }
+}
+
+/// The view of a pod, without what its server says.
+#[must_use]
+pub fn view(pod: &Pod) -> PodView {
+    let ready = condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True");
+    PodView {
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        ready,
+        trouble: if ready { None } else { trouble(pod) },
+        server: None,
+    }
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == type_)?;
+    let text = |text: &'a Option<String>| text.as_deref().unwrap_or_default();
+    Some((found.status.as_str(), text(&found.reason), text(&found.message)))
+}
+
+fn trouble(pod: &Pod) -> Option<Trouble> {
+    if let Some(("False", "Unschedulable", message)) = condition(pod, "PodScheduled") {
+        return Some(Trouble {
+            reason: reason::UNSCHEDULABLE,
+            message: format!(
+                "no node takes pod \"{}\": {message}. Fix: make room or change spec.resources: {}",
+                name(pod),
+                command(pod, "describe pod")
+            ),
+        });
+    }
+    let containers = pod.status.as_ref()?.container_statuses.as_deref()?;
+    let server = containers.iter().find(|container| container.name == CONTAINER)?;
+    waiting(pod, server).or_else(|| crashing(pod, server))
+}
+
+/// The kubelet alternates between two reasons and rewrites its message with every delay, so neither is repeated.
+fn waiting(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
+    let waiting = server.state.as_ref()?.waiting.as_ref()?;
+    match waiting.reason.as_deref()? {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Some(Trouble {
+            reason: reason::IMAGE_PULL_FAILED,
+            message: format!(
+                "pod \"{}\" cannot pull image \"{}\". Fix: push it, or correct spec.image; the kubelet says why: {}",
+                name(pod),
+                server.image,
+                command(pod, "describe pod")
+            ),
+        }),
+        "CrashLoopBackOff" => crashing(pod, server),
+        reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            Some(Trouble {
+                reason: reason::MINIMUM_REPLICAS_UNAVAILABLE,
+                message: format!(
+                    "the container of pod \"{}\" is not started ({reason}). See why: {}",
+                    name(pod),
+                    command(pod, "describe pod")
+                ),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Between two restarts a crashing container runs for a moment, so the count of restarts is looked at too.
+fn crashing(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
+    let state = server.state.as_ref();
+    let backing_off = state
+        .and_then(|state| state.waiting.as_ref())
+        .is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
+    if !backing_off && server.restart_count < 2 {
+        return None;
+    }
+    let last = server.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let how = last.map_or_else(
+        || "ends".to_owned(),
+        |last| match last.reason.as_deref() {
+            Some(reason) if reason != "Error" => format!("ends with exit code {} ({reason})", last.exit_code),
+            _ => format!("ends with exit code {}", last.exit_code),
+        },
+    );
+    Some(Trouble {
+        reason: reason::CRASH_LOOPING,
+        message: format!(
+            "the server of pod \"{}\" {how} and is restarted again and again. See why: {} --previous",
+            name(pod),
+            command(pod, "logs")
+        ),
+    })
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn command(pod: &Pod, what: &str) -> String {
+    format!("kubectl -n {} {what} {}", pod.metadata.namespace.as_deref().unwrap_or_default(), name(pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: &Value) -> Pod {
+        serde_json::from_value(
+            json!({ "metadata": { "name": "demo-x", "namespace": "chat" }, "status": status }),
+        )
+        .unwrap()
+    }
+
+    fn container(state: &Value, restarts: i32, last: &Value) -> Pod {
+        pod(&json!({ "containerStatuses": [{
+            "name": "server", "image": "i:1", "imageID": "", "ready": false,
+            "restartCount": restarts, "state": state, "lastState": last,
+        }] }))
+    }
+
+    #[test]
+    fn troubles_have_a_reason_and_a_command() {
+        let ended = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        for (pod, reason, part) in [
+            (
+                container(&json!({ "waiting": { "reason": "ErrImagePull" } }), 0, &json!({})),
+                reason::IMAGE_PULL_FAILED,
+                "\"i:1\"",
+            ),
+            (
+                container(&json!({ "waiting": { "reason": "ImagePullBackOff" } }), 0, &json!({})),
+                reason::IMAGE_PULL_FAILED,
+                "describe pod demo-x",
+            ),
+            (
+                container(&json!({ "waiting": { "reason": "CrashLoopBackOff" } }), 3, &ended),
+                reason::CRASH_LOOPING,
+                "137 (OOMKilled)",
+            ),
+            (
+                container(&json!({ "running": {} }), 3, &ended),
+                reason::CRASH_LOOPING,
+                "logs demo-x --previous",
+            ),
+            (
+                container(&json!({ "waiting": { "reason": "CreateContainerConfigError" } }), 0, &json!({})),
+                reason::MINIMUM_REPLICAS_UNAVAILABLE,
+                "CreateContainerConfigError",
+            ),
+            (
+                pod(
+                    &json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes" }] }),
+                ),
+                reason::UNSCHEDULABLE,
+                "0/3 nodes",
+            ),
+        ] {
+            let trouble = view(&pod).trouble.unwrap();
+            assert_eq!(trouble.reason, reason);
+            assert!(trouble.message.contains(part), "{}", trouble.message);
+        }
+    }
+
+    #[test]
+    fn a_pod_on_its_way_or_ready_is_in_no_trouble() {
+        for pod in [
+            pod(&json!({})),
+            container(&json!({ "waiting": { "reason": "ContainerCreating" } }), 0, &json!({})),
+            container(&json!({ "running": {} }), 1, &json!({ "terminated": { "exitCode": 1 } })),
+            pod(&json!({ "conditions": [{ "type": "Ready", "status": "True" }] })),
+        ] {
+            assert_eq!(view(&pod).trouble, None);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The last step: the status is written, if it changed. In: the status before and after. Out: a patch of the status
+//! subresource, under its own field manager.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, ObjectMeta};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::ObjectKey;
+use super::error::Error;
+use super::status::Subject;
+use crate::constants::{GROUP, KIND, VERSION, field_manager};
+use crate::crd::{ChatService, ChatServiceStatus};
+
+/// Writes statuses, and remembers what it wrote until the cache has caught up: otherwise the next reconcile would
+/// compare with a status that is no longer there.
+#[derive(Debug, Default)]
+pub struct StatusWriter(Mutex<HashMap<ObjectKey, Written>>);
+
+#[derive(Debug)]
+struct Written {
+    uid: Option<String>,
+    version: u64,
+    status: ChatServiceStatus,
+}
+
+impl StatusWriter {
+    /// The status that the object has now: the one in the cache, or the one written after that.
+    pub fn current(
+        &self,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        cached: ChatServiceStatus,
+    ) -> ChatServiceStatus {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = written.get(key) else { return cached };
+        // Resource versions of one resource are whole numbers in ascending order (KEP-5504).
+        let behind = meta
+            .resource_version
+            .as_ref()
+            .and_then(|version| version.parse().ok())
+            .is_some_and(|v: u64| v < last.version);
+        if behind && last.uid == meta.uid {
+            return last.status.clone();
+        }
+        written.remove(key);
+        cached
+    }
+
+    /// Writes `status` if it differs from the one before.
+    ///
+    /// # Errors
+    /// The API server's refusal. An object that is gone is none.
+    pub async fn write(
+        &self,
+        client: &Client,
+        key: &ObjectKey,
+        subject: &Subject,
+        status: &ChatServiceStatus,
+    ) -> Result<(), Error> {
+        if *status == subject.previous {
+            return Ok(());
+        }
+        // Untyped, because the status of an object that cannot be read must be written too.
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(client.clone(), &key.namespace, &ApiResource::erase::<ChatService>(&()));
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": KIND,
+            // With the uid, an object made anew under the same name is left alone.
+            "metadata": { "name": key.name, "uid": subject.uid },
+            "status": status,
+        });
+        let params = PatchParams::apply(field_manager::STATUS).force();
+        match api.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
+            Ok(object) => {
+                let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
+                let written = Written { uid: object.uid(), version, status: status.clone() };
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), written);
+                Ok(())
+            }
+            Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+            Err(source) => Err(Error::Request {
+                verb: "patch",
+                resource: "chatservices.chatservice.dev/status".to_owned(),
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+/// The status of an object that cannot be read as a ChatService, as far as it can.
+///
+/// # Errors
+/// The API server's refusal.
+pub async fn previous_of_unreadable(client: &Client, key: &ObjectKey) -> Result<ChatServiceStatus, Error> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &key.namespace, &ApiResource::erase::<ChatService>(&()));
+    match api.get_opt(&key.name).await {
+        Ok(object) => {
+            let status = object.and_then(|object| object.data.get("status").cloned());
+            Ok(status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default())
+        }
+        Err(source) => Err(Error::Request {
+            verb: "get",
+            resource: format!("chatservices.{GROUP}"),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            source: Box::new(source),
+        }),
+    }
+}

@@ -1,0 +1,236 @@
+use std::marker::PhantomData;
+
+use serde_json::{Value, json};
+
+use super::super::dereference::References;
+use super::super::pods::Trouble;
+use super::super::{Defaults, build, validate};
+use super::*;
+use crate::admin::{ServerStatus, StatusProblem};
+
+fn subject(previous: ChatServiceStatus) -> Subject {
+    Subject {
+        namespace: "chat".into(),
+        name: "demo".into(),
+        uid: Some("u-1".into()),
+        generation: 7,
+        wanted: Some(2),
+        previous,
+    }
+}
+
+/// What was applied, with a Deployment whose status is `status` and whose generation is 3.
+fn applied(status: &Value) -> Outcome {
+    let cs = serde_json::from_value(json!({
+        "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService",
+        "metadata": { "name": "demo", "namespace": "chat", "uid": "u-1", "generation": 7 },
+        "spec": { "model": "m", "backend": { "echo": {} }, "replicas": 2, "redis": { "secretRef": { "name": "r" } } },
+    }))
+    .unwrap();
+    let defaults = Defaults { server_image: "i:1".into(), allowed_images: vec![] };
+    let service = validate::validate(&cs, &References::default(), &defaults).unwrap();
+    let prepared = build::build(&service);
+    let mut deployment = prepared.deployment;
+    deployment.metadata.generation = Some(3);
+    deployment.status = Some(serde_json::from_value(status.clone()).unwrap());
+    let resources = Resources {
+        service_account: prepared.service_account,
+        config: prepared.config,
+        connection: prepared.connection,
+        service: prepared.service,
+        admin_service: prepared.admin_service,
+        pod_disruption_budget: prepared.pod_disruption_budget,
+        deployment,
+        replicas: 2,
+        state: PhantomData,
+    };
+    Outcome::Applied(Box::new((service, resources)))
+}
+
+fn counts(total: i32, updated: i32, ready: i32) -> Value {
+    json!({ "observedGeneration": 3, "replicas": total, "updatedReplicas": updated, "readyReplicas": ready, "availableReplicas": ready })
+}
+
+fn pod(ready: bool, problem: Option<&str>, trouble: Option<&'static str>) -> PodView {
+    PodView {
+        name: "demo-x".into(),
+        ready,
+        trouble: trouble.map(|reason| Trouble { reason, message: format!("trouble {reason}") }),
+        server: problem.map(|reason| ServerStatus {
+            problems: vec![StatusProblem { reason: reason.into(), message: format!("report {reason}") }],
+            ..ServerStatus::default()
+        }),
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// `Ready=<status> <reason>` and so on, of a status made from nothing before.
+fn summary(outcome: &Outcome, pods: Vec<PodView>) -> Vec<String> {
+    let status = from(&subject(ChatServiceStatus::default()), outcome, Some(&Observed { pods }), at(1));
+    status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+}
+
+#[test]
+fn conditions_follow_what_was_observed() {
+    let late = |ready| {
+        let mut status = counts(2, 2, ready);
+        status["conditions"] =
+            json!([{ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" }]);
+        status
+    };
+    let mut quota = counts(0, 0, 0);
+    quota["conditions"] =
+        json!([{ "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small" }]);
+    let mut stale = counts(2, 2, 2);
+    stale["observedGeneration"] = json!(2);
+    let cases: [(&str, Value, Vec<PodView>, &[&str]); 14] = [
+        ("all pods ready", counts(2, 2, 2), vec![], &["Ready=True Available"]),
+        ("nothing observed", json!({}), vec![], &["Ready=False Progressing", "Reconciling=True ScalingUp"]),
+        ("an older generation", stale, vec![], &["Ready=False Progressing", "Reconciling=True ScalingUp"]),
+        ("one of two", counts(2, 2, 1), vec![], &["Ready=False Progressing", "Reconciling=True ScalingUp"]),
+        (
+            "old pods left",
+            counts(3, 1, 2),
+            vec![],
+            &["Ready=False Progressing", "Reconciling=True RollingOut"],
+        ),
+        ("pods too many", counts(4, 4, 4), vec![], &["Ready=True Available", "Reconciling=True ScalingUp"]),
+        (
+            "a pod without its Secret",
+            counts(2, 2, 1),
+            vec![pod(false, Some(reason::SECRET_NOT_FOUND), None)],
+            &["Ready=False SecretNotFound", "Reconciling=True ScalingUp"],
+        ),
+        (
+            "a Secret that vanished under ready pods",
+            counts(2, 2, 2),
+            vec![pod(true, Some(reason::SECRET_NOT_FOUND), None)],
+            &["Ready=True Available"],
+        ),
+        (
+            "a Secret is more telling than a crash",
+            counts(2, 2, 0),
+            vec![
+                pod(false, None, Some(reason::CRASH_LOOPING)),
+                pod(false, Some(reason::SECRET_KEY_MISSING), None),
+            ],
+            &["Ready=False SecretKeyMissing", "Reconciling=True ScalingUp"],
+        ),
+        (
+            "an image",
+            counts(2, 2, 0),
+            vec![pod(false, None, Some(reason::IMAGE_PULL_FAILED))],
+            &["Ready=False ImagePullFailed", "Reconciling=True ScalingUp"],
+        ),
+        ("a quota", quota, vec![], &["Ready=False QuotaExceeded", "Reconciling=True ScalingUp"]),
+        (
+            "no progress and nobody knows why",
+            late(0),
+            vec![],
+            &["Ready=False MinimumReplicasUnavailable", "Stalled=True ProgressDeadlineExceeded"],
+        ),
+        (
+            "no progress for a reason that can heal",
+            late(0),
+            vec![pod(false, Some(reason::SECRET_NOT_FOUND), None)],
+            &["Ready=False SecretNotFound"],
+        ),
+        (
+            "a reason of a newer server",
+            counts(2, 2, 0),
+            vec![pod(false, Some("FromTheFuture"), None)],
+            &["Ready=False MinimumReplicasUnavailable", "Reconciling=True ScalingUp"],
+        ),
+    ];
+    for (case, deployment, pods, expected) in cases {
+        assert_eq!(summary(&applied(&deployment), pods), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_refused_spec_stalls_with_every_problem() {
+    let problem = |reason, message: &str| Problem { reason, field: "spec.x".into(), message: message.into() };
+    let outcome = Outcome::Refused(vec![
+        problem(reason::INVALID_SPEC, "one"),
+        problem(reason::IMAGE_NOT_ALLOWED, "two"),
+    ]);
+    assert_eq!(summary(&outcome, vec![]), ["Ready=False InvalidSpec", "Stalled=True InvalidSpec"]);
+    let status = from(&subject(ChatServiceStatus::default()), &outcome, None, at(1));
+    assert_eq!(status.conditions[0].message, "spec.x: one; spec.x: two");
+    assert_eq!(status.observed_generation, Some(7));
+    assert!(settled(&status, None));
+}
+
+#[test]
+fn a_pause_says_how_to_end_it() {
+    let status = from(&subject(ChatServiceStatus::default()), &Outcome::Paused, None, at(1));
+    assert_eq!(status.conditions[0].reason, reason::PAUSED);
+    assert!(
+        status.conditions[0].message.ends_with("kubectl -n chat annotate chat/demo chatservice.dev/paused-")
+    );
+}
+
+#[test]
+fn a_failure_that_the_next_try_may_heal_changes_nothing() {
+    let before = from(&subject(ChatServiceStatus::default()), &applied(&counts(2, 2, 2)), None, at(1));
+    let after = from(&subject(before.clone()), &Outcome::Failed(Error::Deadline(30)), None, at(2));
+    assert_eq!(after, before);
+}
+
+#[test]
+fn transition_times_change_only_with_the_status_of_their_condition() {
+    let times = |status: &ChatServiceStatus| -> Vec<i64> {
+        status.conditions.iter().map(|c| c.last_transition_time.0.as_second()).collect()
+    };
+    let first = from(&subject(ChatServiceStatus::default()), &applied(&counts(2, 2, 0)), None, at(1));
+    let second = from(&subject(first.clone()), &applied(&counts(2, 2, 1)), None, at(2));
+    let third = from(&subject(second.clone()), &applied(&counts(2, 2, 2)), None, at(3));
+    let fourth = from(&subject(third.clone()), &applied(&counts(2, 2, 2)), None, at(4));
+    assert_eq!((times(&first), times(&second), times(&third)), (vec![1, 1], vec![1, 1], vec![3]));
+    assert_eq!(fourth, third, "the same observation is the same status");
+}
+
+#[test]
+fn facts_come_from_what_was_applied_and_seen() {
+    let connected = |ready, redis| PodView {
+        server: Some(ServerStatus { redis_connected: redis, ..ServerStatus::default() }),
+        ..pod(ready, None, None)
+    };
+    for (pods, redis) in [
+        (vec![], "Unknown"),
+        (vec![connected(true, Some(true))], "Connected"),
+        (vec![connected(true, Some(true)), connected(true, Some(false))], "Unreachable"),
+    ] {
+        let status = from(
+            &subject(ChatServiceStatus::default()),
+            &applied(&counts(2, 2, 1)),
+            Some(&Observed { pods }),
+            at(1),
+        );
+        assert_eq!(status.redis.as_deref(), Some(redis));
+        assert_eq!(status.pods.as_deref(), Some("1/2"));
+        assert_eq!(status.endpoint.as_deref(), Some("http://demo.chat.svc:8080/v1"));
+        assert_eq!((status.image.as_deref(), status.backend.as_deref()), (Some("i:1"), Some("echo")));
+        assert_eq!(
+            (status.replicas, status.ready_replicas, status.updated_replicas),
+            (Some(2), Some(1), Some(2))
+        );
+        assert!(status.selector.unwrap().contains("app.kubernetes.io/instance=demo"));
+    }
+}
+
+#[test]
+fn what_a_pod_says_is_bounded() {
+    let mut long = pod(false, Some(reason::SECRET_NOT_FOUND), None);
+    long.server.as_mut().unwrap().problems[0].message = "é".repeat(5000);
+    let status = from(
+        &subject(ChatServiceStatus::default()),
+        &applied(&counts(2, 2, 1)),
+        Some(&Observed { pods: vec![long] }),
+        at(1),
+    );
+    assert!(status.conditions[0].message.len() <= MESSAGE_MAX);
+}
