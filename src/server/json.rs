@@ -447,3 +447,6 @@ impl<'a> Scanner<'a> {
 fn lone_surrogate(offset: usize) -> Result<(), JsonError> {
     Err(JsonError { offset, problem: "lone surrogate in an escape" })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,4 +13,5 @@ pub mod metrics;
 pub mod pricing;
 pub mod secrets;
 pub mod settlement;
+pub mod sse;
 pub mod store;

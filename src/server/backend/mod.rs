@@ -7,8 +7,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+pub mod connect;
 pub mod echo;
+mod events;
 pub mod openai;
+mod refusal;
 
 /// One call to a backend.
 #[derive(Clone, Debug)]

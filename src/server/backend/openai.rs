@@ -1,15 +1,47 @@
 //! Any OpenAI-compatible API. In: a request body, sent as it is. Out: the answer, or the error that its status, its
-//! silence or its stream means.
+//! silence or its stream means. One call is one attempt; nothing here tries again.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use secrecy::SecretString;
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::connect::{Connector, DialError, DialPolicy, Resolve, SystemResolver, host};
+use super::events::{Events, Piece};
+use super::refusal::{self, ErrorObject};
 use super::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
+use crate::constants::{header::REQUEST_ID, secret_key};
+use crate::server::completion::MAX_BYTES;
+use crate::server::json;
 
 /// The host that a key may be sent to when its owner named none.
 pub const DEFAULT_ALLOWED_HOST: &str = "api.openai.com";
+
+/// Most bytes read of an error's body.
+const MAX_ERROR_BODY: usize = 64 << 10;
+/// Longest wait for an error's body: its status already says most.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Read buffer of a connection, which bounds the answer's headers and what a stream holds while its reader is slow.
+const READ_BUFFER: usize = 32 << 10;
+/// Idle connections kept.
+const POOL_SIZE: usize = 64;
+/// How long an idle connection is kept: shorter than common servers and load balancers keep theirs.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+/// Longest id of an upstream call that is passed on.
+const MAX_REQUEST_ID: usize = 128;
+const USER_AGENT: &str = concat!("chatservice/", env!("CARGO_PKG_VERSION"));
 
 /// How long each part of a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +60,9 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
-            first_token: Duration::from_secs(120),
-            idle: Duration::from_secs(60),
-            request: Duration::from_secs(600),
+            first_token: Duration::from_mins(2),
+            idle: Duration::from_mins(1),
+            request: Duration::from_mins(10),
         }
     }
 }
@@ -54,9 +86,12 @@ pub struct OpenAiOptions {
 /// Why options were refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// The base URL is not one.
+    /// The base URL is not one that may be called.
     #[error("the base URL {0}")]
-    BaseUrl(String),
+    BaseUrl(&'static str),
+    /// The key cannot be sent in a header.
+    #[error("the API key holds characters that no key has, such as a line break: store it again")]
+    Key,
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -64,18 +99,301 @@ pub enum OptionsError {
 
 /// An OpenAI-compatible API.
 pub struct OpenAi {
-    options: OpenAiOptions,
+    client: Client<Connector, Full<Bytes>>,
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+    /// To take it out of the backend's words.
+    key: Option<SecretString>,
+    /// Why the key may not be sent to this host; then nothing is called.
+    mismatch: Option<String>,
+    timeouts: Timeouts,
 }
 
 impl OpenAi {
     /// Checks the options and prepares a client; nothing is dialled.
     pub fn new(options: OpenAiOptions) -> Result<Self, OptionsError> {
-        Ok(Self { options })
+        Self::with_resolver(options, Arc::new(SystemResolver))
+    }
+
+    /// The same with a resolver of the caller's.
+    pub fn with_resolver(options: OpenAiOptions, resolver: Arc<dyn Resolve>) -> Result<Self, OptionsError> {
+        let uri = completions_uri(&options.base_url)?;
+        let host = host(&uri).to_ascii_lowercase();
+        let named = options
+            .allowed_hosts
+            .iter()
+            .map(|allowed| allowed.trim().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase());
+        let mut allowed: Vec<String> = named.filter(|allowed| !allowed.is_empty()).collect();
+        if allowed.is_empty() {
+            allowed.push(DEFAULT_ALLOWED_HOST.to_owned());
+        }
+        let is_allowed = allowed.contains(&host);
+        let mismatch = (options.api_key.is_some() && !is_allowed).then(|| {
+            format!(
+                "the API key may be sent to {} only, and the base URL's host is {host}: whoever owns the key adds {host} to \
+                 the data key `{}` of its Secret (comma-separated hosts)",
+                allowed.join(", "),
+                secret_key::ALLOWED_HOSTS
+            )
+        });
+        let policy = DialPolicy { loopback: !options.in_cluster || is_allowed };
+        let connector = Connector::new(resolver, policy, options.timeouts.connect)
+            .map_err(|error| OptionsError::Tls(error.to_string()))?;
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_SIZE)
+            .http1_max_buf_size(READ_BUFFER)
+            .build(connector);
+        let authorization = options.api_key.as_ref().map(authorization).transpose()?;
+        let (key, timeouts) = (options.api_key, options.timeouts);
+        Ok(Self { client, uri, authorization, key, mismatch, timeouts })
+    }
+
+    async fn run(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
+        if let Some(mismatch) = &self.mismatch {
+            return Err(BackendError::NotConfigured(mismatch.clone()));
+        }
+        let deadline = Instant::now() + self.timeouts.request;
+        let (limit, answer) = if request.stream {
+            let limit = self.timeouts.first_token.min(self.timeouts.request);
+            (limit, timeout(limit, self.stream(request.body, deadline)).await)
+        } else {
+            (self.timeouts.request, timeout_at(deadline, self.plain(request.body)).await)
+        };
+        answer.unwrap_or(Err(BackendError::Timeout(limit)))
+    }
+
+    async fn plain(&self, body: Bytes) -> Result<UpstreamAnswer, BackendError> {
+        let response = self.send(body, "application/json").await?;
+        let request_id = request_id(response.headers());
+        let body = read(response.into_body(), MAX_BYTES)
+            .await
+            .map_err(|unread| match unread {
+                Unread::TooLong => BackendError::Broken("it is longer than 32 MiB".into()),
+                Unread::Cut => BackendError::Broken("it was cut".into()),
+            })?
+            .freeze();
+        let object =
+            json::object(&body).map_err(|_| BackendError::Broken("it is not a JSON object".into()))?;
+        if object.non_null("error").is_some() {
+            return Err(self.error_in_place_of_an_answer(&body));
+        }
+        Ok(UpstreamAnswer::Complete { body, request_id })
+    }
+
+    async fn stream(&self, body: Bytes, deadline: Instant) -> Result<UpstreamAnswer, BackendError> {
+        let response = self.send(body, "text/event-stream").await?;
+        let request_id = request_id(response.headers());
+        if is_json(response.headers()) {
+            let body = read(response.into_body(), MAX_ERROR_BODY).await.unwrap_or_default();
+            let failed = json::object(&body).is_ok_and(|object| object.non_null("error").is_some());
+            return Err(if failed {
+                self.error_in_place_of_an_answer(&body)
+            } else {
+                BackendError::Broken("a plain answer came where a stream was asked for".into())
+            });
+        }
+        let Timeouts { first_token, idle, request, .. } = self.timeouts;
+        let mut events = Events::new(response.into_body(), deadline, request);
+        let first = match events.next(first_token).await? {
+            Piece::Chunk(data) => data,
+            Piece::Error(data) => return Err(self.error_in_place_of_an_answer(&data)),
+            Piece::Done => return Err(BackendError::Broken("the stream ended before an event".into())),
+        };
+        let rest = stream::unfold(Some(events), move |events| async move {
+            let mut events = events?;
+            match events.next(idle).await {
+                Ok(Piece::Chunk(data)) => Some((Ok(data), Some(events))),
+                Ok(Piece::Done) => None,
+                Ok(Piece::Error(_)) => {
+                    let error = BackendError::Broken("it reported an error in its stream".into());
+                    Some((Err(error), None))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        let events = stream::iter([Ok(first)]).chain(rest).boxed();
+        Ok(UpstreamAnswer::Stream { events, request_id })
+    }
+
+    /// One request; the response has status 200.
+    async fn send(&self, body: Bytes, accept: &'static str) -> Result<Response<Incoming>, BackendError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        let response = self.client.request(request).await.map_err(|error| no_answer(&error))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = timeout(ERROR_BODY_TIMEOUT, read(body, MAX_ERROR_BODY)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        Err(refusal::of_status(status, &parts.headers, &body, Timestamp::now(), |text| self.clean(text)))
+    }
+
+    fn error_in_place_of_an_answer(&self, body: &[u8]) -> BackendError {
+        refusal::of_object(ErrorObject::of_body(body), |text| self.clean(text))
+    }
+
+    /// A text of the backend's without our key, which some servers repeat.
+    fn clean(&self, text: &str) -> String {
+        match &self.key {
+            Some(key) if !key.expose_secret().trim().is_empty() => {
+                text.replace(key.expose_secret().trim(), "[redacted]")
+            }
+            _ => text.to_owned(),
+        }
     }
 }
 
 impl Backend for OpenAi {
-    fn call(&self, _request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>> {
-        Box::pin(async { Err(BackendError::Unavailable(self.options.base_url.clone())) })
+    fn call(&self, request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>> {
+        Box::pin(self.run(request))
+    }
+}
+
+fn authorization(key: &SecretString) -> Result<HeaderValue, OptionsError> {
+    // A file often ends with a line break that is not part of the key.
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret().trim()))
+        .map_err(|_| OptionsError::Key)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn completions_uri(base_url: &str) -> Result<Uri, OptionsError> {
+    let refuse = |why| Err(OptionsError::BaseUrl(why));
+    let base_url = base_url.trim_end_matches('/');
+    let Ok(base) = base_url.parse::<Uri>() else {
+        return refuse("is not a URL: write it as https://host[:port][/path]");
+    };
+    if base.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return refuse("must not hold a user or a password: a key belongs into the Secret");
+    }
+    if base.query().is_some() || base_url.contains('#') {
+        return refuse("must not hold a query or a fragment");
+    }
+    match base.scheme_str() {
+        Some("https") => {}
+        Some("http") if plain_http_is_allowed(host(&base)) => {}
+        Some("http") => {
+            return refuse(
+                "may be plain http only to loopback, private addresses and cluster-local names: write https://",
+            );
+        }
+        _ => return refuse("must begin with https:// or http://"),
+    }
+    if host(&base).is_empty() {
+        return refuse("has no host");
+    }
+    format!("{base_url}/chat/completions").parse().or(refuse("is not a URL"))
+}
+
+/// The rule of the ChatService's schema, which a configuration may not have passed.
+fn plain_http_is_allowed(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_private(),
+        Ok(IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unique_local(),
+        Err(_) => {
+            let host = host.to_ascii_lowercase();
+            let local = [".svc", ".local", ".localhost", ".internal"];
+            !host.contains('.') || local.iter().any(|suffix| host.ends_with(suffix))
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type.to_ascii_lowercase().starts_with(b"application/json")
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    (1..=MAX_REQUEST_ID).contains(&id.len()).then(|| id.to_owned())
+}
+
+enum Unread {
+    TooLong,
+    Cut,
+}
+
+/// A whole body, if it is no longer than `limit`.
+async fn read(mut body: Incoming, limit: usize) -> Result<BytesMut, Unread> {
+    let mut out = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unread::Cut)?.into_data() else { continue };
+        if out.len() + data.len() > limit {
+            return Err(Unread::TooLong);
+        }
+        out.extend_from_slice(&data);
+    }
+    Ok(out)
+}
+
+/// What a call that got no response means.
+fn no_answer(error: &legacy::Error) -> BackendError {
+    match cause::<DialError>(error) {
+        Some(DialError::Refused(why)) => return BackendError::NotConfigured(why.clone()),
+        Some(DialError::Timeout(limit)) => return BackendError::Timeout(*limit),
+        None => {}
+    }
+    if error.is_connect() {
+        // The innermost error is the system's or TLS's and names no secret.
+        let root =
+            std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source()).last();
+        let root = root.map(ToString::to_string).unwrap_or_default();
+        return BackendError::Unavailable(format!("cannot connect: {root}"));
+    }
+    match cause::<hyper::Error>(error) {
+        Some(error) if error.is_parse() => BackendError::Broken("it is not HTTP".into()),
+        _ => BackendError::Unavailable("the connection closed before an answer".into()),
+    }
+}
+
+fn cause<T: std::error::Error + 'static>(error: &legacy::Error) -> Option<&T> {
+    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+        .find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls_are_checked_again() {
+        for (base_url, expected) in [
+            ("https://api.openai.com/v1", Some("https://api.openai.com/v1/chat/completions")),
+            ("https://api.openai.com/v1/", Some("https://api.openai.com/v1/chat/completions")),
+            ("https://host", Some("https://host/chat/completions")),
+            ("http://vllm.models.svc:8000/v1", Some("http://vllm.models.svc:8000/v1/chat/completions")),
+            ("http://[::1]:8000/v1", Some("http://[::1]:8000/v1/chat/completions")),
+            ("http://10.1.2.3/v1", Some("http://10.1.2.3/v1/chat/completions")),
+            ("http://example.com/v1", None),
+            ("http://8.8.8.8/v1", None),
+            ("https://user:pass@host/v1", None),
+            ("https://host/v1?a=b", None),
+            ("https://host/v1#a", None),
+            ("ftp://host/v1", None),
+            ("file:///etc/passwd", None),
+            ("host/v1", None),
+            ("", None),
+        ] {
+            let uri = completions_uri(base_url).map(|uri| uri.to_string()).ok();
+            assert_eq!(uri.as_deref(), expected, "{base_url}");
+        }
+    }
+
+    #[test]
+    fn a_key_loses_its_line_break_and_may_hold_no_other() {
+        assert_eq!(authorization(&"sk-1\n".into()).unwrap(), "Bearer sk-1");
+        assert_eq!(authorization(&"sk\n1".into()), Err(OptionsError::Key));
     }
 }

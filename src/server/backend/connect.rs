@@ -1,0 +1,308 @@
+//! Where a call may go. In: the URL that is called. Out: a connection, unless the address is one that no backend has.
+//!
+//! Names are checked after they are resolved, so that no name can stand for a refused address; addresses written in the
+//! URL, which no resolver sees, are checked too. Proxies from the environment are not looked at.
+
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// TCP keep-alive probes find a peer that vanished during a long answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Turns names into addresses.
+pub trait Resolve: Send + Sync {
+    /// All addresses of a name.
+    fn resolve(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
+}
+
+/// The system's resolver.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let host = host.to_owned();
+        Box::pin(async move {
+            Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
+        })
+    }
+}
+
+/// Why nothing was dialled, or not in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// Every address of the host is refused.
+    #[error("{0}")]
+    Refused(String),
+    /// Name resolution, TCP and TLS took longer than this.
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+}
+
+/// Which addresses are dialled.
+#[derive(Clone, Copy, Debug)]
+pub struct DialPolicy {
+    /// Whether loopback is: not in a cluster, where it is the pod itself, unless the key's owner named the host.
+    pub loopback: bool,
+}
+
+impl DialPolicy {
+    /// Why an address is not dialled, in words; None when it is.
+    #[must_use]
+    pub fn refusal(self, address: IpAddr) -> Option<&'static str> {
+        match plain_form(address) {
+            IpAddr::V4(v4) if refused_v4(v4) => Some(NEVER),
+            IpAddr::V6(v6) if refused_v6(v6) => Some(NEVER),
+            plain if plain.is_loopback() && !self.loopback => {
+                Some("in a cluster a loopback address is called only when `allowed-hosts` names the host")
+            }
+            _ => None,
+        }
+    }
+
+    fn check(self, host: &str, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, DialError> {
+        let mut refusal = None;
+        let kept: Vec<IpAddr> = addresses
+            .into_iter()
+            .filter(|address| {
+                let refused = self.refusal(*address);
+                refusal = refusal.or(refused);
+                refused.is_none()
+            })
+            .collect();
+        match refusal {
+            Some(reason) if kept.is_empty() => {
+                Err(DialError::Refused(format!("the backend {host} is not called: {reason}")))
+            }
+            _ => Ok(kept),
+        }
+    }
+}
+
+const NEVER: &str = "link-local, metadata and unspecified addresses never are; set another base URL";
+
+/// What an IPv6 address stands for when it only wraps an IPv4 address: mapped, compatible, NAT64 and 6to4 forms.
+fn plain_form(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let segments = v6.segments();
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match segments {
+        // `::` and `::1` are IPv6's own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
+        [0, 0, 0, 0, 0, 0 | 0xFFFF, high, low]
+        | [0, 0, 0, 0, 0xFFFF, 0, high, low]
+        | [0x64, 0xFF9B, _, _, _, _, high, low]
+        | [0x2002, high, low, ..] => v4(high, low),
+        _ => address,
+    }
+}
+
+fn refused_v4(address: Ipv4Addr) -> bool {
+    let metadata =
+        [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    // All of 0.0.0.0/8 reaches this host on some systems.
+    address.is_link_local()
+        || address.octets()[0] == 0
+        || address.is_broadcast()
+        || metadata.contains(&address)
+}
+
+fn refused_v6(address: Ipv6Addr) -> bool {
+    let metadata = [
+        Ipv6Addr::new(0xFD00, 0xEC2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xFD20, 0xCE, 0, 0, 0, 0, 0, 0x254),
+    ];
+    address.is_unicast_link_local() || address.is_unspecified() || metadata.contains(&address)
+}
+
+/// A resolver behind the policy, in the form that hyper wants.
+#[derive(Clone)]
+struct Guarded {
+    resolver: Arc<dyn Resolve>,
+    policy: DialPolicy,
+}
+
+impl Service<Name> for Guarded {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (resolving, policy) = (self.resolver.resolve(name.as_str()), self.policy);
+        Box::pin(async move {
+            let addresses = policy.check(name.as_str(), resolving.await?)?;
+            // Port 0 is replaced by the URL's.
+            let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            Ok(addresses.into_iter())
+        })
+    }
+}
+
+/// Dials TCP.
+#[derive(Clone)]
+pub struct Dialer {
+    http: HttpConnector<Guarded>,
+    policy: DialPolicy,
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let host = host(&uri);
+        let checked = match host.parse::<IpAddr>() {
+            Ok(address) => self.policy.check(host, vec![address]).map(drop),
+            Err(_) => Ok(()),
+        };
+        let dialling = checked.map(|()| self.http.call(uri));
+        Box::pin(async move { Ok(dialling?.await?) })
+    }
+}
+
+/// Dials TCP and TLS within a deadline.
+#[derive(Clone)]
+pub struct Connector {
+    https: HttpsConnector<Dialer>,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// Trusts the roots of webpki-roots: the image has no certificate store.
+    pub fn new(
+        resolver: Arc<dyn Resolve>,
+        policy: DialPolicy,
+        timeout: Duration,
+    ) -> Result<Self, rustls::Error> {
+        let mut http = HttpConnector::new_with_resolver(Guarded { resolver, policy });
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(KEEPALIVE));
+        // Shared between the addresses of a name, so that a dead one leaves time for the next.
+        http.set_connect_timeout(Some(timeout));
+        let https = HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Dialer { http, policy });
+        Ok(Self { https, timeout })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, timeout) = (self.https.call(uri), self.timeout);
+        Box::pin(async move {
+            tokio::time::timeout(timeout, connecting).await.map_err(|_| DialError::Timeout(timeout))?
+        })
+    }
+}
+
+/// The host of a URL, without the brackets of an IPv6 address.
+#[must_use]
+pub fn host(uri: &Uri) -> &str {
+    let host = uri.host().unwrap_or_default();
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_and_metadata_addresses_are_refused_in_every_form() {
+        for address in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "0.0.0.0",
+            "0.1.2.3",
+            "255.255.255.255",
+            "::",
+            "fe80::1",
+            "febf::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "::ffff:169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "::169.254.169.254",
+            "::ffff:100.100.100.200",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b::a83f:8110",
+            "2002:a9fe:a9fe::1",
+            "::ffff:0.0.0.0",
+        ] {
+            let policy = DialPolicy { loopback: true };
+            assert!(policy.refusal(address.parse().unwrap()).is_some(), "{address}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_refused_only_where_it_is_the_pod_itself() {
+        for address in ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1"] {
+            let address = address.parse().unwrap();
+            assert!(DialPolicy { loopback: false }.refusal(address).is_some(), "{address}");
+            assert_eq!(DialPolicy { loopback: true }.refusal(address), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn other_addresses_are_dialled() {
+        for address in
+            ["10.0.0.1", "172.16.0.1", "192.168.1.1", "1.1.1.1", "100.64.0.1", "2606:4700::1", "fd00::1"]
+        {
+            assert_eq!(DialPolicy { loopback: false }.refusal(address.parse().unwrap()), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn of_several_addresses_only_the_good_ones_are_dialled() {
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let policy = DialPolicy { loopback: false };
+        let mixed = addresses(&["169.254.169.254", "10.0.0.1"]);
+        assert_eq!(policy.check("a", mixed).unwrap(), addresses(&["10.0.0.1"]));
+        assert!(matches!(
+            policy.check("a", addresses(&["fe80::1", "127.0.0.1"])),
+            Err(DialError::Refused(_))
+        ));
+    }
+}

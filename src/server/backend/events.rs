@@ -1,0 +1,98 @@
+//! A backend's event stream. In: its body and our deadlines. Out: the data of each event, checked to be a JSON object
+//! without an error; `[DONE]` ends it, and whatever else ends it is an error. Dropping it closes the connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::BackendError;
+use crate::server::json;
+use crate::server::sse::{Event, Parser};
+
+const DONE: &[u8] = b"[DONE]";
+
+/// One event of interest.
+pub(super) enum Piece {
+    /// Data of a chunk.
+    Chunk(Bytes),
+    /// Data of an event that holds an error.
+    Error(Bytes),
+    /// `[DONE]`.
+    Done,
+}
+
+/// The stream of one call.
+pub(super) struct Events {
+    body: Incoming,
+    parser: Parser,
+    /// The end of the whole call.
+    deadline: Instant,
+    request: Duration,
+}
+
+impl Events {
+    /// `request` is what `deadline` was made of, for the message.
+    pub(super) fn new(body: Incoming, deadline: Instant, request: Duration) -> Self {
+        Self { body, parser: Parser::new(), deadline, request }
+    }
+
+    /// The next event, which must come within `limit` of waiting. After an error the stream is of no more use.
+    pub(super) async fn next(&mut self, limit: Duration) -> Result<Piece, BackendError> {
+        let mut until = Instant::now() + limit;
+        loop {
+            if let Some(event) = self.parser.next() {
+                return piece(&event.map_err(|error| BackendError::Broken(error.to_string()))?);
+            }
+            let Some(bytes) = self.bytes(&mut until, limit).await? else {
+                // Some servers leave out the blank line behind the last event.
+                let last = std::mem::take(&mut self.parser).finish();
+                return match last {
+                    Some(event) if event.data == DONE => Ok(Piece::Done),
+                    _ => Err(BackendError::Broken("the stream ended without [DONE]".into())),
+                };
+            };
+            self.parser.push(&bytes);
+        }
+    }
+
+    /// The next bytes; None at the end of the body.
+    async fn bytes(&mut self, until: &mut Instant, limit: Duration) -> Result<Option<Bytes>, BackendError> {
+        loop {
+            if Instant::now() >= self.deadline {
+                return Err(BackendError::Timeout(self.request));
+            }
+            let Ok(frame) = tokio::time::timeout_at(self.deadline.min(*until), self.body.frame()).await
+            else {
+                let passed = if self.deadline <= *until { self.request } else { limit };
+                return Err(BackendError::Timeout(passed));
+            };
+            let now = Instant::now();
+            if now > *until {
+                // The time passed while nobody polled, or it would have been an error: the wait begins anew.
+                *until = now + limit;
+            }
+            match frame {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(BackendError::Broken("the stream was cut".into())),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn piece(event: &Event) -> Result<Piece, BackendError> {
+    if event.data == DONE {
+        return Ok(Piece::Done);
+    }
+    let object = json::object(&event.data)
+        .map_err(|_| BackendError::Broken("an event of the stream is not a JSON object".into()))?;
+    let failed = event.event == "error" || object.non_null("error").is_some();
+    Ok(if failed { Piece::Error(event.data.clone()) } else { Piece::Chunk(event.data.clone()) })
+}
