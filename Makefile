@@ -2,10 +2,12 @@
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chatservice
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/venv/bin:$(CACHE)/cluster/bin:$(PATH)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+TARGET := x86_64-unknown-linux-gnu
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt crd e2e
+.PHONY: help tools test lint fmt crd image e2e
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -15,6 +17,13 @@ tools: ## install what tests need: packages, wheels, Kubernetes' programs (the f
 
 test: ## format, lints, licences, docs, scripts, and every test but make e2e
 	@tests/run.sh
+
+image: export CARGO_TARGET_DIR := $(CACHE)/target-static
+image: ## the image localhost/chatservice:VERSION with a static binary, as an archive (of `docker save`)
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
+	@tests/cluster/mkimage.sh localhost/chatservice:$(VERSION) --no-import -o $(CACHE)/chatservice-$(VERSION).tar \
+	  --bin $(CACHE)/target-static/$(TARGET)/release/chatservice:/chatservice --entrypoint '["/chatservice"]' --user 65532:65532 \
+	  --add /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt
 
 e2e: ## the operator on real pods: KUBECONFIG and E2E_IMAGE name a cluster, else one is made here
 	@tests/e2e/run.sh

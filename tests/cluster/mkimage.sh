@@ -91,7 +91,7 @@ with tarfile.open(out, "w", format=tarfile.GNU_FORMAT) as tar:
     tar.add(layer, arcname=digest + "/layer.tar", filter=anonymous)
     put("manifest.json", manifest)
 os.unlink(layer)
-print(f"{name}  layer sha256:{digest[:12]}  {os.path.getsize(out) // 1024} KiB")
+print(f"{name}  {os.path.getsize(out) // 1024} KiB  {out}")
 PY
 if [ $IMPORT = 1 ]; then
   ctr -n k8s.io images import "$OUT" >/dev/null

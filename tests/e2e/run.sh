@@ -20,7 +20,7 @@ WORK=$(mktemp -d)
 if [ -n "${KUBECONFIG:-}" ] && [ -n "${E2E_IMAGE:-}" ]; then OWN=0
 elif [ -n "${E2E_IMAGE:-}" ]; then echo "E2E_IMAGE without KUBECONFIG: set both, or neither for a cluster of its own" >&2; exit 1
 else
-  OWN=1; E2E_IMAGE=localhost/chatservice:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+  OWN=1; VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1); E2E_IMAGE=localhost/chatservice:$VERSION
   . tests/cluster/env.sh
 fi
 
@@ -72,10 +72,8 @@ finale() {
 }
 
 make_image() {
-  local target=x86_64-unknown-linux-gnu
-  RUSTFLAGS='-C target-feature=+crt-static' CARGO_TARGET_DIR="$CACHE/target-static" cargo build --locked --release --target "$target"
-  tests/cluster/mkimage.sh "$E2E_IMAGE" --bin "$CACHE/target-static/$target/release/chatservice:/chatservice" \
-    --add /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt --entrypoint '["/chatservice"]' --user 65532:65532
+  make image
+  ctr images import "$CACHE/chatservice-$VERSION.tar"
 }
 
 install() {
