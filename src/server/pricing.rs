@@ -92,7 +92,8 @@ fn undated(model: &str) -> Option<&str> {
 /// A decimal of USD for a million tokens, as trillionths of a USD for one: the same digits, six places on.
 fn pico_usd(decimal: &str) -> Option<u64> {
     let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
-    if fraction.len() > 6 || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > 6 || !digits(whole) || !digits(fraction) {
         return None;
     }
     format!("{whole}{fraction:0<6}").parse().ok()

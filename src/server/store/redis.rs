@@ -35,6 +35,9 @@ const BUCKET_LIFE: Duration = Duration::from_hours(24);
 /// Turns that are read at most, whatever a list holds: the most messages that a ChatService may ask for.
 const MOST_TURNS: isize = 100;
 
+/// Redis' code for a command that does not fit what is stored.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// The store in Redis.
 pub struct RedisStore {
     link: Link,
@@ -119,6 +122,19 @@ impl RedisStore {
         })
     }
 
+    /// The answer alone. A value of another type is a miss, as it is in the script.
+    async fn cached(&self, key: CacheKey) -> Result<Option<Bytes>, StoreError> {
+        let get = Cmd::get(self.cache_key(key));
+        let found = self
+            .link
+            .run(async |mut connection| match get.query_async::<Option<Vec<u8>>>(&mut connection).await {
+                Err(error) if error.code() == Some(WRONG_TYPE) => Ok(None),
+                found => found,
+            })
+            .await?;
+        Ok(found.map(Bytes::from))
+    }
+
     async fn charge_all(&self, charges: Vec<(CallerKey, RequestLimit)>) -> Result<(), StoreError> {
         let mut counts: HashMap<_, u64> = HashMap::new();
         for charge in charges {
@@ -169,10 +185,7 @@ impl Store for RedisStore {
         async move {
             match (admit.limit, admit.cache_key) {
                 (Some((caller, limit)), cache_key) => self.admit_limited(caller, limit, cache_key).await,
-                (None, Some(key)) => {
-                    let cached: Option<Vec<u8>> = self.query(&Cmd::get(self.cache_key(key))).await?;
-                    Ok(Admitted { limit: None, cached: cached.map(Bytes::from) })
-                }
+                (None, Some(key)) => Ok(Admitted { limit: None, cached: self.cached(key).await? }),
                 (None, None) => Ok(Admitted { limit: None, cached: None }),
             }
         }

@@ -1,0 +1,257 @@
+//! What Redis can do to a server: hang, die, come back, refuse. In all of it a request waits a bounded time, and Redis is
+//! used again once it is there.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use chatservice::server::store::redis::{RedisAddress, RedisStore};
+use chatservice::server::store::{Store, StoreError};
+
+use crate::behaviour::{DEADLINE, admit, ask, limit};
+use crate::pod;
+use crate::redis_server::RedisServer;
+
+thread_local! {
+    /// What was logged on this thread. A test and its runtime have a thread of their own.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Appends to [`LOGGED`].
+struct ThisThread;
+
+impl Write for ThisThread {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOGGED.with_borrow_mut(|log| log.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log of this thread, at every level and with the lines of all libraries.
+struct Log;
+
+impl Log {
+    fn start() {
+        static ONCE: Once = Once::new();
+        // One subscriber for all threads: tracing remembers for a whole process whether anybody wants a line.
+        ONCE.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_writer(|| ThisThread)
+                .with_ansi(false)
+                .with_max_level(tracing::Level::TRACE)
+                .init();
+        });
+        LOGGED.with_borrow_mut(Vec::clear);
+    }
+
+    fn text() -> String {
+        LOGGED.with_borrow(|log| String::from_utf8(log.clone()).unwrap())
+    }
+
+    fn count(part: &str) -> usize {
+        Self::text().lines().filter(|line| line.contains(part)).count()
+    }
+}
+
+async fn attempt(store: &RedisStore) -> Result<(), StoreError> {
+    store.admit(ask("a", limit(1_000_000, 60, 100_000))).await.map(drop)
+}
+
+/// Waits until the store has noticed that Redis is away, and gives the longest time that one request took.
+async fn until_away(store: &RedisStore) -> Duration {
+    let deadline = Instant::now() + DEADLINE;
+    let mut longest = Duration::ZERO;
+    loop {
+        let started = Instant::now();
+        let outcome = attempt(store).await;
+        longest = longest.max(started.elapsed());
+        if outcome.is_err() {
+            assert_eq!(store.connected(), Some(false));
+            return longest;
+        }
+        assert!(Instant::now() < deadline, "it does not notice");
+    }
+}
+
+async fn until_back(store: &RedisStore) {
+    let deadline = Instant::now() + DEADLINE;
+    while attempt(store).await.is_err() {
+        assert!(Instant::now() < deadline, "Redis is not used again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.connected(), Some(true));
+}
+
+/// 200 requests one after the other cost a request's own deadlines a few times, not 200 times.
+async fn requests_hardly_wait(store: &RedisStore) {
+    let started = Instant::now();
+    for _ in 0..200 {
+        assert!(attempt(store).await.is_err());
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?} for 200 requests", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_redis_that_pauses_costs_one_request_a_moment() {
+    let Some(server) = RedisServer::start().await else { return };
+    Log::start();
+    let store = pod(&server, "u-1");
+    assert_eq!(store.connected(), None);
+    until_back(&store).await;
+
+    server.pause(Duration::from_secs(5)).await;
+    let waited = until_away(&store).await;
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    requests_hardly_wait(&store).await;
+
+    until_back(&store).await;
+    assert!(Log::count("Redis is not reachable") >= 1, "{}", Log::text());
+}
+
+#[tokio::test]
+async fn a_frozen_redis_costs_one_request_a_moment_also_where_it_was_never_connected_to() {
+    let Some(server) = RedisServer::start().await else { return };
+    let (used, fresh) = (pod(&server, "u-1"), pod(&server, "u-1"));
+    until_back(&used).await;
+
+    server.freeze();
+    for store in [&used, &fresh] {
+        let waited = until_away(store).await;
+        assert!(waited < Duration::from_secs(1), "{waited:?}");
+        requests_hardly_wait(store).await;
+    }
+
+    server.thaw();
+    until_back(&used).await;
+    until_back(&fresh).await;
+}
+
+#[tokio::test]
+async fn requests_that_meet_a_hanging_redis_together_wait_together() {
+    let Some(server) = RedisServer::start().await else { return };
+    server.freeze();
+    let store = pod(&server, "u-1");
+    let started = Instant::now();
+    let outcomes = futures::future::join_all((0..100).map(|_| attempt(&store))).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(outcomes.iter().all(Result::is_err));
+    server.thaw();
+}
+
+#[tokio::test]
+async fn a_redis_that_was_killed_is_used_again_when_it_is_back_and_both_are_logged_once() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    Log::start();
+    let store = pod(&server, "u-1");
+    until_back(&store).await;
+    let before = (Log::count("not reachable"), Log::count("answers again"));
+
+    server.kill();
+    until_away(&store).await;
+    requests_hardly_wait(&store).await;
+    assert_eq!(Log::count("not reachable"), before.0 + 1, "{}", Log::text());
+
+    server.restart().await;
+    let limit = limit(1, 3600, 5);
+    assert!(admit(&store, "b", limit).await.allowed, "restarted empty");
+    assert!(Log::count("answers again") > before.1, "{}", Log::text());
+}
+
+#[tokio::test]
+async fn a_store_is_made_without_redis_and_finds_it_later() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    server.kill();
+    let store = pod(&server, "u-1");
+    assert_eq!(store.connected(), None);
+    let refused = attempt(&store).await;
+    assert!(matches!(refused, Err(StoreError::Unreachable(_) | StoreError::Timeout(_))), "{refused:?}");
+    server.restart().await;
+    until_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_does_not_keep_others_from_connecting() {
+    let Some(server) = RedisServer::start().await else { return };
+    server.freeze();
+    let store = pod(&server, "u-1");
+    let given_up = tokio::time::timeout(Duration::from_millis(5), attempt(&store)).await;
+    assert!(given_up.is_err(), "it was still waiting");
+    server.thaw();
+    until_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_refuses_writes_counts_as_away() {
+    let Some(server) = RedisServer::start().await else { return };
+    let store = pod(&server, "u-1");
+    until_back(&store).await;
+    let mut connection = server.connection().await;
+    let replica_of = async |host: &str, port: &str, connection: &mut redis::aio::MultiplexedConnection| {
+        let mut command = redis::cmd("REPLICAOF");
+        let () = command.arg(host).arg(port).query_async(connection).await.unwrap();
+    };
+    replica_of("127.0.0.1", "1", &mut connection).await;
+    until_away(&store).await;
+    replica_of("NO", "ONE", &mut connection).await;
+    until_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_and_stays_connected() {
+    let Some(server) = RedisServer::start().await else { return };
+    let store = pod(&server, "u-1");
+    until_back(&store).await;
+    let mut connection = server.connection().await;
+    let max_memory = async |bytes: u64, connection: &mut redis::aio::MultiplexedConnection| {
+        let mut command = redis::cmd("CONFIG");
+        let () = command.arg("SET").arg("maxmemory").arg(bytes).query_async(connection).await.unwrap();
+    };
+    max_memory(1, &mut connection).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match attempt(&store).await {
+            Err(StoreError::Failed(reason)) => {
+                assert_eq!(reason, "OOM");
+                break;
+            }
+            outcome => assert!(Instant::now() < deadline, "{outcome:?}"),
+        }
+    }
+    assert_eq!(store.connected(), Some(true));
+    max_memory(0, &mut connection).await;
+    until_back(&store).await;
+}
+
+#[tokio::test]
+async fn passwords_are_used_and_reach_no_message_and_no_log() {
+    let Some(server) = RedisServer::start().await else { return };
+    Log::start();
+    let mut connection = server.connection().await;
+    let mut set = redis::cmd("CONFIG");
+    let () = set.arg("SET").arg("requirepass").arg("r1ght/pw").query_async(&mut connection).await.unwrap();
+
+    let at = |password: &str| {
+        let url = server.url().replace("redis://", &format!("redis://:{password}@"));
+        RedisStore::new(RedisAddress::from_url(&url).unwrap(), "u-1")
+    };
+    until_back(&at("r1ght%2Fpw")).await;
+
+    for store in [at("wr0ngpw"), pod(&server, "u-1")] {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let error = attempt(&store).await.unwrap_err().to_string();
+            assert!(!error.contains("wr0ngpw"), "{error}");
+            if error.contains("refuses the user or the password") || error.contains("NOAUTH") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert!(Log::text().contains("redis.address"), "there is a log");
+    assert!(!Log::text().contains("wr0ngpw") && !Log::text().contains("r1ght"), "{}", Log::text());
+}

@@ -1,0 +1,49 @@
+//! The store: one suite of behaviour for both stores, through the trait, and what only Redis can do to us.
+//! In: a `MemoryStore`, and `RedisStore`s on a real `redis-server` of each test's own.
+
+mod behaviour;
+mod faults;
+mod redis_keys;
+#[path = "../support/redis.rs"]
+mod redis_server;
+
+use chatservice::server::store::redis::{RedisAddress, RedisStore};
+use redis_server::RedisServer;
+
+/// A store of the ChatService `uid` on this server, as a pod would have it.
+fn pod(server: &RedisServer, uid: &str) -> RedisStore {
+    RedisStore::new(RedisAddress::from_url(&server.url()).unwrap(), uid)
+}
+
+/// Each behaviour as a test of both stores.
+macro_rules! for_both_stores {
+    ($($behaviour:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                crate::behaviour::$behaviour(&chatservice::server::store::memory::MemoryStore::new()).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let Some(server) = crate::RedisServer::start().await else { return };
+                crate::behaviour::$behaviour(&crate::pod(&server, "u-1")).await;
+            })*
+        }
+    };
+}
+
+for_both_stores!(
+    a_burst_is_admitted_exactly_however_many_come_at_once,
+    a_refusal_changes_nothing,
+    a_refused_caller_is_admitted_at_the_told_time_and_not_before,
+    callers_have_their_own_buckets,
+    requests_charged_after_the_fact_count,
+    nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache,
+    a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns,
+    turns_that_come_at_once_stay_whole,
+    a_conversation_that_is_gone_is_not_brought_back,
+    a_conversation_expires_and_a_turn_renews_its_life,
+);

@@ -1,0 +1,201 @@
+//! What is in Redis: keys, their lives, and what is made of values that are not ours.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chatservice::constants::REDIS_KEY_PREFIX;
+use chatservice::server::conversations::new_id;
+use chatservice::server::store::redis::RedisStore;
+use chatservice::server::store::{
+    Admit, Admitted, CacheKey, CallerKey, ConversationId, Retention, Store, StoreError, StoredMessage,
+};
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+
+use crate::behaviour::{admit, answered, in_time, limit, turn};
+use crate::pod;
+use crate::redis_server::RedisServer;
+
+const KEY: CacheKey = CacheKey([7; 32]);
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn keys(connection: &mut MultiplexedConnection) -> Vec<String> {
+    connection.keys("*").await.unwrap()
+}
+
+/// Asks for an answer, with a limit or without.
+async fn lookup(store: &RedisStore, caller: Option<&str>) -> Admitted {
+    let limit = caller.map(|caller| (CallerKey(caller.to_owned()), limit(1, 3600, 1)));
+    answered(|| store.admit(Admit { limit: limit.clone(), cache_key: Some(KEY) })).await
+}
+
+/// The only key.
+async fn only_key(connection: &mut MultiplexedConnection) -> String {
+    let keys = keys(connection).await;
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    keys[0].clone()
+}
+
+#[tokio::test]
+async fn every_key_is_ours_names_no_caller_and_has_a_life() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    admit(&store, "203.0.113.7", limit(60, 60, 10)).await;
+    answered(|| store.charge(vec![(CallerKey("203.0.113.8".to_owned()), limit(60, 60, 10))])).await;
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+    answered(|| store.append_turn(new_id(), turn(1, true), Retention { max_messages: 20, ttl: HOUR })).await;
+    let keys = keys(&mut connection).await;
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    for key in keys {
+        assert!(key.starts_with(REDIS_KEY_PREFIX) && key.contains("{u-1"), "{key}");
+        assert!(!key.contains("203.0"), "{key}");
+        let life: i64 = connection.pttl(&key).await.unwrap();
+        let least = if key.contains(":rl1:") { 24 * 3_600_000 - 60_000 } else { 3_600_000 - 60_000 };
+        assert!(life > least, "{key} lives {life} ms");
+    }
+}
+
+#[tokio::test]
+async fn buckets_outlive_what_eviction_could_take_first() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), 720 * HOUR)).await;
+    let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+    admit(&store, "a", limit(60, 60, 10)).await;
+    let key = only_key(&mut connection).await;
+    let life: i64 = connection.pttl(&key).await.unwrap();
+    assert!(life > 1439 * 3_600_000, "{life}");
+}
+
+#[tokio::test]
+async fn pods_share_buckets_and_answers_and_services_do_not() {
+    let Some(server) = RedisServer::start().await else { return };
+    let (first, second, other) = (pod(&server, "u-1"), pod(&server, "u-1"), pod(&server, "u-2"));
+    let limit = limit(1, 3600, 1);
+    while admit(&first, "a", limit).await.allowed {}
+    assert!(!admit(&second, "a", limit).await.allowed);
+    assert!(admit(&other, "a", limit).await.allowed);
+
+    answered(|| first.cache_put(KEY, Bytes::from_static(b"the answer"), HOUR)).await;
+    assert_eq!(lookup(&second, None).await.cached, Some(Bytes::from_static(b"the answer")));
+    assert_eq!(lookup(&second, Some("b")).await.cached, Some(Bytes::from_static(b"the answer")));
+    assert_eq!(lookup(&other, None).await.cached, None);
+}
+
+#[tokio::test]
+async fn a_refused_request_is_not_given_the_answer_and_writes_nothing() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    while admit(&store, "a", limit(1, 3600, 1)).await.allowed {}
+    let bucket = only_key(&mut connection).await;
+    let () = connection.pexpire(&bucket, 1_000_000).await.unwrap();
+    let before: String = connection.get(&bucket).await.unwrap();
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+
+    let refused = lookup(&store, Some("a")).await;
+    assert!(!refused.limit.unwrap().allowed);
+    assert_eq!(refused.cached, None);
+    assert_eq!(connection.get::<_, String>(&bucket).await.unwrap(), before);
+    assert!(connection.pttl::<_, i64>(&bucket).await.unwrap() <= 1_000_000, "its life was not renewed");
+}
+
+#[tokio::test]
+async fn an_answer_is_gone_after_its_life() {
+    let Some(server) = RedisServer::start().await else { return };
+    let store = pod(&server, "u-1");
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), Duration::from_millis(1))).await;
+    while lookup(&store, None).await.cached.is_some() {}
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_sent_again() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    let id = new_id();
+    let retention = Retention { max_messages: 20, ttl: HOUR };
+    answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    admit(&store, "a", limit(60, 60, 10)).await;
+    for _ in 0..3 {
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+        assert!(admit(&store, "b", limit(60, 60, 10)).await.allowed);
+        assert!(answered(|| store.append_turn(id, turn(2, false), retention)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_ours_counts_as_full_and_is_replaced() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    let limit = limit(1, 3600, 3);
+    admit(&store, "a", limit).await;
+    let bucket = only_key(&mut connection).await;
+    for garbage in ["", "abc", "nan", "-nan", "-5", "-inf", "0x", "{}", "1 2"] {
+        let () = connection.set(&bucket, garbage).await.unwrap();
+        let state = admit(&store, "a", limit).await;
+        assert!(state.allowed, "{garbage:?}");
+        // Fewer where an attempt was late and then repeated.
+        assert!(state.remaining <= 2, "{garbage:?}");
+        let life: i64 = connection.pttl(&bucket).await.unwrap();
+        assert!(life > 0, "{garbage:?}");
+    }
+    for far in ["inf", "1e300", "9007199254740993", "99999999999999999999"] {
+        let () = connection.set(&bucket, far).await.unwrap();
+        let state = admit(&store, "a", limit).await;
+        assert!(!state.allowed && state.retry_after <= 4 * HOUR, "{far}: {state:?}");
+    }
+    let () = connection.del(&bucket).await.unwrap();
+    let () = connection.lpush(&bucket, "x").await.unwrap();
+    assert!(admit(&store, "a", limit).await.allowed);
+    assert!(connection.get::<_, u64>(&bucket).await.unwrap() > 0, "a number again");
+}
+
+#[tokio::test]
+async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+    let key = only_key(&mut connection).await;
+    let () = connection.del(&key).await.unwrap();
+    let () = connection.lpush(&key, "x").await.unwrap();
+    assert_eq!(lookup(&store, Some("a")).await.cached, None);
+    assert_eq!(lookup(&store, None).await.cached, None);
+    answered(|| store.cache_put(KEY, Bytes::from_static(b"y"), HOUR)).await;
+    assert_eq!(lookup(&store, None).await.cached, Some(Bytes::from_static(b"y")), "replaced");
+
+    let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+    let id = new_id();
+    let retention = Retention { max_messages: 20, ttl: HOUR };
+    answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    let key = only_key(&mut connection).await;
+    for garbage in ["", "{}", "[1]", r#"[{"role":"system","content":"x"}]"#] {
+        let () = connection.lset(&key, 0, garbage).await.unwrap();
+        assert!(matches!(settled(&store, id).await, Err(StoreError::Failed(_))), "{garbage}");
+    }
+    let () = connection.set(&key, "x").await.unwrap();
+    assert!(matches!(settled(&store, id).await, Err(StoreError::Failed(_))));
+    let appended = settle(|| store.append_turn(id, turn(2, false), retention)).await;
+    assert!(matches!(appended, Err(StoreError::Failed(_))), "{appended:?}");
+    assert_eq!(store.connected(), Some(true), "an answer all the same");
+}
+
+async fn settled(store: &RedisStore, id: ConversationId) -> Result<Option<Vec<StoredMessage>>, StoreError> {
+    settle(|| store.conversation(id)).await
+}
+
+/// The first outcome that is not a missed deadline.
+async fn settle<T, F>(operation: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    in_time(async |_| match operation().await {
+        Err(StoreError::Failed(reason)) => Ok(Err(StoreError::Failed(reason))),
+        outcome => outcome.map(Ok),
+    })
+    .await
+}
