@@ -13,7 +13,7 @@ use futures::future::{join_all, try_join_all};
 /// How long anything may take in the end.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-const RETENTION: Retention = Retention { max_messages: 20, ttl: Duration::from_secs(3600) };
+const RETENTION: Retention = Retention { max_messages: 20, ttl: Duration::from_hours(1) };
 
 /// Runs what may be repeated until the store answers all of it in time. The number of the attempt makes names unique.
 pub async fn in_time<T>(scenario: impl AsyncFn(u32) -> Result<T, StoreError>) -> T {
@@ -161,7 +161,7 @@ pub async fn requests_charged_after_the_fact_count(store: &dyn Store) {
         assert_eq!((a.allowed, a.remaining), (true, 0), "two of three were charged");
         let b = try_admit(store, &caller("b"), limit).await?;
         assert!(!b.allowed);
-        assert!(b.retry_after > Duration::from_secs(2 * 3600), "below empty: {b:?}");
+        assert!(b.retry_after > Duration::from_hours(2), "below empty: {b:?}");
         Ok(())
     })
     .await;

@@ -1,6 +1,13 @@
 //! The store: one suite of behaviour for both stores, through the trait, and what only Redis can do to us.
 //! In: a `MemoryStore`, and `RedisStore`s on a real `redis-server` of each test's own.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do"
+)]
+
 mod behaviour;
 mod faults;
 mod redis_keys;

@@ -17,7 +17,7 @@ use crate::pod;
 use crate::redis_server::RedisServer;
 
 const KEY: CacheKey = CacheKey([7; 32]);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 async fn keys(connection: &mut MultiplexedConnection) -> Vec<String> {
     connection.keys("*").await.unwrap()

@@ -1,6 +1,13 @@
 //! A Redis of a test's own: real, on a free port, in memory only, killed when dropped. In: nothing. Out: its URL, and
 //! the ways to make it fail.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(breaker.permit(start), Permit::Closed);
         breaker.failed(start, Permit::Closed);
         assert_eq!(breaker.permit(start), Permit::Refused);
-        assert_eq!(breaker.permit(start + SHORTEST - MS), Permit::Refused);
+        assert_eq!(breaker.permit(start + SHORTEST.mul_f64(0.99)), Permit::Refused);
         assert_eq!(breaker.permit(start + SHORTEST), Permit::Probe);
         assert_eq!(breaker.permit(start + SHORTEST), Permit::Refused, "one at a time");
         breaker.answered();

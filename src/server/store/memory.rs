@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn conversations_are_bounded_in_bytes_and_the_latest_stay() {
         let store = MemoryStore::new();
-        let retention = Retention { max_messages: 20, ttl: Duration::from_secs(3600) };
+        let retention = Retention { max_messages: 20, ttl: Duration::from_hours(1) };
         let text = "x".repeat(1 << 20);
         let ids: Vec<_> = (0..100).map(|_| conversations::new_id()).collect();
         for id in &ids {
