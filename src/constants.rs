@@ -210,7 +210,7 @@ pub mod drain {
     use std::time::Duration;
 
     /// From SIGTERM to SIGKILL: `terminationGracePeriodSeconds` of the pods.
-    pub const GRACE: Duration = Duration::from_secs(60);
+    pub const GRACE: Duration = Duration::from_mins(1);
     /// From SIGTERM on, how long connections are still accepted: endpoints and proxies learn late.
     pub const MINIMUM: Duration = Duration::from_secs(10);
 }

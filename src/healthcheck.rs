@@ -69,9 +69,10 @@ fn judge(answer: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let mut status_line = head.lines().next().unwrap_or_default().splitn(3, ' ');
-    let status = match (status_line.next(), status_line.next().map(str::parse::<u16>)) {
-        (Some("HTTP/1.1" | "HTTP/1.0"), Some(Ok(status))) => status,
-        _ => return Err("something that is not HTTP/1.1".to_owned()),
+    let (Some("HTTP/1.1" | "HTTP/1.0"), Some(Ok(status))) =
+        (status_line.next(), status_line.next().map(str::parse::<u16>))
+    else {
+        return Err("something that is not HTTP/1.1".to_owned());
     };
     if (200..300).contains(&status) {
         return Ok(());

@@ -56,7 +56,7 @@ async fn an_idle_connection_outlives_the_deadlines_of_a_request_and_not_its_own(
     client.answer().await;
     let began = Instant::now();
     assert_eq!(client.rest().await, "");
-    assert!(began.elapsed() >= idle - SHORT, "closed after {:?}", began.elapsed());
+    assert!(began.elapsed() >= SHORT * 3, "closed after {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ async fn a_connection_is_used_again_and_its_requests_know_the_client() {
 async fn pipelined_requests_are_answered_in_order() {
     let edge = Edge::start(app(), patient()).await;
     let mut client = edge.connect().await;
-    let requests: String = (0..20).map(|n| format!("GET /say/{n} HTTP/1.1\r\nhost: demo\r\n\r\n")).collect();
-    client.send(&requests).await;
+    let requests: Vec<_> = (0..20).map(|n| format!("GET /say/{n} HTTP/1.1\r\nhost: demo\r\n\r\n")).collect();
+    client.send(&requests.concat()).await;
     for n in 0..20 {
         assert!(client.answer().await.ends_with(&format!("\r\n\r\n{n}")));
     }
@@ -174,9 +174,7 @@ async fn connections_over_the_cap_wait_for_a_place() {
 async fn an_answer_of_unknown_length_ends_with_the_connection_of_an_http_1_0_client() {
     let app = Router::new().route(
         "/",
-        get(async || {
-            Body::from_stream(futures::stream::iter(["a", "b"].map(|part| Ok::<_, std::io::Error>(part))))
-        }),
+        get(async || Body::from_stream(futures::stream::iter(["a", "b"].map(Ok::<_, std::io::Error>)))),
     );
     let edge = Edge::start(app, patient()).await;
     let mut client = edge.connect().await;

@@ -68,7 +68,7 @@ pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     drop(http);
     match end {
         End::TimedOut(phase) => {
-            tracing::debug!(connection.phase = ?phase, "closed a connection that was too slow")
+            tracing::debug!(connection.phase = ?phase, "closed a connection that was too slow");
         }
         End::Closed if !shared.close_all.is_cancelled() => {
             if let Some(stream) = Arc::into_inner(stream) {

@@ -70,7 +70,7 @@ impl Default for EdgeOptions {
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            write_stall: Duration::from_secs(60),
+            write_stall: Duration::from_mins(1),
             min_drain: drain::MINIMUM,
             grace: drain::GRACE,
         }
@@ -169,7 +169,7 @@ impl Connections {
             tokio::select! {
                 biased;
                 () = &mut until => return,
-                Some(ended) = self.tasks.join_next() => self.count(ended),
+                Some(ended) = self.tasks.join_next() => self.count(&ended),
                 accepted = door.next() => self.start(accepted, shared),
             }
         }
@@ -199,7 +199,7 @@ impl Connections {
             tokio::select! {
                 biased;
                 ended = self.tasks.join_next() => match ended {
-                    Some(ended) => self.count(ended),
+                    Some(ended) => self.count(&ended),
                     None => return,
                 },
                 () = &mut until => return,
@@ -207,11 +207,9 @@ impl Connections {
         }
     }
 
-    fn count(&mut self, ended: Result<End, JoinError>) {
+    fn count(&mut self, ended: &Result<End, JoinError>) {
         // A task that panicked has been logged by the panic hook.
-        if let Ok(End::Cut) = ended {
-            self.cut += 1;
-        }
+        self.cut += usize::from(matches!(ended, Ok(End::Cut)));
     }
 }
 

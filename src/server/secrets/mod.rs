@@ -184,19 +184,19 @@ fn redis_parts(secret: &Secret<'_>, mount: &Mount) -> Result<(String, String), S
         return Err(secret.key_missing(mount, secret_key::REDIS_URL));
     }
     let host = secret.required(mount, secret_key::REDIS_HOST)?;
-    let part = |key| secret.optional(mount, key);
-    let user = part(secret_key::REDIS_USERNAME)?.map(|text| percent_encode(&text)).unwrap_or_default();
-    let password = part(secret_key::REDIS_PASSWORD)?.map(|text| percent_encode(&text));
+    let optional = |key| secret.optional(mount, key);
+    let user = optional(secret_key::REDIS_USERNAME)?.map(|text| percent_encode(&text)).unwrap_or_default();
+    let password = optional(secret_key::REDIS_PASSWORD)?.map(|text| percent_encode(&text));
     let login = match password {
         Some(password) => format!("{user}:{password}@"),
         None if user.is_empty() => String::new(),
         None => format!("{user}@"),
     };
-    let port = part(secret_key::REDIS_PORT)?.map(|port| format!(":{port}")).unwrap_or_default();
+    let number = optional(secret_key::REDIS_PORT)?.map(|number| format!(":{number}")).unwrap_or_default();
     let bare_v6 = host.contains(':') && !host.starts_with('[');
     let host = if bare_v6 { format!("[{host}]") } else { host };
     let what = format!("\"{}\" with \"{}\" of {secret}", secret_key::REDIS_HOST, secret_key::REDIS_PORT);
-    Ok((format!("redis://{login}{host}{port}"), what))
+    Ok((format!("redis://{login}{host}{number}"), what))
 }
 
 /// Everything but the unreserved characters of RFC 3986.
@@ -206,7 +206,10 @@ fn percent_encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.push('%');
+            encoded.extend(
+                [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789ABCDEF"[usize::from(digit)])),
+            );
         }
     }
     encoded
