@@ -1,0 +1,86 @@
+//! The OpenAI backend against a mock that sends what real servers and broken networks send.
+
+#[path = "../support/mock_openai.rs"]
+mod mock_openai;
+
+mod cancel;
+mod dial;
+mod forward;
+mod status;
+mod stream_faults;
+mod timeouts;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chatservice::server::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
+use chatservice::server::backend::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use mock_openai::MockOpenAi;
+
+/// Looks like a key and must appear nowhere but in the Authorization header.
+const KEY: &str = "sk-canary-0123456789";
+
+const PLAIN: &str = r#"{"model":"mock","messages":[{"role":"user","content":"hi"}]}"#;
+const STREAM: &str = r#"{"model":"mock","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+
+/// Options for a mock, with deadlines that no good answer comes near.
+fn options(mock: &MockOpenAi) -> OpenAiOptions {
+    OpenAiOptions {
+        base_url: mock.base_url(),
+        api_key: Some(KEY.into()),
+        allowed_hosts: vec!["127.0.0.1".into()],
+        in_cluster: false,
+        timeouts: Timeouts {
+            connect: Duration::from_secs(5),
+            first_token: Duration::from_secs(20),
+            idle: Duration::from_secs(20),
+            request: Duration::from_secs(30),
+        },
+    }
+}
+
+fn backend(mock: &MockOpenAi) -> OpenAi {
+    OpenAi::new(options(mock)).unwrap()
+}
+
+async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError> {
+    match backend.call(UpstreamRequest { body: PLAIN.into(), stream: false }).await? {
+        UpstreamAnswer::Complete { body, request_id } => Ok((body, request_id)),
+        UpstreamAnswer::Stream { .. } => panic!("a stream for a plain request"),
+    }
+}
+
+type Events = BoxStream<'static, Result<Bytes, BackendError>>;
+
+async fn stream(backend: &OpenAi) -> Result<Events, BackendError> {
+    match backend.call(UpstreamRequest { body: STREAM.into(), stream: true }).await? {
+        UpstreamAnswer::Stream { events, .. } => Ok(events),
+        UpstreamAnswer::Complete { .. } => panic!("a plain answer for a stream"),
+    }
+}
+
+/// All events, and the error that ended them.
+async fn drain(mut events: Events) -> (Vec<Bytes>, Option<BackendError>) {
+    let mut data = Vec::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => data.push(event),
+            Err(error) => {
+                assert!(events.next().await.is_none(), "nothing follows an error");
+                return (data, Some(error));
+            }
+        }
+    }
+    (data, None)
+}
+
+/// The text of streamed chunks, one after the other.
+fn text_of(chunks: &[Bytes]) -> String {
+    let value = |chunk| serde_json::from_slice::<serde_json::Value>(chunk).unwrap();
+    chunks
+        .iter()
+        .map(|chunk| value(chunk)["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
