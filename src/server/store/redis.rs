@@ -1,5 +1,5 @@
 //! The store that all pods share. In and out: as [`super::Store`] says; each method is one trip, bounded in time by
-//! [`Link`].
+//! `link.rs`.
 //!
 //! Keys, all with a life that is set in the same call:
 //! - `chatservice:{uid}:rl1:<hash of the caller>`: the time at which the bucket is full;
