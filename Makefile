@@ -18,11 +18,10 @@ tools: ## install what tests need: packages, wheels, Kubernetes' programs (the f
 test: ## format, lints, licences, docs, scripts, and every test but make e2e
 	@tests/run.sh
 
-image: export CARGO_TARGET_DIR := $(CACHE)/target-static
 image: ## the image localhost/chatservice:VERSION with a static binary, as an archive (of `docker save`)
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
 	@tests/cluster/mkimage.sh localhost/chatservice:$(VERSION) --no-import -o $(CACHE)/chatservice-$(VERSION).tar \
-	  --bin $(CACHE)/target-static/$(TARGET)/release/chatservice:/chatservice --entrypoint '["/chatservice"]' --user 65532:65532 \
+	  --bin $(CARGO_TARGET_DIR)/$(TARGET)/release/chatservice:/chatservice --entrypoint '["/chatservice"]' --user 65532:65532 \
 	  --add /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt
 
 e2e: ## the operator on real pods: KUBECONFIG and E2E_IMAGE name a cluster, else one is made here
