@@ -4,7 +4,7 @@
 #
 # CMD finds an admin's kubeconfig in $CHATSERVICE_TEST_KUBECONFIG and $KUBECONFIG. RBAC is on. The only node, kwok-node, is fake.
 # KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver, replaces those two; build.sh builds what else is missing.
-# Ends with CMD's exit code. On failure the ends of the logs are printed to stderr.
+# Ends with CMD's exit code. When one of the programs fails, the ends of their logs are printed to stderr.
 set -euo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
@@ -26,11 +26,17 @@ mkdir -p "$K/api"
 for d in "$K"/api/*; do [ -d "$d" ] && [ ! -d "/proc/${d##*/}" ] && rm -rf "$d"; done
 D=$K/api/$$; rm -rf "$D"; mkdir -m 700 "$D"; cd "$D"
 PIDS=()
+READY=0
+# Did it come up, and do all programs still run?
+well() {
+  [ "$READY" = 1 ] || return 1
+  local pid; for pid in "${PIDS[@]}"; do kill -0 "$pid" 2>/dev/null || return 1; done
+}
 finish() {
-  local code=$?
+  local code=$? log
   trap - EXIT
-  if [ "$code" != 0 ]; then
-    for log in "$D"/*.log; do [ -s "$log" ] && { echo "--- end of ${log##*/}"; tail -n "${LOG_LINES:-8}" "$log" | cut -c1-300; } >&2; done
+  if [ "$code" != 0 ] && ! well; then
+    for log in "$D"/*.log; do [ ! -s "$log" ] || { echo "--- end of ${log##*/}"; tail -n 8 "$log" | cut -c1-300; } >&2; done
   fi
   # Nothing of it is kept, so nothing needs a chance to save its work.
   [ ${#PIDS[@]} = 0 ] || { kill -9 "${PIDS[@]}"; wait "${PIDS[@]}"; } 2>/dev/null || :
@@ -102,6 +108,7 @@ untainted() { local node; node=$(api /api/v1/nodes/kwok-node) && [[ $node != *'"
 until_ok 60 "the fake node" node_ready
 until_ok 60 "the controller-manager" account_made
 until_ok 60 "the node's taints to go" untainted
+READY=1
 echo "API server with controllers, scheduler and kwok ready after $SECONDS s" >&2
 
 export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig
