@@ -9,6 +9,7 @@ pub mod controller;
 pub mod crd;
 pub mod document;
 pub mod environment;
+pub mod offline;
 pub mod server;
 
 pub mod admin;

@@ -5,6 +5,8 @@
 //! [`ServerConfig::dynamic`] only changes behaviour. Durations and sizes are plain integers with the unit in the name.
 //! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -203,6 +205,15 @@ pub enum ConfigError {
 }
 
 impl ServerConfig {
+    /// Reads a mounted file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &name),
+            Err(source) => Err(ConfigError::Read { path: name, source }),
+        }
+    }
+
     /// Reads the text of a mounted file; `path` is for messages.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
