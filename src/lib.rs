@@ -9,7 +9,6 @@ pub mod controller;
 pub mod crd;
 pub mod document;
 pub mod environment;
-pub mod offline;
 pub mod server;
 
 pub mod admin;

@@ -5,7 +5,7 @@
 //! [`ServerConfig::dynamic`] only changes behaviour. Durations and sizes are plain integers with the unit in the name.
 //! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
 
-use std::path::Path;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -205,15 +205,6 @@ pub enum ConfigError {
 }
 
 impl ServerConfig {
-    /// Reads a mounted file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &name),
-            Err(source) => Err(ConfigError::Read { path: name, source }),
-        }
-    }
-
     /// Reads the text of a mounted file; `path` is for messages.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
@@ -245,7 +236,11 @@ impl ServerConfig {
         let mut hashed = self.clone();
         hashed.identity.generation = 0;
         let digest = Sha256::digest(serde_json::to_vec(&hashed).unwrap_or_default());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        digest.iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
     }
 }
 

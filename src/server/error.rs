@@ -55,11 +55,8 @@ pub enum ApiError {
     #[error("there is nothing at this path: GET /docs describes the API")]
     NotFound,
     /// The path exists, not with this method.
-    #[error("this path does not answer this method; it allows {allow}")]
-    MethodNotAllowed {
-        /// Value of the `Allow` header.
-        allow: String,
-    },
+    #[error("this path does not answer this method: the Allow header lists those it does")]
+    MethodNotAllowed,
     /// The body is over the limit.
     #[error("the request body is larger than {limit} bytes")]
     PayloadTooLarge {
@@ -83,6 +80,15 @@ pub enum ApiError {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// The process is about to end.
+    #[error("this server is shutting down: try again, another one answers")]
+    ShuttingDown,
+    /// The configuration is not complete yet: a Secret is missing.
+    #[error("this server is not ready: its status says what is missing")]
+    NotReady,
+    /// `Cache-Control: only-if-cached` and it is not.
+    #[error("no stored answer fits, and the request says only-if-cached")]
+    NotCached,
     /// The client sent too slowly, or the request is not HTTP as we accept it.
     #[error("the request body did not arrive in time")]
     RequestTimeout,
@@ -137,7 +143,7 @@ impl ApiError {
                 row(S::NOT_FOUND, "conversation_not_found", REQUEST, Some("conversation_not_found"), false)
             }
             Self::NotFound => row(S::NOT_FOUND, "not_found", REQUEST, Some("unknown_url"), false),
-            Self::MethodNotAllowed { .. } => {
+            Self::MethodNotAllowed => {
                 row(S::METHOD_NOT_ALLOWED, "method_not_allowed", REQUEST, Some("method_not_supported"), false)
             }
             Self::PayloadTooLarge { .. } => {
@@ -160,6 +166,11 @@ impl ApiError {
             Self::Overloaded { .. } => {
                 row(S::SERVICE_UNAVAILABLE, "overloaded", SERVER, Some("overloaded"), true)
             }
+            Self::ShuttingDown => {
+                row(S::SERVICE_UNAVAILABLE, "shutting_down", SERVER, Some("shutting_down"), true)
+            }
+            Self::NotReady => row(S::SERVICE_UNAVAILABLE, "not_ready", SERVER, Some("not_ready"), true),
+            Self::NotCached => row(S::GATEWAY_TIMEOUT, "not_cached", REQUEST, Some("not_cached"), false),
             Self::RequestTimeout => {
                 row(S::REQUEST_TIMEOUT, "request_timeout", REQUEST, Some("request_timeout"), true)
             }
@@ -172,6 +183,12 @@ impl ApiError {
     #[must_use]
     pub fn status(&self, dialect: Dialect) -> StatusCode {
         self.row(dialect).status
+    }
+
+    /// The stable code, as the simple dialect, the log and the metrics have it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row(Dialect::Simple).simple
     }
 
     fn retry_after(&self) -> Option<Duration> {
@@ -234,11 +251,6 @@ impl ApiError {
         }
         if row.status.is_server_error() && !row.retry {
             headers.insert(constants::header::SHOULD_RETRY, HeaderValue::from_static("false"));
-        }
-        if let Self::MethodNotAllowed { allow } = &self
-            && let Ok(value) = HeaderValue::from_str(allow)
-        {
-            headers.insert(header::ALLOW, value);
         }
         // Read by the access log and the metrics, which see only the response.
         response.extensions_mut().insert(ErrorCode(row.simple));

@@ -1,17 +1,32 @@
 //! DATA PLANE: the chat server. In: a [`config::ServerConfig`] and the Secrets beside it. Out: answers.
+//!
+//! A request passes [`edge`] (connections), [`middleware`] (id, log, metrics), [`routes`] (its dialect), [`exchange`]
+//! (limits, cache, conversation, backend) and, when streamed, [`stream`].
+
+pub mod edge;
+pub mod exchange;
+pub mod middleware;
+pub mod routes;
+pub mod stream;
 
 pub mod backend;
-pub mod cache;
 pub mod completion;
-pub mod config;
-pub mod conversations;
-pub mod edge;
-pub mod error;
 pub mod json;
-pub mod limits;
-pub mod metrics;
-pub mod pricing;
-pub mod secrets;
-pub mod settlement;
 pub mod sse;
+
+pub mod cache;
+pub mod conversations;
+pub mod limits;
+pub mod pricing;
+pub mod settlement;
 pub mod store;
+
+pub mod assembly;
+pub mod config;
+pub mod error;
+pub mod metrics;
+mod openapi;
+pub mod secrets;
+pub mod state;
+
+pub use assembly::{Listeners, ServeError, ServerOptions, bind, build_router, run};

@@ -1,18 +1,21 @@
 //! What is settled when a request ends, however it ends. In: a value from each request's [`SettlementGuard`].
-//! Out: counters of tokens and cost, and charges to the store that nobody waited for.
+//! Out: counters of tokens and cost, and what the store is told without anybody waiting: charges, answers to keep.
 //!
 //! A guard is taken at admission with its place in a bounded queue, and sits in the response body. Its `Drop` sends the
 //! value through that place, synchronously, so a client that leaves cannot lose it. One task empties the queue and is
 //! drained before exit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::config::RequestLimit;
 use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
-use super::store::{CallerKey, Store};
+use super::state::LiveHandle;
+use super::store::{CacheKey, CallerKey, Store};
 
 /// Requests that may be unsettled at once; admission refuses beyond it.
 pub const QUEUE: usize = 4096;
@@ -47,6 +50,8 @@ pub struct Settlement {
     pub cost: Option<NanoUsd>,
     /// A request that was served without asking the store (memory cache hit) and is still to be charged.
     pub charge: Option<(CallerKey, RequestLimit)>,
+    /// An answer for the store's cache, and its life.
+    pub keep: Option<(CacheKey, Bytes, Duration)>,
 }
 
 /// Holds a request's place in the queue; settles when dropped.
@@ -82,15 +87,15 @@ impl SettlementQueue {
 /// The task's end of the queue.
 pub struct Settler {
     receiver: mpsc::Receiver<Settlement>,
-    store: Arc<dyn Store>,
+    live: LiveHandle,
     metrics: ServerMetrics,
 }
 
 /// The queue and what empties it.
 #[must_use]
-pub fn queue(store: Arc<dyn Store>, metrics: ServerMetrics) -> (SettlementQueue, Settler) {
+pub fn queue(live: LiveHandle, metrics: ServerMetrics) -> (SettlementQueue, Settler) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (SettlementQueue { sender }, Settler { receiver, store, metrics })
+    (SettlementQueue { sender }, Settler { receiver, live, metrics })
 }
 
 impl Settler {
@@ -99,15 +104,36 @@ impl Settler {
         let mut batch = Vec::with_capacity(BATCH);
         while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
             let mut charges = Vec::new();
+            let mut answers = Vec::new();
             for settlement in batch.drain(..) {
                 if let Some(usage) = settlement.usage {
                     self.metrics.settle(&settlement.model, usage, settlement.cost);
                 }
                 charges.extend(settlement.charge);
+                answers.extend(settlement.keep);
             }
-            if !charges.is_empty() && self.store.charge(charges).await.is_err() {
-                self.metrics.store_error("charge");
-            }
+            let Some(live) = self.live.load_full() else { continue };
+            self.tell(live.store.as_ref(), charges, answers).await;
+        }
+    }
+
+    /// One batch, all of it on the wire at once; each operation has the store's own deadline.
+    async fn tell(
+        &self,
+        store: &dyn Store,
+        charges: Vec<(CallerKey, RequestLimit)>,
+        answers: Vec<(CacheKey, Bytes, Duration)>,
+    ) {
+        let outcomes = futures::future::join_all(
+            answers.into_iter().map(|(key, answer, ttl)| store.cache_put(key, answer, ttl)),
+        );
+        let charge = async { if charges.is_empty() { Ok(()) } else { store.charge(charges).await } };
+        let (outcomes, charged) = futures::future::join(outcomes, charge).await;
+        if charged.is_err() {
+            self.metrics.store_error("charge");
+        }
+        for _ in outcomes.iter().filter(|result| result.is_err()) {
+            self.metrics.store_error("cache_put");
         }
     }
 }

@@ -188,6 +188,10 @@ impl Store for MemoryStore {
         ready(Ok(self.append(id, turn, retention))).boxed()
     }
 
+    fn shared(&self) -> bool {
+        false
+    }
+
     fn connected(&self) -> Option<bool> {
         None
     }

@@ -75,6 +75,17 @@ pub enum Role {
     Assistant,
 }
 
+impl Role {
+    /// As in a request to a model.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
 /// A conversation's id: a UUID v4 that we gave out. Whoever holds it may go on with the conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConversationId(pub uuid::Uuid);
@@ -138,6 +149,9 @@ pub trait Store: Send + Sync {
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Whether other pods see the same: asking costs a trip, and what this process keeps to itself they do not know.
+    fn shared(&self) -> bool;
 
     /// For `/status`: whether the last operation was answered. None for a store that cannot be away.
     fn connected(&self) -> Option<bool>;

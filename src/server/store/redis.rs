@@ -226,6 +226,10 @@ impl Store for RedisStore {
         self.append(id, turn, retention).boxed()
     }
 
+    fn shared(&self) -> bool {
+        true
+    }
+
     fn connected(&self) -> Option<bool> {
         self.link.connected()
     }

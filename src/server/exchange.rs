@@ -1,0 +1,411 @@
+//! One question and its answer, for both dialects: the order in which everything happens to it. In: [`Ask`], made by a
+//! route. Out: [`Outcome`], which the route puts into its dialect's form.
+//!
+//! Order: settlement guard → denied lately? → cache key → memory cache → one trip to the store (limit, cached answer)
+//! → backend → conversation appended → answer. Not awaited, but owed by the guard: usage, cost, answers to keep.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
+use super::cache::{self, CacheControl, CachedAnswer, KeyScope};
+use super::completion;
+use super::config::RequestLimit;
+use super::error::{ApiError, Dialect};
+use super::json::{self, Edit};
+use super::pricing::NanoUsd;
+use super::settlement::{SettlementGuard, Usage};
+use super::state::{AppState, Live};
+use super::store::{Admit, CacheKey, CallerKey, ConversationId, LimitState, Retention, Store, Turn};
+use super::stream::{self, Relay};
+use crate::constants::header as names;
+
+/// What a route made of a request.
+pub struct Ask {
+    /// How the answer is told.
+    pub dialect: Dialect,
+    /// Whose limit.
+    pub caller: CallerKey,
+    /// The configured model that answers.
+    pub model: Arc<str>,
+    /// The body as it goes upstream, but for `stream`.
+    pub body: Bytes,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+    /// Whether the caller wants the usage in the stream.
+    pub include_usage: bool,
+    /// What the caller says of the cache.
+    pub cache: CacheControl,
+    /// The conversation that the answer belongs to.
+    pub conversation: Option<Conversing>,
+    /// When the request came.
+    pub started: Instant,
+}
+
+/// The turn that a request is.
+pub struct Conversing {
+    /// Its conversation.
+    pub id: ConversationId,
+    /// What the user said.
+    pub user: String,
+    /// Whether it begins the conversation.
+    pub first: bool,
+    /// Whether what came before could be read; if not, the turn is not stored.
+    pub persistent: bool,
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnState {
+    /// Its conversation.
+    pub id: ConversationId,
+    /// Whether it is stored.
+    pub persisted: bool,
+}
+
+/// A whole answer.
+pub struct Plain {
+    /// The backend's `chat.completion` object, byte for byte.
+    pub completion: Bytes,
+    /// Whether it came from the cache.
+    pub cached: bool,
+    /// What was read of it.
+    pub read: completion::Answer,
+    /// What this answer cost; nothing when cached.
+    pub cost: Option<NanoUsd>,
+    /// The turn.
+    pub conversation: Option<TurnState>,
+}
+
+/// An answer.
+pub enum Answer {
+    /// Whole.
+    Plain(Plain),
+    /// As it comes.
+    Stream {
+        /// The events.
+        body: Body,
+        /// The conversation.
+        conversation: Option<ConversationId>,
+    },
+}
+
+/// What the cache did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    /// The answer was there.
+    Hit,
+    /// It was not.
+    Miss,
+    /// It was not looked for.
+    Bypass,
+}
+
+impl CacheResult {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// What came of a request, whatever it was.
+pub struct Outcome {
+    /// The answer.
+    pub result: Result<Answer, ApiError>,
+    limit: Option<(RequestLimit, LimitState)>,
+    cache: Option<CacheResult>,
+    cost: Option<NanoUsd>,
+    upstream_id: Option<String>,
+}
+
+/// Where answers of this request are kept, when they are.
+pub(super) struct Keep {
+    /// Under which key.
+    pub(super) key: CacheKey,
+    /// How long.
+    pub(super) ttl: Duration,
+}
+
+/// Answers a request.
+pub async fn answer(state: &AppState, live: &Arc<Live>, ask: Ask) -> Outcome {
+    let mut outcome =
+        Outcome { result: Err(ApiError::Internal), limit: None, cache: None, cost: None, upstream_id: None };
+    outcome.result = run(state, live, ask, &mut outcome).await;
+    if let Some(result) = outcome.cache {
+        state.metrics().cache_requests.with_label_values(&[result.as_str()]).inc();
+    }
+    if let Err(ApiError::RateLimited { .. }) = &outcome.result {
+        state.metrics().rate_limited.with_label_values(&["requests"]).inc();
+    }
+    outcome
+}
+
+async fn run(
+    state: &AppState,
+    live: &Arc<Live>,
+    ask: Ask,
+    outcome: &mut Outcome,
+) -> Result<Answer, ApiError> {
+    let busy =
+        || ApiError::Overloaded { retry_after: Duration::from_secs(1 + u64::from(rand::random::<u8>() % 4)) };
+    let mut guard = state.settlements().guard().ok_or_else(busy)?;
+    guard.settlement.model = ask.model.clone();
+    if let (Some(limit), Some(retry_after)) = (live.limit(), state.denied(&ask.caller)) {
+        return Err(limited(limit, retry_after));
+    }
+    let keep = keep(live, &ask)?;
+    let looked_for = keep.as_ref().filter(|_| ask.cache.read);
+    let in_memory = looked_for.and_then(|keep| live.cache.as_ref()?.get(keep.key));
+    let found = match in_memory {
+        // The shared store is not asked for what this pod knows: the request is charged afterwards.
+        Some(found) if live.store.shared() => {
+            guard.settlement.charge = live.limit().map(|limit| (ask.caller.clone(), limit));
+            Some(found)
+        }
+        in_memory => {
+            let cache_key = looked_for.filter(|_| in_memory.is_none()).map(|keep| keep.key);
+            let from_store = admit(state, live, &ask.caller, cache_key, outcome).await?;
+            in_memory.or_else(|| remember(live, looked_for?, &from_store?))
+        }
+    };
+    outcome.cache = Some(match (&found, looked_for) {
+        (Some(_), _) => CacheResult::Hit,
+        (None, Some(_)) => CacheResult::Miss,
+        (None, None) => CacheResult::Bypass,
+    });
+    let exchange = Exchange { live: live.clone(), ask, keep, guard };
+    match found {
+        Some(found) => exchange.replay(state, found, outcome).await,
+        None if exchange.ask.cache.only_if_cached => Err(ApiError::NotCached),
+        None => exchange.call(state, outcome).await,
+    }
+}
+
+/// One trip: charge the limit, look for an answer. While the store is away, this process keeps the limit by itself.
+async fn admit(
+    state: &AppState,
+    live: &Live,
+    caller: &CallerKey,
+    cache_key: Option<CacheKey>,
+    outcome: &mut Outcome,
+) -> Result<Option<Bytes>, ApiError> {
+    let limit = live.limit();
+    if limit.is_none() && cache_key.is_none() {
+        return Ok(None);
+    }
+    let ask = Admit { limit: limit.map(|limit| (caller.clone(), limit)), cache_key };
+    let admitted = if let Ok(admitted) = live.store.admit(ask.clone()).await {
+        admitted
+    } else {
+        state.metrics().store_error("admit");
+        state.local().admit(ask).await.map_err(|_| ApiError::Internal)?
+    };
+    if let (Some(limit), Some(now)) = (limit, admitted.limit) {
+        outcome.limit = Some((limit, now));
+        if !now.allowed {
+            state.deny(caller, now.retry_after);
+            return Err(limited(limit, now.retry_after));
+        }
+    }
+    Ok(admitted.cached)
+}
+
+fn limited(limit: RequestLimit, retry_after: Duration) -> ApiError {
+    let limit = format!("{} requests per {} s", limit.requests, limit.period_seconds);
+    ApiError::RateLimited { limit, retry_after }
+}
+
+/// Takes an answer of the shared store into memory too.
+fn remember(live: &Live, keep: &Keep, stored: &Bytes) -> Option<CachedAnswer> {
+    let answer = CachedAnswer::decode(stored)?;
+    live.cache.as_ref()?.put(keep.key, answer.clone(), cache::jittered(keep.ttl));
+    Some(answer)
+}
+
+/// The cache key of a request, unless the cache is off or the caller wants nothing of it.
+fn keep(live: &Live, ask: &Ask) -> Result<Option<Keep>, ApiError> {
+    let Some(config) = live.config.dynamic.cache.filter(|_| ask.cache.store) else { return Ok(None) };
+    let object = json::object(&ask.body).map_err(|error| ApiError::BadJson(error.to_string()))?;
+    let scope = KeyScope { uid: &live.config.identity.uid, scope: "service", backend_host: &live.origin };
+    let key = cache::key(scope, object.members());
+    Ok(Some(Keep { key, ttl: Duration::from_millis(config.ttl_ms) }))
+}
+
+/// A request that was admitted.
+pub(super) struct Exchange {
+    pub(super) live: Arc<Live>,
+    pub(super) ask: Ask,
+    pub(super) keep: Option<Keep>,
+    pub(super) guard: SettlementGuard,
+}
+
+impl Exchange {
+    /// Answers from the cache, in whichever form was asked for.
+    async fn replay(
+        mut self,
+        state: &AppState,
+        found: CachedAnswer,
+        outcome: &mut Outcome,
+    ) -> Result<Answer, ApiError> {
+        self.keep = None;
+        outcome.cost = Some(NanoUsd(0));
+        if self.ask.stream {
+            let events = stream::replayed(&found.completion)?;
+            return Ok(self.relay(state, events, true));
+        }
+        let read = completion::read(&found.completion).map_err(BackendError::from)?;
+        let conversation = self.append(state, &read.text).await;
+        let (completion, cost) = (found.completion, Some(NanoUsd(0)));
+        Ok(Answer::Plain(Plain { completion, read, cached: true, cost, conversation }))
+    }
+
+    /// Asks the backend.
+    async fn call(mut self, state: &AppState, outcome: &mut Outcome) -> Result<Answer, ApiError> {
+        let request = UpstreamRequest { body: self.body()?, stream: self.ask.stream };
+        let called = self.live.backend.call(request).await;
+        let label = called.as_ref().err().map_or("ok", BackendError::label);
+        state.metrics().backend_calls.with_label_values(&[self.ask.model.as_ref(), label]).inc();
+        match called? {
+            UpstreamAnswer::Complete { body, request_id } => {
+                outcome.upstream_id = request_id;
+                let read = completion::read(&body).map_err(BackendError::from)?;
+                let cost = self.settle(read.usage);
+                outcome.cost = cost;
+                if read.complete {
+                    self.store(&body);
+                }
+                let conversation = self.append(state, &read.text).await;
+                Ok(Answer::Plain(Plain { completion: body, read, cached: false, cost, conversation }))
+            }
+            UpstreamAnswer::Stream { events, request_id } => {
+                outcome.upstream_id = request_id;
+                Ok(self.relay(state, events, false))
+            }
+        }
+    }
+
+    /// The simple dialect's bodies are made without `stream`; OpenAI's hold what the caller sent.
+    fn body(&self) -> Result<Bytes, ApiError> {
+        if self.ask.dialect == Dialect::OpenAi || !self.ask.stream {
+            return Ok(self.ask.body.clone());
+        }
+        let object = json::object(&self.ask.body).map_err(|_| ApiError::Internal)?;
+        Ok(Bytes::from(object.rewrite(&[
+            Edit::Set { key: "stream", value: b"true" },
+            Edit::Set { key: "stream_options", value: br#"{"include_usage":true}"# },
+        ])))
+    }
+
+    fn relay(self, state: &AppState, events: stream::Events, cached: bool) -> Answer {
+        let conversation = self.ask.conversation.as_ref().map(|turn| turn.id);
+        Answer::Stream { body: Relay::body(self, state.clone(), events, cached), conversation }
+    }
+
+    /// Writes down what was used; returns its price.
+    pub(super) fn settle(&mut self, usage: Option<Usage>) -> Option<NanoUsd> {
+        let cost = usage.and_then(|usage| Some(self.live.price.as_ref()?.cost(usage)));
+        self.guard.settlement.usage = usage;
+        self.guard.settlement.cost = cost;
+        cost
+    }
+
+    /// Keeps a complete answer: in memory at once, in the shared store when the request has ended.
+    pub(super) fn store(&mut self, completion: &Bytes) {
+        let (Some(keep), Some(cache)) = (self.keep.take(), &self.live.cache) else { return };
+        let life = cache::jittered(keep.ttl);
+        let answer = CachedAnswer { model: self.ask.model.to_string(), completion: completion.clone() };
+        if self.live.store.shared() {
+            self.guard.settlement.keep = answer.encode().map(|stored| (keep.key, stored, life));
+        }
+        cache.put(keep.key, answer, life);
+    }
+
+    /// Appends the turn, before the answer's end is sent.
+    pub(super) async fn append(&mut self, state: &AppState, assistant: &str) -> Option<TurnState> {
+        let turn = self.ask.conversation.take()?;
+        if !turn.persistent {
+            return Some(TurnState { id: turn.id, persisted: false });
+        }
+        let stored = Turn { user: turn.user, assistant: assistant.to_owned(), first: turn.first };
+        let retention = Retention::from(&self.live.config.dynamic.conversations);
+        let persisted = self.live.store.append_turn(turn.id, stored, retention).await.unwrap_or_else(|_| {
+            state.metrics().store_error("append_turn");
+            false
+        });
+        Some(TurnState { id: turn.id, persisted })
+    }
+}
+
+impl Outcome {
+    /// The headers about this answer, the same in both dialects.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(result) = self.cache {
+            headers.insert(names::CACHE, HeaderValue::from_static(result.as_str()));
+        }
+        if let Some((limit, now)) = &self.limit {
+            headers.insert(names::LIMIT_REQUESTS, HeaderValue::from(limit.requests));
+            headers.insert(names::REMAINING_REQUESTS, HeaderValue::from(now.remaining));
+            insert(&mut headers, names::RESET_REQUESTS, &openai_duration(now.reset_after));
+        }
+        if let Some(cost) = self.cost {
+            insert(&mut headers, names::COST, &format!("{:.9}", cost.usd()));
+        }
+        if let Some(id) = &self.upstream_id {
+            insert(&mut headers, names::UPSTREAM_REQUEST_ID, id);
+        }
+        headers
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// As OpenAI writes the time until a limit resets: `6m0s`, `1.5s`, `20ms`.
+fn openai_duration(duration: Duration) -> String {
+    let (minutes, rest) = (duration.as_secs() / 60, duration.as_secs() % 60);
+    let millis = duration.subsec_millis();
+    match (minutes, rest, millis) {
+        (0, 0, _) => format!("{millis}ms"),
+        (0, _, 0) => format!("{rest}s"),
+        (0, _, _) => format!("{rest}.{millis:03}s"),
+        _ => format!("{minutes}m{rest}s"),
+    }
+}
+
+/// A response that is a stream of server-sent events, and that no proxy stores or holds back.
+#[must_use]
+pub fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets_are_written_as_openai_writes_them() {
+        for (millis, text) in
+            [(0, "0ms"), (20, "20ms"), (1500, "1.500s"), (9000, "9s"), (360_000, "6m0s"), (61_500, "1m1s")]
+        {
+            assert_eq!(openai_duration(Duration::from_millis(millis)), text);
+        }
+    }
+}

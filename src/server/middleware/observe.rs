@@ -1,0 +1,184 @@
+//! Request id, access log and metrics. In: any request. Out: its response with the headers about it; one log line and
+//! one count when the last byte of the body has left, or when the client did.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
+use http_body::{Frame, SizeHint};
+
+use crate::constants::header as names;
+use crate::server::error::{Dialect, ErrorCode};
+use crate::server::metrics::ServerMetrics;
+use crate::server::state::AppState;
+
+/// Longest request id that is taken over from a client.
+const ID_MAX: usize = 128;
+/// Status in log and metrics of a request whose client left before the response began (as nginx has it).
+const CLIENT_CLOSED: u16 = 499;
+
+/// The layer.
+pub async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let dialect = Dialect::of(request.uri().path());
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let mut record = Record::new(&state, request.method(), route, &id);
+    let mut response = next.run(request).await;
+    record.status = response.status().as_u16();
+    record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
+    about(response.headers_mut(), &id, record.started.elapsed(), dialect);
+    response.map(|inner| Body::new(Observed { inner, record }))
+}
+
+/// A client's own id when it is short, printable and without quotes; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=ID_MAX).contains(&bytes.len())
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/'))
+    };
+    headers.get(names::REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
+        let id = format!("req_{}", uuid::Uuid::new_v4().simple());
+        HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
+    })
+}
+
+fn about(headers: &mut HeaderMap, id: &HeaderValue, elapsed: Duration, dialect: Dialect) {
+    headers.insert(names::REQUEST_ID, id.clone());
+    if let Ok(value) = HeaderValue::from_str(&format!("{:.6}", elapsed.as_secs_f64())) {
+        headers.insert(names::PROCESS_TIME, value);
+    }
+    if dialect == Dialect::OpenAi {
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(names::OPENAI_PROCESSING_MS, HeaderValue::from(millis));
+    }
+}
+
+/// What is known of one request; written down when dropped.
+struct Record {
+    metrics: ServerMetrics,
+    method: &'static str,
+    route: String,
+    id: String,
+    started: Instant,
+    status: u16,
+    error: Option<&'static str>,
+    bytes: u64,
+    ended: bool,
+}
+
+impl Record {
+    fn new(state: &AppState, method: &Method, route: String, id: &HeaderValue) -> Self {
+        let metrics = state.metrics().clone();
+        metrics.in_flight.inc();
+        Self {
+            metrics,
+            method: method_label(method),
+            route,
+            id: id.to_str().unwrap_or_default().to_owned(),
+            started: Instant::now(),
+            status: CLIENT_CLOSED,
+            error: None,
+            bytes: 0,
+            ended: false,
+        }
+    }
+}
+
+/// Methods are an open set; a label is not.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let elapsed = self.started.elapsed();
+        let status = self.status.to_string();
+        self.metrics.in_flight.dec();
+        self.metrics.http_requests.with_label_values(&[self.method, &self.route, &status]).inc();
+        self.metrics
+            .http_duration
+            .with_label_values(&[self.method, &self.route])
+            .observe(elapsed.as_secs_f64());
+        tracing::info!(
+            http.request.method = self.method,
+            http.route = self.route,
+            http.response.status_code = self.status,
+            http.response.body.size = self.bytes,
+            duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            request.id = self.id,
+            error.code = self.error,
+            complete = self.ended,
+            "request"
+        );
+    }
+}
+
+/// A response body that knows its record.
+struct Observed {
+    inner: Body,
+    record: Record,
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        match &polled {
+            Poll::Ready(None) => this.record.ended = true,
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.record.ended = this.inner.is_end_stream();
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_own_id_is_kept_when_it_is_sane() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(names::REQUEST_ID, HeaderValue::from_str(value).unwrap());
+            request_id(&headers).to_str().unwrap().to_owned()
+        };
+        assert_eq!(with("trace-1.a_b"), "trace-1.a_b");
+        for refused in ["", "has space", "quote\"", &"x".repeat(ID_MAX + 1)] {
+            assert!(with(refused).starts_with("req_"), "{refused:?}");
+        }
+    }
+}

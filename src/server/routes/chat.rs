@@ -1,0 +1,342 @@
+//! The simple dialect: `POST /api/v1/chat` and `/api/v1/chat/stream`. In: a message. Out: an answer with its
+//! conversation, or the same as server-sent events.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::input::{cache_control, field, invalid, read_json};
+use crate::constants::header as names;
+use crate::server::config::RequestDefaults;
+use crate::server::conversations;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::exchange::{self, Answer, Ask, Conversing, Outcome};
+use crate::server::json::{self, Object};
+use crate::server::limits;
+use crate::server::state::{AppState, Live};
+use crate::server::store::{ConversationId, Retention, StoredMessage};
+
+/// Longest `message`, in characters after trimming.
+const MESSAGE_MAX: usize = 5000;
+/// Longest `system_prompt`, in characters.
+const SYSTEM_PROMPT_MAX: usize = 1000;
+/// Largest `max_tokens`.
+const MAX_TOKENS_MAX: u32 = 4000;
+
+/// A question.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"message": "Hello, how are you?"}))]
+#[expect(
+    dead_code,
+    reason = "the fields are read one by one, for errors that name them; this is their description"
+)]
+pub struct ChatRequest {
+    /// What the user says, 1 to 5000 characters after trimming.
+    #[schema(min_length = 1, max_length = 5000)]
+    message: String,
+    /// The conversation to go on with; absent: a new one.
+    #[schema(format = "uuid")]
+    conversation_id: Option<String>,
+    /// Instructions for the model, at most 1000 characters. Default: the service's.
+    #[schema(max_length = 1000)]
+    system_prompt: Option<String>,
+    /// Sampling temperature, 0 to 2. Default: the service's, else 0.7.
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f64>,
+    /// Longest answer in tokens, 1 to 4000. Default: the service's, else 1000.
+    #[schema(minimum = 1, maximum = 4000)]
+    max_tokens: Option<u32>,
+    /// A model of this service. Default: the service's.
+    model: Option<String>,
+    /// Answer as server-sent events, as `/api/v1/chat/stream` does. Default: false.
+    stream: Option<bool>,
+}
+
+/// An answer.
+#[derive(Serialize, ToSchema)]
+pub struct ChatResponse {
+    /// What the model says.
+    pub message: String,
+    /// Send it along to go on with this conversation.
+    #[schema(format = "uuid")]
+    pub conversation_id: String,
+    /// Tokens of prompt and answer, null when the backend did not say.
+    pub tokens_used: Option<u64>,
+    /// The model that answered.
+    pub model: String,
+    /// RFC 3339, UTC.
+    pub timestamp: String,
+    /// USD, null when the model's price is not known.
+    pub cost_estimate: Option<f64>,
+    /// Whether the answer came from the cache.
+    pub cached: bool,
+    /// Whether the turn was stored: false when the store was away.
+    pub persisted: bool,
+    /// Why the model stopped: `stop`, `length`, …
+    pub finish_reason: Option<String>,
+}
+
+/// One server-sent event of a streamed answer.
+#[derive(Serialize, ToSchema)]
+pub struct ChatEvent {
+    /// The next piece of the answer.
+    pub delta: String,
+    /// Send it along to go on with this conversation.
+    pub conversation_id: String,
+    /// True in the last event, which holds the totals.
+    pub finished: bool,
+    /// Tokens of prompt and answer; null before the last event and when the backend did not say.
+    pub tokens_used: Option<u64>,
+    /// The totals; in the last event only.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub totals: Option<ChatTotals>,
+}
+
+/// What the last event of a streamed answer adds.
+#[derive(Serialize, ToSchema)]
+pub struct ChatTotals {
+    /// The model that answered.
+    pub model: String,
+    /// USD, null when the model's price is not known.
+    pub cost_estimate: Option<f64>,
+    /// Whether the answer came from the cache.
+    pub cached: bool,
+    /// Whether the turn was stored.
+    pub persisted: bool,
+    /// Why the model stopped.
+    pub finish_reason: Option<String>,
+}
+
+/// An error of the simple dialect.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"error": "validation_error", "message": "`message` must be a string of 1 to 5000 characters", "details": {"field": "message"}}))]
+pub struct SimpleError {
+    /// A stable code.
+    error: String,
+    /// What is wrong and what to do.
+    message: String,
+    /// More, such as the field.
+    details: Option<serde_json::Value>,
+    /// Seconds after which another try is worth it.
+    retry_after: Option<u64>,
+}
+
+/// A question that has been read and checked.
+struct Question {
+    message: String,
+    conversation: Option<ConversationId>,
+    system_prompt: Option<String>,
+    temperature: f64,
+    max_tokens: u32,
+    model: Option<String>,
+    stream: bool,
+}
+
+/// Ask and get one answer.
+#[utoipa::path(post, path = "/api/v1/chat", tag = "chat", request_body = ChatRequest,
+    responses((status = 200, description = "The answer; with `stream: true` the events of /api/v1/chat/stream", body = ChatResponse),
+        (status = 400, description = "Not JSON", body = SimpleError),
+        (status = 404, description = "No such conversation or model", body = SimpleError),
+        (status = 422, description = "A field is not allowed", body = SimpleError),
+        (status = 429, description = "A limit is reached", body = SimpleError),
+        (status = 503, description = "The backend is not available", body = SimpleError)))]
+pub async fn chat(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&state, peer, &headers, body, false).await
+}
+
+/// Ask and get the answer as server-sent events.
+#[utoipa::path(post, path = "/api/v1/chat/stream", tag = "chat", request_body = ChatRequest,
+    responses((status = 200, description = "Events; the last has `finished: true`, or `error`", body = ChatEvent, content_type = "text/event-stream"),
+        (status = 400, description = "Not JSON", body = SimpleError),
+        (status = 404, description = "No such conversation or model", body = SimpleError),
+        (status = 422, description = "A field is not allowed", body = SimpleError),
+        (status = 429, description = "A limit is reached", body = SimpleError),
+        (status = 503, description = "The backend is not available", body = SimpleError)))]
+pub async fn chat_stream(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&state, peer, &headers, body, true).await
+}
+
+async fn answer(
+    state: &AppState,
+    peer: std::net::SocketAddr,
+    headers: &HeaderMap,
+    body: Body,
+    always_stream: bool,
+) -> Response {
+    match prepare(state, peer, headers, body, always_stream).await {
+        Ok((ask, live)) => {
+            let outcome = exchange::answer(state, &live, ask).await;
+            respond(outcome, &live)
+        }
+        Err(error) => error.into_response(Dialect::Simple),
+    }
+}
+
+async fn prepare(
+    state: &AppState,
+    peer: std::net::SocketAddr,
+    headers: &HeaderMap,
+    body: Body,
+    always_stream: bool,
+) -> Result<(Ask, std::sync::Arc<Live>), ApiError> {
+    let started = Instant::now();
+    let live = state.live()?;
+    let body = read_json(headers, body).await?;
+    let object = json::object(&body).map_err(|error| ApiError::BadJson(error.to_string()))?;
+    let defaults = &live.config.dynamic.defaults;
+    let question = read_question(&object, defaults)?;
+    let model = live.model(question.model.as_deref())?;
+    let (history, id, persistent) = history(state, &live, question.conversation).await?;
+    let stream = always_stream || question.stream;
+    let ask = Ask {
+        caller: limits::caller_of(peer.ip()),
+        body: upstream_body(&live, &model, &question, &history),
+        dialect: Dialect::Simple,
+        stream,
+        include_usage: true,
+        cache: cache_control(headers),
+        conversation: Some(Conversing {
+            id,
+            user: question.message,
+            first: question.conversation.is_none(),
+            persistent,
+        }),
+        model,
+        started,
+    };
+    Ok((ask, live))
+}
+
+fn read_question(object: &Object<'_>, defaults: &RequestDefaults) -> Result<Question, ApiError> {
+    const KNOWN: [&str; 7] =
+        ["message", "conversation_id", "system_prompt", "temperature", "max_tokens", "model", "stream"];
+    if let Some(unknown) = object.members().map(|(key, _)| key).find(|key| !KNOWN.contains(key)) {
+        let field: String = unknown.chars().take(64).collect();
+        let message = format!("there is no field `{field}`; the fields are {}", KNOWN.join(", "));
+        return Err(ApiError::InvalidField { field, message });
+    }
+    let allowed = "a string of 1 to 5000 characters";
+    let message: String = field(object, "message", allowed)?.ok_or_else(|| invalid("message", allowed))?;
+    let message = message.trim();
+    if message.is_empty() || message.chars().count() > MESSAGE_MAX {
+        return Err(invalid("message", allowed));
+    }
+    let conversation: Option<String> = field(object, "conversation_id", "a UUID string")?;
+    let conversation = conversation
+        .map(|text| {
+            conversations::parse_id(&text)
+                .ok_or_else(|| invalid("conversation_id", "a UUID that an answer of this service held"))
+        })
+        .transpose()?;
+    let allowed = "a string of at most 1000 characters";
+    let system_prompt: Option<String> = field(object, "system_prompt", allowed)?;
+    if system_prompt.as_ref().is_some_and(|text| text.chars().count() > SYSTEM_PROMPT_MAX) {
+        return Err(invalid("system_prompt", allowed));
+    }
+    let allowed = "a number from 0 to 2";
+    let temperature = field::<f64>(object, "temperature", allowed)?.unwrap_or(defaults.temperature);
+    if !(0.0..=2.0).contains(&temperature) {
+        return Err(invalid("temperature", allowed));
+    }
+    let allowed = "a whole number from 1 to 4000";
+    let max_tokens = field::<u32>(object, "max_tokens", allowed)?.unwrap_or(defaults.max_tokens);
+    if !(1..=MAX_TOKENS_MAX).contains(&max_tokens) {
+        return Err(invalid("max_tokens", allowed));
+    }
+    Ok(Question {
+        message: message.to_owned(),
+        conversation,
+        system_prompt: system_prompt.or_else(|| defaults.system_prompt.clone()),
+        temperature,
+        max_tokens,
+        model: field(object, "model", "a string")?,
+        stream: field(object, "stream", "true or false")?.unwrap_or(false),
+    })
+}
+
+/// The messages so far, the conversation's id, and whether this turn can be stored.
+async fn history(
+    state: &AppState,
+    live: &Live,
+    conversation: Option<ConversationId>,
+) -> Result<(Vec<StoredMessage>, ConversationId, bool), ApiError> {
+    let Some(id) = conversation else { return Ok((Vec::new(), conversations::new_id(), true)) };
+    match live.store.conversation(id).await {
+        Ok(Some(messages)) => Ok((messages, id, true)),
+        Ok(None) => Err(ApiError::ConversationNotFound),
+        Err(_) => {
+            // The question is answered without what came before, and the answer says that it was not stored.
+            state.metrics().store_error("conversation");
+            Ok((Vec::new(), id, false))
+        }
+    }
+}
+
+fn upstream_body(live: &Live, model: &str, question: &Question, history: &[StoredMessage]) -> Bytes {
+    let retention = Retention::from(&live.config.dynamic.conversations);
+    let system = question.system_prompt.as_deref();
+    let messages = conversations::messages(system, history, &question.message, retention);
+    let body = serde_json::json!({
+        "model": model,
+        "messages": messages,
+        "temperature": question.temperature,
+        (live.max_tokens_field()): question.max_tokens,
+    });
+    Bytes::from(body.to_string())
+}
+
+fn respond(outcome: Outcome, live: &Live) -> Response {
+    let headers = outcome.headers();
+    let mut response = match outcome.result {
+        Ok(Answer::Plain(plain)) => {
+            let conversation = plain.conversation.map(|turn| turn.id.0.to_string()).unwrap_or_default();
+            Json(ChatResponse {
+                message: plain.read.text,
+                conversation_id: conversation,
+                tokens_used: plain.read.usage.map(crate::server::settlement::Usage::total),
+                model: live.config.dynamic.model.clone(),
+                timestamp: now(),
+                cost_estimate: plain.cost.map(crate::server::pricing::NanoUsd::usd),
+                cached: plain.cached,
+                persisted: plain.conversation.is_some_and(|turn| turn.persisted),
+                finish_reason: plain.read.finish_reason,
+            })
+            .into_response()
+        }
+        Ok(Answer::Stream { body, conversation }) => {
+            let mut response = exchange::event_stream(body);
+            if let Some(id) = conversation
+                && let Ok(value) = HeaderValue::from_str(&id.0.to_string())
+            {
+                response.headers_mut().insert(names::CONVERSATION_ID, value);
+            }
+            response
+        }
+        Err(error) => error.into_response(Dialect::Simple),
+    };
+    response.headers_mut().extend(headers);
+    response
+}
+
+/// RFC 3339 in UTC, whole seconds.
+pub(super) fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
+}

@@ -1,0 +1,170 @@
+//! What handlers share. In: a configuration with its secrets, as it becomes complete. Out: [`Live`], everything one
+//! request needs, taken once at its begin so that a change in between cannot mix two configurations.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use super::backend::Backend;
+use super::cache::AnswerCache;
+use super::config::{BackendConfig, RequestLimit, ServerConfig};
+use super::error::ApiError;
+use super::metrics::ServerMetrics;
+use super::pricing::{self, Price};
+use super::settlement::SettlementQueue;
+use super::store::memory::MemoryStore;
+use super::store::{CallerKey, Store};
+use crate::shutdown::Shutdown;
+
+/// Longest time that a refusal is repeated without asking the store again.
+const DENIAL_MAX: Duration = Duration::from_secs(1);
+/// Callers whose refusals are remembered.
+const DENIALS: u64 = 10_000;
+
+/// One configuration with everything that was made from it.
+pub struct Live {
+    /// The configuration.
+    pub config: Arc<ServerConfig>,
+    /// What answers.
+    pub backend: Arc<dyn Backend>,
+    /// What remembers.
+    pub store: Arc<dyn Store>,
+    /// The memory cache; None when the cache is off.
+    pub cache: Option<Arc<AnswerCache>>,
+    /// Price of the model, when known.
+    pub price: Option<Price>,
+    /// Part of cache keys: what the answers come from.
+    pub origin: String,
+}
+
+impl Live {
+    /// Derives what follows from the configuration. What `previous` remembers of the same configuration is kept.
+    pub fn new(
+        config: Arc<ServerConfig>,
+        backend: Arc<dyn Backend>,
+        store: Arc<dyn Store>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let (price, origin) = match &config.dynamic.backend {
+            BackendConfig::Echo {} => (Some(Price::FREE), "echo".to_owned()),
+            BackendConfig::OpenAi { base_url } => {
+                (pricing::price_of(&config.dynamic.model), base_url.clone())
+            }
+        };
+        let kept = previous.filter(|live| live.config == config).and_then(|live| live.cache.clone());
+        let new = || Some(Arc::new(AnswerCache::new(config.dynamic.cache.as_ref()?.memory_bytes)));
+        let cache = kept.or_else(new);
+        Self { config, backend, store, cache, price, origin }
+    }
+
+    /// The model that a request gets: the one it names, when it is ours, else the service's.
+    pub fn model(&self, named: Option<&str>) -> Result<Arc<str>, ApiError> {
+        let own = self.config.dynamic.model.as_str();
+        match named {
+            Some(name) if name != own => {
+                Err(ApiError::ModelNotFound { model: name.chars().take(128).collect() })
+            }
+            _ => Ok(Arc::from(own)),
+        }
+    }
+
+    /// Name of the output cap: OpenAI's newer models refuse the old one, other servers do not know the new one.
+    #[must_use]
+    pub fn max_tokens_field(&self) -> &'static str {
+        match &self.config.dynamic.backend {
+            BackendConfig::OpenAi { base_url } if base_url.starts_with("https://api.openai.com/") => {
+                "max_completion_tokens"
+            }
+            _ => "max_tokens",
+        }
+    }
+
+    /// The limit of a caller.
+    #[must_use]
+    pub fn limit(&self) -> Option<RequestLimit> {
+        self.config.dynamic.request_limit
+    }
+}
+
+/// The running configuration; None until its secrets have been read once.
+pub type LiveHandle = Arc<ArcSwapOption<Live>>;
+
+/// What every handler gets. Cloning is cheap.
+#[derive(Clone)]
+pub struct AppState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    live: LiveHandle,
+    metrics: ServerMetrics,
+    settlements: SettlementQueue,
+    shutdown: Shutdown,
+    /// Keeps the limits while the shared store is away.
+    local: MemoryStore,
+    denials: moka::sync::Cache<CallerKey, Instant>,
+    started_at: i64,
+}
+
+impl AppState {
+    /// A state around the handle that the assembly fills.
+    #[must_use]
+    pub fn new(
+        live: LiveHandle,
+        metrics: ServerMetrics,
+        settlements: SettlementQueue,
+        shutdown: Shutdown,
+    ) -> Self {
+        let denials = moka::sync::Cache::builder().max_capacity(DENIALS).time_to_live(DENIAL_MAX).build();
+        let started_at = jiff::Timestamp::now().as_second();
+        let local = MemoryStore::new();
+        Self { inner: Arc::new(Inner { live, metrics, settlements, shutdown, local, denials, started_at }) }
+    }
+
+    /// The running configuration.
+    pub fn live(&self) -> Result<Arc<Live>, ApiError> {
+        self.inner.live.load_full().ok_or(ApiError::NotReady)
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &ServerMetrics {
+        &self.inner.metrics
+    }
+
+    /// Places in the settlement queue.
+    #[must_use]
+    pub fn settlements(&self) -> &SettlementQueue {
+        &self.inner.settlements
+    }
+
+    /// Tells streams when to end.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.inner.shutdown
+    }
+
+    /// The store of this process alone.
+    #[must_use]
+    pub fn local(&self) -> &MemoryStore {
+        &self.inner.local
+    }
+
+    /// Seconds since 1970 when this server started.
+    #[must_use]
+    pub fn started_at(&self) -> i64 {
+        self.inner.started_at
+    }
+
+    /// How long a caller is still refused, as far as this process knows without asking.
+    #[must_use]
+    pub fn denied(&self, caller: &CallerKey) -> Option<Duration> {
+        self.inner.denials.get(caller)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Remembers a refusal, for at most a second.
+    pub fn deny(&self, caller: &CallerKey, retry_after: Duration) {
+        self.inner.denials.insert(caller.clone(), Instant::now() + retry_after.min(DENIAL_MAX));
+    }
+}
