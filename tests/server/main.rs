@@ -1,0 +1,28 @@
+//! The chat server as its callers meet it: both dialects, limits, cache, conversations, faults of the backend.
+
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/mock_openai.rs"]
+mod mock_openai;
+#[path = "../support/redis.rs"]
+mod redis_server;
+#[path = "../support/server.rs"]
+mod server;
+
+mod bad_input;
+mod cache_and_limits;
+mod conversations;
+mod openai_dialect;
+mod operations;
+mod simple_dialect;
+mod streams;
+mod upstream_faults;
+
+/// A backend that answers this many requests with `word0 word1 word2`.
+async fn answering(requests: usize) -> mock_openai::MockOpenAi {
+    let mock = mock_openai::MockOpenAi::start().await;
+    for _ in 0..requests {
+        mock.script(mock_openai::Script::Words(3));
+    }
+    mock
+}

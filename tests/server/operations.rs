@@ -1,0 +1,99 @@
+//! What those who run a server see: the admin listener, metrics, ids, the document, the end.
+
+use ::http::Method;
+use serde_json::{Value, json};
+
+use crate::http;
+use crate::server::{TestServer, cache, echo, openai};
+
+fn ask(text: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": text}]})
+}
+
+#[tokio::test]
+async fn the_admin_listener_tells_what_runs() {
+    let config = echo();
+    let hash = config.hash();
+    let server = TestServer::start(config).await;
+    assert_eq!(http::get(&format!("{}/livez", server.admin)).await.status, 200);
+    assert_eq!(http::get(&format!("{}/readyz", server.admin)).await.status, 200);
+    let status = http::get(&format!("{}/status", server.admin)).await.json();
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["generation"], 7);
+    assert_eq!(status["configHash"], hash);
+    assert_eq!(status["problems"], json!([]));
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened_under_bounded_labels() {
+    let mock = crate::answering(12).await;
+    let mut config = openai(&mock.base_url());
+    config.dynamic.cache = Some(cache());
+    let server = TestServer::start(config).await;
+    http::post(&server.at("/v1/chat/completions"), &ask("count me")).await;
+    http::post(&server.at("/v1/chat/completions"), &ask("count me")).await;
+    http::get(&server.at("/some/random/path")).await;
+    let text = || async {
+        let answer = http::get(&format!("{}/metrics", server.admin)).await;
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    let deadline = tokio::time::Instant::now() + http::DEADLINE;
+    let metrics = loop {
+        let metrics = text().await;
+        if metrics.contains("openai_tokens_used_total{model=\"gpt-4o-mini\"}") {
+            break metrics;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "usage was not settled: {metrics}");
+        tokio::task::yield_now().await;
+    };
+    for line in [
+        "http_requests_total{endpoint=\"/v1/chat/completions\",method=\"POST\",status=\"200\"} 2",
+        "http_requests_total{endpoint=\"other\",method=\"GET\",status=\"404\"} 1",
+        "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"ok\"} 1",
+        "chat_cache_requests_total{result=\"hit\"} 1",
+        "chat_cache_requests_total{result=\"miss\"} 1",
+        "chat_cost_usd_total{model=\"gpt-4o-mini\"}",
+        "chat_config_generation 7",
+        "chat_requests_in_flight 0",
+        "chatservice_build_info{version=",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id_and_a_sane_one_is_kept() {
+    let server = TestServer::start(echo()).await;
+    for path in ["/", "/health", "/nothing"] {
+        assert!(http::get(&server.at(path)).await.header("x-request-id").starts_with("req_"), "{path}");
+    }
+    let headers = [("x-request-id", "my-trace-1")];
+    let answer = http::send(Method::GET, &server.at("/health"), &headers, b"").await;
+    assert_eq!(answer.header("x-request-id"), "my-trace-1");
+    assert!(answer.header("x-process-time").parse::<f64>().unwrap() >= 0.0);
+}
+
+#[tokio::test]
+async fn the_document_and_the_docs_page_come_from_the_binary() {
+    let server = TestServer::start(echo()).await;
+    let document = http::get(&server.at("/openapi.json")).await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    for path in ["/", "/health", "/api/v1/chat", "/api/v1/chat/stream", "/v1/chat/completions", "/v1/models"]
+    {
+        assert!(document["paths"][path].is_object(), "{path} is described");
+    }
+    let moved = http::get(&server.at("/docs")).await;
+    assert!(moved.status.is_redirection());
+    let page = http::get(&server.at("/docs/")).await;
+    assert_eq!(page.status, 200);
+    let html = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(!html.contains("http://") && !html.contains("https://"), "no asset from elsewhere: {html}");
+}
+
+#[tokio::test]
+async fn root_and_health_answer() {
+    let server = TestServer::start(echo()).await;
+    assert_eq!(http::get(&server.at("/")).await.json()["name"], "chatservice");
+    assert_eq!(http::get(&server.at("/health")).await.json()["status"], "healthy");
+}

@@ -1,0 +1,121 @@
+//! Streams that do not end well, and clients that leave.
+
+use ::http::Method;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::http;
+use crate::mock_openai::{End, MockOpenAi, Piece, Script, event, word_event};
+use crate::server::{TestServer, openai};
+
+fn ask() -> Value {
+    json!({"messages": [{"role": "user", "content": "stream"}], "stream": true})
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_ends_with_an_error_event_and_nothing_invented() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let in_band =
+        json!({"error": {"message": "overloaded", "type": "server_error", "code": null}}).to_string();
+    for (name, script) in [
+        ("cut", Script::cut_stream(2, End::Cut)),
+        ("reset", Script::cut_stream(2, End::Reset)),
+        ("no [DONE]", Script::cut_stream(2, End::Clean)),
+        ("[DONE] without a finish_reason", Script::stream_with(2, event("[DONE]"))),
+        ("in-band error", Script::stream_with(2, event(&in_band))),
+        ("garbage", Script::stream_with(2, Bytes::from_static(b"data: {{{\n\n"))),
+        ("an event of 2 MiB", Script::stream_with(2, event(&"x".repeat(2 << 20)))),
+    ] {
+        mock.script(script.clone());
+        let events = http::post(&server.at("/v1/chat/completions"), &ask()).await.events();
+        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+        assert!(last["error"]["message"].is_string(), "{name}: {last}");
+        assert!(
+            events.iter().all(|event| event != "[DONE]" && !event.contains("\"finish_reason\":\"")),
+            "{name}: {events:?}"
+        );
+        mock.script(script);
+        let simple =
+            http::post(&server.at("/api/v1/chat/stream"), &json!({"message": "stream"})).await.events();
+        let last: Value = serde_json::from_str(simple.last().unwrap()).unwrap();
+        assert!(last["error"].is_string() && last["finished"] == false, "{name}: {last}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_before_the_first_event_is_a_real_status() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let in_band = json!({"error": {"message": "no", "type": "server_error", "code": null}}).to_string();
+    for (script, status) in [
+        (Script::cut_stream(0, End::Cut), 502),
+        (Script::stream_with(0, event(&in_band)), 503),
+        (Script::stream_with(0, Bytes::from_static(b"data: {{{\n\n")), 502),
+    ] {
+        mock.script(script.clone());
+        let answer = http::post(&server.at("/v1/chat/completions"), &ask()).await;
+        assert_eq!(answer.status, status, "{script:?}: {:?}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_upstream_call() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    // Mid-stream.
+    mock.script(Script::Events(vec![Piece::Send(word_event(0)), Piece::Gate], End::Clean));
+    let headers = [("content-type", "application/json")];
+    let url = server.at("/v1/chat/completions");
+    let mut response = http::open(Method::POST, &url, &headers, ask().to_string().as_bytes()).await;
+    let first = response.body_mut().frame().await.unwrap().unwrap();
+    assert!(first.into_data().unwrap().starts_with(b"data: "));
+    drop(response);
+    mock.wait_disconnects(1).await;
+    // Waiting for a plain answer.
+    mock.script(Script::silence());
+    let body = json!({"messages": [{"role": "user", "content": "plain"}]}).to_string();
+    tokio::select! {
+        _ = http::open(Method::POST, &url, &headers, body.as_bytes()) => panic!("nobody answers"),
+        () = mock.wait_requests(2) => {}
+    }
+    mock.wait_disconnects(2).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_open_at_the_end_is_told_so() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    mock.script(Script::Events(vec![Piece::Send(word_event(0)), Piece::Gate], End::Clean));
+    let headers = [("content-type", "application/json")];
+    let mut response =
+        http::open(Method::POST, &server.at("/v1/chat/completions"), &headers, ask().to_string().as_bytes())
+            .await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    server.shutdown.begin();
+    server.shutdown.end_streams();
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(rest.to_vec()).unwrap();
+    assert!(text.contains("shutting_down") && !text.contains("[DONE]"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_within_the_grace_period_is_whole() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let mut pieces = vec![Piece::Send(word_event(0)), Piece::Gate];
+    pieces.extend(crate::mock_openai::whole_stream(2, true).into_iter().skip(1).map(Piece::Send));
+    mock.script(Script::Events(pieces, End::Clean));
+    let headers = [("content-type", "application/json")];
+    let mut response =
+        http::open(Method::POST, &server.at("/v1/chat/completions"), &headers, ask().to_string().as_bytes())
+            .await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    server.shutdown.begin();
+    mock.open_gate();
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(rest.ends_with(b"data: [DONE]\n\n"), "{rest:?}");
+    server.stop().await;
+}
