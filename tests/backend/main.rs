@@ -1,5 +1,7 @@
 //! The OpenAI backend against a mock that sends what real servers and broken networks send.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;
 

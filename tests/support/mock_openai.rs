@@ -4,6 +4,8 @@
 //! It writes HTTP by hand, because most of what it is for (cut chunks, resets, silence) no HTTP library lets one send.
 //! Dropping it ends every connection.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,6 +21,19 @@ use tokio::task::JoinSet;
 
 /// How long the `wait_*` methods wait before they fail the test.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+// Every test binary uses some of these, none all.
+const _: () = {
+    let _ =
+        (MockOpenAi::start, MockOpenAi::fast, MockOpenAi::base_url, MockOpenAi::address, MockOpenAi::script);
+    let _ = (MockOpenAi::open_gate, MockOpenAi::requests, MockOpenAi::connections);
+    let _ = (MockOpenAi::wait_requests, MockOpenAi::wait_disconnects);
+    let _ = (Script::Words, Script::WordsWithoutUsage, Script::Status, Script::Events, Script::Raw);
+    let _ =
+        (Script::silence, Script::cut_stream, Script::stream_with::<Bytes>, event, word_event, whole_stream);
+    let _ = (Piece::Send, Piece::Wait, Piece::Gate, End::Clean, End::Cut, End::Reset, End::Hang);
+    let _ = |recorded: Recorded| (recorded.line, recorded.headers, recorded.body);
+};
 
 /// What is answered to one request.
 #[derive(Clone, Debug)]
@@ -66,7 +81,7 @@ impl Script {
     }
 
     /// A stream of this many words, then these bytes and a proper end.
-    pub fn stream_with(words: usize, tail: impl Into<Bytes>) -> Self {
+    pub fn stream_with<B: Into<Bytes>>(words: usize, tail: B) -> Self {
         let mut pieces: Vec<Piece> = (0..words).map(|word| Piece::Send(word_event(word))).collect();
         pieces.push(Piece::Send(tail.into()));
         Self::Events(pieces, End::Clean)
@@ -372,7 +387,7 @@ async fn plain(
         out.push_str("content-type: application/json\r\n");
     }
     for (name, value) in headers {
-        out.push_str(&format!("{name}: {value}\r\n"));
+        out.push_str(&[name, ": ", value, "\r\n"].concat());
     }
     out.push_str("\r\n");
     out.push_str(body);
