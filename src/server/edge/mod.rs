@@ -3,7 +3,7 @@
 //!
 //! `axum::serve` has no deadlines and its graceful shutdown waits for open streams for ever, hence our own loop over
 //! hyper's HTTP/1 connection. hyper's `header_read_timeout` also runs while a connection is idle (1.12), which would
-//! close the connections that proxies pool, so it is off and [`connection`] keeps the deadlines of each phase.
+//! close the connections that proxies pool, so it is off and `connection` keeps the deadlines of each phase.
 //!
 //! The drain, in order: readiness turns false in the same tick ([`crate::admin::Readiness`] asks `Shutdown`) · every
 //! answer carries `Connection: close`, and connections are still accepted for [`EdgeOptions::min_drain`], since

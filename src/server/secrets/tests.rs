@@ -50,6 +50,9 @@ fn mount(directory: &Path, data: &[(&str, &str)]) {
     fs::rename(link, directory.join("..data")).unwrap();
 }
 
+/// Keys and values of a Secret.
+type Data<'a> = &'a [(&'a str, &'a str)];
+
 struct Pod {
     root: tempfile::TempDir,
 }
@@ -212,7 +215,7 @@ fn redis_is_a_url_or_is_made_from_its_parts() {
 
 #[test]
 fn a_bad_redis_secret_is_told_without_quoting_it() {
-    let cases: [(&[(&str, &str)], &str, &str); 6] = [
+    let cases: [(Data, &str, &str); 6] = [
         (&[], reason::SECRET_NOT_FOUND, "--from-literal=url=..."),
         (&[("token", "canary")], reason::SECRET_KEY_MISSING, "has no key \"url\" (found: token)"),
         (&[("url", "canary")], reason::SECRET_KEY_MISSING, "is not a Redis URL: write redis://"),
