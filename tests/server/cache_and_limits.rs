@@ -149,6 +149,21 @@ async fn a_caller_over_the_limit_is_told_when_to_come_back_on_redis() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_is_remembered_tells_the_same_time() {
+    let mut config = echo();
+    config.dynamic.request_limit = Some(RequestLimit { requests: 6, period_seconds: 60, burst: 1 });
+    let server = TestServer::start(config).await;
+    let url = server.at("/v1/chat/completions");
+    assert_eq!(http::post(&url, &ask("first")).await.status, 200);
+    for _ in 0..2 {
+        let refused = http::post(&url, &ask("again")).await;
+        assert_eq!(refused.status, 429);
+        let wait: u64 = refused.header("retry-after-ms").parse().unwrap();
+        assert!((5_000..=10_000).contains(&wait), "one request in ten seconds: {wait}");
+    }
+}
+
+#[tokio::test]
 async fn servers_that_share_redis_share_the_limit() {
     let Some(redis) = RedisServer::start().await else { return };
     let config = limited(echo());
