@@ -3,13 +3,28 @@
 //!
 //! Flags are for people and manifests: each has a default, a sentence of help and, where a pod would set it, a variable.
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::controller::validate::server_config;
-use crate::crd::custom_resource_definition;
-use crate::{document, output};
+use crate::constants::{env, path};
+use crate::controller::{self, ControllerOptions, Defaults};
+use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
+use crate::local::{self, LocalOptions};
+use crate::server::config::{ConfigError, ServerConfig};
+use crate::server::edge::EdgeOptions;
+use crate::server::secrets::SecretSource;
+use crate::server::{self, Listeners, ServeError, ServerOptions};
+use crate::shutdown::{Shutdown, Signals};
+use crate::{environment, healthcheck, offline, output, telemetry};
+
+/// The image of this version, for those who build it under its plain name.
+const SERVER_IMAGE: &str = concat!("chatservice:", env!("CARGO_PKG_VERSION"));
 
 /// A Kubernetes operator for chat APIs, and the chat server that it runs.
 #[derive(Debug, Parser)]
@@ -23,81 +38,248 @@ pub struct Cli {
 /// What the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the operator: make what the ChatServices of a cluster describe.
+    Controller(ControllerArgs),
+    /// Run a chat server, in a pod or anywhere.
+    ///
+    /// Without --config it is configured by OPENAI_API_KEY, OPENAI_BASE_URL (https://api.openai.com/v1), OPENAI_MODEL
+    /// (gpt-4o-mini), REDIS_URL (unset: memory), RATE_LIMIT_REQUESTS (unset: no limit) and RATE_LIMIT_WINDOW (60
+    /// seconds).
+    Serve(ServeArgs),
+    /// Serve a ChatService on this machine, without a cluster.
+    ///
+    /// The file is checked as a cluster would check it. Secrets come from the environment: OPENAI_API_KEY for
+    /// credentialsSecretRef, REDIS_URL for redis.secretRef (unset: memory).
+    Local(LocalArgs),
     /// Print the CustomResourceDefinition, as it is in crds/chatservices.yaml.
     Crd,
+    /// Print the objects that the operator would apply for the ChatServices of a file.
+    Render(RenderArgs),
     /// Check files as the API server would, without one: schema, unknown fields and rules, with file and line.
     Validate(ValidateArgs),
+    /// Ask a listener of this program whether it is well: exit code 0, or 1 and a line that says why not.
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Arguments of `controller`.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Namespaces whose ChatServices are looked after, separated by commas; none: all of the cluster.
+    #[arg(
+        long,
+        alias = "watch-namespace",
+        value_name = "NAMESPACE",
+        env = env::WATCH_NAMESPACES,
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
+    /// The image of chat servers whose ChatService names none.
+    #[arg(long, value_name = "IMAGE", env = env::SERVER_IMAGE, default_value = SERVER_IMAGE)]
+    pub server_image: String,
+    /// Patterns of the images that a ChatService may name, separated by commas; * stands for anything. None: every tag
+    /// and digest of the server image's repository.
+    #[arg(long, value_name = "PATTERN", env = env::ALLOWED_IMAGES, value_delimiter = ',')]
+    pub allowed_images: Vec<String>,
+    /// Where /metrics, /livez and /readyz are served.
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:9090")]
+    pub admin_address: SocketAddr,
+    /// The least severe lines of the log.
+    #[arg(long, value_name = "LEVEL", env = env::LOG_LEVEL, default_value = "info",
+        value_parser = one_of::<LogLevel>(&["error", "warn", "info", "debug"]))]
+    pub log_level: LogLevel,
+    /// The form of a line of the log.
+    #[arg(long, value_name = "FORMAT", env = env::LOG_FORMAT, default_value = "json",
+        value_parser = one_of::<LogFormat>(&["json", "text"]))]
+    pub log_format: LogFormat,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration that the operator wrote; its Secrets are mounted beside it. None: the environment.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the API is served.
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:8080")]
+    pub address: SocketAddr,
+    /// Where /metrics, /livez, /readyz and /status are served.
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:9090")]
+    pub admin_address: SocketAddr,
+}
+
+/// Arguments of `local`.
+#[derive(Debug, Args)]
+pub struct LocalArgs {
+    /// A file with one ChatService, or - for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: PathBuf,
+    /// Where the API is served.
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
+    pub address: SocketAddr,
+    /// Where /metrics, /livez, /readyz and /status are served; none: nowhere.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub admin_address: Option<SocketAddr>,
+}
+
+/// Arguments of `render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// A file with ChatServices, or - for standard input; may be given several times.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub filename: Vec<PathBuf>,
+    /// The image of chat servers whose ChatService names none.
+    #[arg(long, value_name = "IMAGE", env = env::SERVER_IMAGE, default_value = SERVER_IMAGE)]
+    pub server_image: String,
+    /// The namespace of ChatServices that name none.
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
 }
 
 /// Arguments of `validate`.
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
     /// A file with ChatServices, or - for standard input; may be given several times.
-    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required = true)]
     pub filename: Vec<PathBuf>,
+}
+
+/// Arguments of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Whom to ask: the admin listener.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    pub address: String,
+    /// What to ask for.
+    #[arg(long, value_name = "PATH", default_value = path::READYZ)]
+    pub path: String,
 }
 
 /// Why a command failed: what is shown after `error: `.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The command has said everything itself, line by line; this is the sum.
-    #[error("{0}")]
-    Failed(String),
-    /// A file that is not as it must be.
+    /// A file is not as it must be.
     #[error(transparent)]
-    Document(#[from] document::DocumentError),
+    Offline(#[from] offline::OfflineError),
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
+    /// The process cannot start its threads or catch signals.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] telemetry::AlreadyInitialized),
+    /// The operator ended.
+    #[error(transparent)]
+    Controller(#[from] controller::Error),
+    /// The server's configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The server cannot run.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The ChatService cannot be served here.
+    #[error(transparent)]
+    Local(#[from] local::LocalError),
+    /// Not healthy.
+    #[error(transparent)]
+    Health(#[from] healthcheck::HealthError),
 }
 
 /// Does what was asked.
 pub fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
-        Command::Crd => crd(),
-        Command::Validate(args) => validate(&args),
+        Command::Controller(args) => until_done(controller(args)),
+        Command::Serve(args) => until_done(serve(args)),
+        Command::Local(args) => until_done(local(args)),
+        Command::Crd => Ok(output::print(&crd_text()?)?),
+        Command::Render(args) => {
+            Ok(output::print(&offline::render(&args.filename, &args.server_image, &args.namespace)?)?)
+        }
+        Command::Validate(args) => Ok(offline::validate(&args.filename)?),
+        Command::Healthcheck(args) => {
+            until_done(async move { Ok(healthcheck::check(&args.address, &args.path).await?) })
+        }
     }
 }
 
-fn crd() -> Result<(), CliError> {
-    Ok(output::print(&crd_text()?)?)
+/// Runs to the end on as many threads as there are processors.
+fn until_done(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Start)?;
+    runtime.block_on(Box::pin(work))
+}
+
+/// Signals end what `work` starts, from before it listens.
+async fn until_signal<E, F>(work: impl FnOnce(Shutdown) -> F) -> Result<(), CliError>
+where
+    F: Future<Output = Result<(), E>>,
+    CliError: From<E>,
+{
+    let signals = Signals::install().map_err(CliError::Start)?;
+    let shutdown = Shutdown::new();
+    let mut watching = tokio::task::JoinSet::new();
+    watching.spawn(signals.watch(shutdown.clone()));
+    Ok(Box::pin(work(shutdown)).await?)
+}
+
+async fn controller(args: ControllerArgs) -> Result<(), CliError> {
+    telemetry::init(args.log_format, args.log_level)?;
+    let options = ControllerOptions {
+        watch_namespaces: args.watch_namespaces,
+        defaults: Defaults { server_image: args.server_image, allowed_images: args.allowed_images },
+        admin_address: args.admin_address,
+    };
+    until_signal(|shutdown| async move { controller::run(options, shutdown.draining().clone()).await }).await
+}
+
+async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let (config, secrets) = if let Some(path) = &args.config {
+        (ServerConfig::read(path)?, SecretSource::mounted())
+    } else {
+        let variables = environment::variables()?;
+        (environment::server_config(&variables)?, SecretSource::Environment(variables))
+    };
+    telemetry::init(config.fixed.log_format, config.dynamic.log_level)?;
+    until_signal(|shutdown| async move {
+        let api = server::bind(args.address, "--address").await?;
+        let admin = Some(server::bind(args.admin_address, "--admin-address").await?);
+        let options = ServerOptions { config, secrets, edge: EdgeOptions::default() };
+        server::run(Listeners { api, admin }, options, shutdown).await
+    })
+    .await
+}
+
+async fn local(args: LocalArgs) -> Result<(), CliError> {
+    let LocalArgs { filename, address, admin_address } = args;
+    let prepared = local::prepare(&filename, environment::variables()?)?;
+    telemetry::init(prepared.log_format, prepared.config.dynamic.log_level)?;
+    until_signal(|shutdown| local::run(prepared, LocalOptions { address, admin_address }, shutdown)).await
 }
 
 /// The text of `crds/chatservices.yaml`.
 fn crd_text() -> Result<String, CliError> {
-    // Without folded scalars a rule stays on one line, where it can be found and compared.
-    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    let yaml = serde_saphyr::to_string_with_options(&custom_resource_definition(), options)
-        .map_err(std::io::Error::other)?;
-    Ok(format!("# Made by `chatservice crd`, do not edit.\n{yaml}"))
+    Ok(format!(
+        "# Made by `chatservice crd`, do not edit.\n{}",
+        offline::yaml(&custom_resource_definition())?
+    ))
 }
 
-fn validate(args: &ValidateArgs) -> Result<(), CliError> {
-    let mut bad = 0;
-    for path in &args.filename {
-        let services = match document::read(path) {
-            Ok(services) => services,
-            Err(error) => {
-                output::complain(&error.to_string());
-                bad += 1;
-                continue;
-            }
-        };
-        for service in services {
-            let name = service.metadata.name.as_deref().unwrap_or_default();
-            match server_config(&service) {
-                Ok(_) => output::print(&format!("{}: ChatService {name} is valid\n", path.display()))?,
-                Err(problems) => {
-                    for problem in problems {
-                        output::complain(&format!("{}: {problem}", path.display()));
-                    }
-                    bad += 1;
-                }
-            }
-        }
-    }
-    let files = args.filename.len();
-    if bad == 0 { Ok(()) } else { Err(CliError::Failed(format!("{bad} of {files} files cannot be applied"))) }
+/// Accepts what a listener can be bound to.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let literal = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    literal.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+/// Accepts the names of an enum of the API.
+fn one_of<T>(names: &[&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value::<T>(Value::String(name)))
 }
 
 #[cfg(test)]
@@ -112,17 +294,24 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_help() {
+    fn every_command_and_flag_has_help() {
         for command in Cli::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} has no help");
             for argument in command.get_arguments() {
-                assert!(
-                    argument.get_help().is_some(),
-                    "{} {} has no help",
-                    command.get_name(),
-                    argument.get_id()
-                );
+                assert!(argument.get_help().is_some(), "{name} {} has no help", argument.get_id());
             }
         }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let line = ["chatservice", "controller", "--watch-namespaces=a,b", "--allowed-images=x/*"];
+        let Ok(Cli { command: Command::Controller(args) }) = Cli::try_parse_from(line) else {
+            panic!("{line:?} is refused");
+        };
+        assert_eq!(args.watch_namespaces, ["a", "b"]);
+        assert_eq!(args.allowed_images, ["x/*"]);
+        assert_eq!((args.log_level, args.log_format), (LogLevel::Info, LogFormat::Json));
     }
 }

@@ -175,10 +175,18 @@ pub mod secret_key {
     pub const REDIS_PASSWORD: &str = "password";
 }
 
-/// Environment variables. Flags carry theirs in `cli.rs`.
+/// Environment variables.
 pub mod env {
     /// The image of the servers whose ChatService names none.
     pub const SERVER_IMAGE: &str = "CHATSERVICE_SERVER_IMAGE";
+    /// The operator's `--watch-namespaces`.
+    pub const WATCH_NAMESPACES: &str = "CHATSERVICE_WATCH_NAMESPACES";
+    /// The operator's `--allowed-images`.
+    pub const ALLOWED_IMAGES: &str = "CHATSERVICE_ALLOWED_IMAGES";
+    /// The operator's `--log-level`.
+    pub const LOG_LEVEL: &str = "CHATSERVICE_LOG_LEVEL";
+    /// The operator's `--log-format`.
+    pub const LOG_FORMAT: &str = "CHATSERVICE_LOG_FORMAT";
     /// Outside a cluster: the backend's key.
     pub const OPENAI_API_KEY: &str = "OPENAI_API_KEY";
     /// Outside a cluster: the backend's base URL.

@@ -9,6 +9,8 @@ pub mod controller;
 pub mod crd;
 pub mod document;
 pub mod environment;
+pub mod local;
+pub mod offline;
 pub mod server;
 
 pub mod admin;

@@ -175,7 +175,7 @@ fn dotted(pointer: &str) -> String {
     for segment in pointer.split('/').skip(1) {
         let segment = segment.replace("~1", "/").replace("~0", "~");
         if segment.bytes().all(|byte| byte.is_ascii_digit()) {
-            path.push_str(&format!("[{segment}]"));
+            path.extend(["[", &segment, "]"]);
         } else {
             if !path.is_empty() {
                 path.push('.');

@@ -77,7 +77,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
     let nodes: Vec<Spanned<Node>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
             let (line, column) = error.location().map_or((1, 1), place);
-            let message = UserMessageFormatter::default().format_message(&error).into_owned();
+            let message = UserMessageFormatter.format_message(&error).into_owned();
             SyntaxError { line, column, message: format!("not valid YAML: {message}") }
         })?;
     let mut documents = Vec::new();

@@ -6,6 +6,7 @@
 //! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -205,6 +206,15 @@ pub enum ConfigError {
 }
 
 impl ServerConfig {
+    /// Reads a mounted file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &name),
+            Err(source) => Err(ConfigError::Read { path: name, source }),
+        }
+    }
+
     /// Reads the text of a mounted file; `path` is for messages.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
