@@ -72,7 +72,7 @@ pub async fn apply(
     };
     applier.write(&deployment).await?;
     let deployment = applier.scale(service.name.as_str(), replicas).await?;
-    let applied = Resources {
+    let written = Resources {
         service_account,
         config,
         connection,
@@ -83,8 +83,8 @@ pub async fn apply(
         replicas,
         state: PhantomData,
     };
-    remove_unwanted(&applier, children, service, &applied).await?;
-    Ok(applied)
+    remove_unwanted(&applier, children, service, &written).await?;
+    Ok(written)
 }
 
 struct Applier<'a> {
@@ -167,7 +167,7 @@ async fn remove_unwanted(
     applier: &Applier<'_>,
     children: &Children,
     service: &ValidatedChatService,
-    applied: &Resources<Applied>,
+    written: &Resources<Applied>,
 ) -> Result<(), Error> {
     let Resources {
         service_account,
@@ -179,7 +179,7 @@ async fn remove_unwanted(
         deployment,
         replicas: _,
         state: _,
-    } = applied;
+    } = written;
     let Some(owner) = &service.owner else { return Ok(()) };
     let remover = Remover { applier, instance: service.name.as_str(), owner_uid: &owner.uid };
     remover.keep_only(&children.service_accounts, &[service_account]).await?;

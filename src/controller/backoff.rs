@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::ObjectKey;
 
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// Consecutive failures by object.
 #[derive(Debug, Default)]

@@ -65,30 +65,26 @@ impl Checks {
         example: &str,
     ) -> u64 {
         let millis = units::duration(text).and_then(|duration| u64::try_from(duration.as_millis()).ok());
-        match millis.filter(|millis| (min.0..=max.0 * 3_600_000).contains(millis)) {
-            Some(millis) => millis,
-            None => {
-                self.push(
-                    field,
-                    format!("\"{text}\" must be a duration from {} to {}, such as {example}", min.1, max.1),
-                );
-                0
-            }
-        }
+        let Some(millis) = millis.filter(|millis| (min.0..=max.0 * 3_600_000).contains(millis)) else {
+            self.push(
+                field,
+                format!("\"{text}\" must be a duration from {} to {}, such as {example}", min.1, max.1),
+            );
+            return 0;
+        };
+        millis
     }
 
     /// Bytes between 1Mi and 16Gi.
     pub fn memory(&mut self, field: &str, text: &str) -> u64 {
-        match units::bytes(text).filter(|bytes| (1 << 20..=16 << 30).contains(bytes)) {
-            Some(bytes) => bytes,
-            None => {
-                self.push(
-                    field,
-                    format!("\"{text}\" must be a quantity of memory from 1Mi to 16Gi, such as 64Mi"),
-                );
-                0
-            }
-        }
+        let Some(bytes) = units::bytes(text).filter(|bytes| (1 << 20..=16 << 30).contains(bytes)) else {
+            self.push(
+                field,
+                format!("\"{text}\" must be a whole number of bytes from 1Mi to 16Gi, such as 64Mi"),
+            );
+            return 0;
+        };
+        bytes
     }
 }
 

@@ -82,14 +82,12 @@ impl Children {
     /// Resolves when every cache holds its first complete list. Before that nothing may be called absent.
     pub async fn initialised(&self) -> bool {
         let Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets } = self;
-        let (a, b, c, d, e) = tokio::join!(
-            service_accounts.wait_until_ready(),
-            config_maps.wait_until_ready(),
-            services.wait_until_ready(),
-            deployments.wait_until_ready(),
-            pod_disruption_budgets.wait_until_ready(),
-        );
-        [a, b, c, d, e].iter().all(Result::is_ok)
+        // One after the other is no slower: the watches fill them, not the waiting.
+        service_accounts.wait_until_ready().await.is_ok()
+            && config_maps.wait_until_ready().await.is_ok()
+            && services.wait_until_ready().await.is_ok()
+            && deployments.wait_until_ready().await.is_ok()
+            && pod_disruption_budgets.wait_until_ready().await.is_ok()
     }
 }
 

@@ -128,14 +128,13 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
         let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
-        let holder = match cached {
-            Some(Holder::Us) => Holder::Us,
-            _ => {
-                let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-                let live = api.get_metadata_opt(name).await;
-                let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
-                live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
-            }
+        let holder = if cached == Some(Holder::Us) {
+            Holder::Us
+        } else {
+            let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+            let live = api.get_metadata_opt(name).await;
+            let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
+            live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
         };
         self.references.insert(ChildKey::of::<K>(name), holder);
         Ok(())

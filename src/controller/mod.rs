@@ -203,7 +203,9 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
         Err(problems) => return Outcome::Refused(problems),
     };
     let prepared = build::build(&service);
-    match apply::apply(&ctx.client, &ctx.children, &service, prepared, &references).await {
+    let applying = apply::apply(&ctx.client, &ctx.children, &service, prepared, &references);
+    // Boxed, because it holds every child twice: as built and as answered.
+    match Box::pin(applying).await {
         Ok(applied) => Outcome::Applied(Box::new((service, applied))),
         Err(ApplyError::Refused(problem)) => Outcome::Refused(vec![problem]),
         Err(ApplyError::Failed(error)) => Outcome::Failed(error),

@@ -50,7 +50,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { unsettled: Duration::from_secs(2), settled: Duration::from_secs(60) }
+        Self { unsettled: Duration::from_secs(2), settled: Duration::from_mins(1) }
     }
 }
 
@@ -278,19 +278,19 @@ fn uid(pod: &Pod) -> String {
 mod tests {
     use super::*;
 
-    fn status(version: &str) -> Option<ServerStatus> {
-        Some(ServerStatus { version: version.into(), ..ServerStatus::default() })
+    fn status(version: &str) -> ServerStatus {
+        ServerStatus { version: version.into(), ..ServerStatus::default() }
     }
 
     #[test]
     fn an_answer_is_believed_when_it_was_given_twice() {
         let mut answers = Answers { last: None, believed: None, next: Instant::now() };
         for (answer, confirmed, believed) in [
-            (status("1"), false, None),
-            (status("1"), true, status("1")),
-            (status("2"), false, status("1")),
-            (status("1"), false, status("1")),
-            (None, false, status("1")),
+            (Some(status("1")), false, None),
+            (Some(status("1")), true, Some(status("1"))),
+            (Some(status("2")), false, Some(status("1"))),
+            (Some(status("1")), false, Some(status("1"))),
+            (None, false, Some(status("1"))),
             (None, true, None),
         ] {
             assert_eq!(answers.take(answer), confirmed);

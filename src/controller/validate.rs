@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
-use sha2::{Digest, Sha256};
 
 use super::check::{self, Checks};
 use super::dereference::References;
@@ -186,10 +185,8 @@ fn identity(cs: &ChatService) -> Identity {
     let meta = cs.meta();
     let name = meta.name.clone().unwrap_or_default();
     // Outside a cluster the same file must find its own data in Redis again, so the stand-in is made from the name.
-    let uid = meta.uid.clone().unwrap_or_else(|| {
-        let digest = Sha256::digest(name.as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    });
+    let uid =
+        meta.uid.clone().unwrap_or_else(|| blake3::hash(name.as_bytes()).to_hex().chars().take(16).collect());
     Identity {
         namespace: meta.namespace.clone().unwrap_or_else(|| "local".to_owned()),
         name,

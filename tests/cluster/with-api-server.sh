@@ -94,8 +94,9 @@ run "$ASSETS/kube-apiserver" --etcd-servers "http://127.0.0.1:$ETCD" --bind-addr
   --service-account-issuer https://kubernetes.default.svc --service-account-key-file sa.key --service-account-signing-key-file sa.key \
   --service-cluster-ip-range 10.96.0.0/16 --authorization-mode RBAC --endpoint-reconciler-type none
 until_ok 120 "the API server" api /readyz
+# A busy machine delays the heartbeats of the fake node; its pods must not turn unready for that.
 run "$B/kube-controller-manager" --kubeconfig kubeconfig --leader-elect=false --secure-port 0 \
-  --use-service-account-credentials --service-account-private-key-file sa.key --root-ca-file ca.crt
+  --use-service-account-credentials --service-account-private-key-file sa.key --root-ca-file ca.crt --node-monitor-grace-period 1h
 run "$B/kube-scheduler" --kubeconfig kubeconfig --leader-elect=false --secure-port 0
 run "$B/kwok" --kubeconfig kubeconfig --config "$K/kwok-stages.yaml" --manage-nodes-with-annotation-selector kwok.x-k8s.io/node=fake
 api /api/v1/nodes -X POST -H 'content-type: application/json' -o /dev/null --data '{"apiVersion": "v1", "kind": "Node",

@@ -1,0 +1,126 @@
+//! What the operator may do: exactly the list of rules, and a condition when something of it is missing.
+
+use std::collections::BTreeSet;
+
+use chatservice::constants::condition;
+use chatservice::controller::rbac::{RULES, allows};
+use chatservice::crd::ChatService;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, claim};
+
+const ACCOUNT: &str = "operator";
+
+/// [`RULES`] as those of a Role, without one verb of one resource.
+fn rules_without(resource: &str, verb: &str) -> Vec<Value> {
+    let mut rules = Vec::new();
+    for rule in RULES {
+        for &name in rule.resources {
+            let verbs: Vec<&str> =
+                rule.verbs.iter().copied().filter(|&v| !(name == resource && v == verb)).collect();
+            rules.push(json!({ "apiGroups": [rule.group], "resources": [name], "verbs": verbs }));
+        }
+    }
+    rules
+}
+
+async fn allow(rig: &Rig, rules: &[Value]) {
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": { "name": ACCOUNT }, "rules": rules,
+    });
+    let params = PatchParams::apply("tests").force();
+    rig.api::<Role>().patch(ACCOUNT, &params, &Patch::Apply(&role)).await.unwrap();
+}
+
+/// A rig whose operator runs as a ServiceAccount with these rules.
+async fn start_with(rules: &[Value]) -> Option<Rig> {
+    let mut rig = Rig::without_operator().await?;
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": ACCOUNT } });
+    rig.make::<ServiceAccount>(&account).await;
+    allow(&rig, rules).await;
+    rig.make::<RoleBinding>(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": ACCOUNT },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT },
+        "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": rig.namespace }],
+    }))
+    .await;
+    rig.run_operator(Some(ACCOUNT)).await;
+    Some(rig)
+}
+
+/// Group, resource and verb of a recorded request, as RBAC sees it.
+fn permission(line: &str) -> (String, String, String) {
+    let (method, target) = line.split_once(' ').unwrap();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (group, rest) = if parts[0] == "api" { ("", &parts[2..]) } else { (parts[1], &parts[3..]) };
+    let rest = if rest[0] == "namespaces" && rest.len() > 2 { &rest[2..] } else { rest };
+    let resource = if rest.len() > 2 { format!("{}/{}", rest[0], rest[2]) } else { rest[0].to_owned() };
+    let watch = query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1");
+    let verb = match (method, rest.len()) {
+        ("GET", 1) => {
+            if watch {
+                "watch"
+            } else {
+                "list"
+            }
+        }
+        ("GET", _) => "get",
+        ("POST", _) => "create",
+        ("PATCH", _) => "patch",
+        ("DELETE", _) => "delete",
+        (method, _) => panic!("{method} of {path}"),
+    };
+    (group.to_owned(), resource, verb.to_owned())
+}
+
+#[tokio::test]
+async fn the_rules_are_enough_and_nothing_outside_them_is_asked() {
+    let Some(rig) = start_with(&rules_without("", "")).await else { return };
+    rig.create("demo", &json!({ "model": "m", "backend": { "echo": {} }, "replicas": 2 })).await;
+    rig.until_settled("demo").await;
+    // Removal of the budget needs `delete`.
+    rig.merge::<ChatService>("demo", &json!({ "spec": { "replicas": 1 } })).await;
+    rig.until_settled("demo").await;
+    let asked: BTreeSet<_> = rig.recorded.all().iter().map(|line| permission(line)).collect();
+    for (group, resource, verb) in &asked {
+        assert!(
+            allows(group, resource, verb),
+            "{verb} {resource} in group \"{group}\" is asked and not in the rules"
+        );
+    }
+    for (group, resource, verb) in [
+        ("apps", "deployments", "patch"),
+        ("chatservice.dev", "chatservices/status", "patch"),
+        ("policy", "poddisruptionbudgets", "delete"),
+        ("events.k8s.io", "events", "create"),
+        ("", "pods", "watch"),
+    ] {
+        assert!(
+            asked.contains(&(group.into(), resource.into(), verb.into())),
+            "{verb} {resource} was never asked"
+        );
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_a_condition_and_heals_when_it_is_given() {
+    for (resource, verb, named) in [
+        ("deployments", "patch", "may not patch deployments.apps"),
+        ("pods", "list", "may not list and watch pods"),
+    ] {
+        let Some(rig) = start_with(&rules_without(resource, verb)).await else { return };
+        rig.create("demo", &json!({ "model": "m", "backend": { "echo": {} } })).await;
+        let cs = rig.until_ready_is("demo", "False", "Forbidden").await;
+        let (_, _, message) = claim(&cs, condition::READY).unwrap();
+        assert!(message.contains(named) && message.contains("Fix:"), "{message}");
+        assert_eq!(claim(&cs, condition::STALLED), None, "a permission can be given without a new spec");
+        allow(&rig, &rules_without("", "")).await;
+        rig.until_settled("demo").await;
+        rig.stop().await;
+    }
+}

@@ -1,0 +1,329 @@
+//! A namespace, an operator that watches it alone, and a server that answers `/status` for all its pods.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use axum::routing::get;
+use axum::{Json, Router};
+use chatservice::admin::{Readiness, ServerStatus, StatusProblem};
+use chatservice::constants::{condition, path};
+use chatservice::controller::metrics::ControllerMetrics;
+use chatservice::controller::observe::Pace;
+use chatservice::controller::{Defaults, Operator};
+use chatservice::crd::{ChatService, custom_resource_definition};
+use chatservice::shutdown::Shutdown;
+use http::Request;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::client::{Body, ClientBuilder};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Resource};
+use prometheus::{Registry, TextEncoder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
+
+/// Where the API server is.
+const KUBECONFIG: &str = "CHATSERVICE_TEST_KUBECONFIG";
+/// Long enough for a busy machine; nothing waits for it in vain but a failure.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The servers' default image.
+pub const IMAGE: &str = "registry.example.com/chatservice:0.1.0";
+
+/// The requests of an operator, as `METHOD path?query`.
+#[derive(Clone, Default)]
+pub struct Recorded(Arc<Mutex<Vec<String>>>);
+
+impl Recorded {
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// How many begin with `method` and contain `part`.
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.all().iter().filter(|line| line.starts_with(method) && line.contains(part)).count()
+    }
+}
+
+/// One subscriber for the process.
+static LOG: OnceLock<()> = OnceLock::new();
+
+/// Where the fake pods are, once a test has given them a server.
+type Address = Arc<Mutex<Option<SocketAddr>>>;
+
+pub struct Rig {
+    /// An administrator's.
+    pub admin: Client,
+    /// What the operator asked of the API server.
+    pub recorded: Recorded,
+    /// This test's own.
+    pub namespace: String,
+    /// The fake pods' answer to `/status`.
+    pub answer: Arc<Mutex<ServerStatus>>,
+    registry: Registry,
+    pods: Address,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// A rig with a running operator, or None, with a word why, where there is no API server.
+pub async fn start() -> Option<Rig> {
+    let mut rig = Rig::without_operator().await?;
+    rig.run_operator(None).await;
+    Some(rig)
+}
+
+impl Rig {
+    pub async fn without_operator() -> Option<Self> {
+        let Ok(kubeconfig) = std::env::var(KUBECONFIG) else {
+            assert!(std::env::var_os("CI").is_none(), "{KUBECONFIG} is not set");
+            eprintln!("skipped: {KUBECONFIG} is not set; run it under tests/cluster/with-api-server.sh");
+            return None;
+        };
+        // A second call finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        LOG.get_or_init(|| {
+            let filter = tracing_subscriber::EnvFilter::new("warn,chatservice=debug");
+            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+        });
+        let admin = Client::try_from(config(&kubeconfig).await).unwrap();
+        install_crd(&admin).await;
+        let namespace = format!("t-{:016x}", rand::random::<u64>());
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+        let namespaces: Api<Namespace> = Api::all(admin.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+        Some(Self {
+            admin,
+            recorded: Recorded::default(),
+            namespace,
+            answer: Arc::default(),
+            registry: Registry::new(),
+            pods: Address::default(),
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        })
+    }
+
+    /// Runs an operator, as the ServiceAccount `account` of the namespace or as the administrator.
+    pub async fn run_operator(&mut self, account: Option<&str>) {
+        let user = account.map(|account| format!("system:serviceaccount:{}:{account}", self.namespace));
+        let recorded = self.recorded.clone();
+        let layer = MapRequestLayer::new(move |mut request: Request<Body>| {
+            if let Some(user) = &user {
+                request.headers_mut().insert("Impersonate-User", user.parse().unwrap());
+            }
+            let target = request.uri().path_and_query().unwrap().as_str();
+            recorded.0.lock().unwrap().push(format!("{} {target}", request.method()));
+            request
+        });
+        let kubeconfig = std::env::var(KUBECONFIG).unwrap();
+        let client = ClientBuilder::try_from(config(&kubeconfig).await).unwrap().with_layer(&layer).build();
+        let pods = Arc::clone(&self.pods);
+        let readiness = Readiness::new(Shutdown::new(), &["watches"]);
+        let operator = Operator {
+            client,
+            watch_namespaces: vec![self.namespace.clone()],
+            defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![] },
+            metrics: ControllerMetrics::new(&self.registry).unwrap(),
+            readiness: readiness.clone(),
+            pace: Pace { unsettled: Duration::from_millis(200), settled: Duration::from_secs(2) },
+            address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move { operator.run(shutdown).await.unwrap() });
+        if account.is_none() {
+            until("the operator's watches", async || readiness.is_ready().then_some(())).await;
+        }
+    }
+
+    /// Gives the fake pods a server that answers `/status` with [`Self::answer`].
+    pub async fn answer_for_pods(&mut self) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        *self.pods.lock().unwrap() = Some(listener.local_addr().unwrap());
+        let answer = Arc::clone(&self.answer);
+        let router =
+            Router::new().route(path::STATUS, get(async move || Json(answer.lock().unwrap().clone())));
+        self.tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    }
+
+    /// What every fake pod says is wrong from now on.
+    pub fn report(&self, problems: &[(&str, &str)]) {
+        let problems = problems
+            .iter()
+            .map(|&(reason, message)| StatusProblem { reason: reason.into(), message: message.into() });
+        self.answer.lock().unwrap().problems = problems.collect();
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.admin.clone(), &self.namespace)
+    }
+
+    pub async fn create(&self, name: &str, spec: &Value) -> ChatService {
+        let object = json!({
+            "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService",
+            "metadata": { "name": name }, "spec": spec,
+        });
+        self.make::<ChatService>(&object).await
+    }
+
+    pub async fn make<K>(&self, object: &Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
+    {
+        let object: K = serde_json::from_value(object.clone()).unwrap();
+        self.api().create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    pub async fn merge<K>(&self, name: &str, patch: &Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.api().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+    }
+
+    pub async fn find<K>(&self, name: &str) -> Option<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.api().get_opt(name).await.unwrap()
+    }
+
+    /// Waits until the Ready condition has this status and reason for the current generation; its object.
+    pub async fn until_ready_is(&self, name: &str, status: &str, reason: &str) -> ChatService {
+        until_some(&format!("Ready={status} {reason} of {name}"), async || {
+            let Some(cs) = self.find::<ChatService>(name).await else { return Err("it is gone".to_owned()) };
+            let current = cs.status.as_ref().and_then(|s| s.observed_generation) == cs.metadata.generation;
+            let ready = claim(&cs, condition::READY);
+            if current && ready.as_ref().is_some_and(|(s, r, _)| s == status && r == reason) {
+                return Ok(cs);
+            }
+            Err(format!("{:?}", cs.status))
+        })
+        .await
+    }
+
+    /// Waits until it is ready and nothing is under way.
+    pub async fn until_settled(&self, name: &str) -> ChatService {
+        until_some(&format!("{name} to settle"), async || {
+            let cs = self.until_ready_is(name, "True", "Available").await;
+            if claim(&cs, condition::RECONCILING).is_none() {
+                Ok(cs)
+            } else {
+                Err(format!("{:?}", cs.status))
+            }
+        })
+        .await
+    }
+
+    pub async fn pods(&self, name: &str) -> Vec<Pod> {
+        let params = ListParams::default().labels(&format!("app.kubernetes.io/instance={name}"));
+        let pods = self.api::<Pod>().list(&params).await.unwrap().items;
+        pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    }
+
+    /// Sets the status of a pod, as a kubelet would.
+    pub async fn patch_pod_status(&self, pod: &str, status: &Value) {
+        let patch = json!({ "status": status });
+        self.api::<Pod>()
+            .patch_status(pod, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await
+            .unwrap();
+    }
+
+    /// Makes every pod of `name` not ready, as a kubelet does whose readiness probe fails.
+    pub async fn fail_readiness(&self, name: &str) {
+        for pod in self.pods(name).await {
+            let conditions = json!([
+                { "type": "Ready", "status": "False" }, { "type": "ContainersReady", "status": "False" },
+            ]);
+            self.patch_pod_status(&pod.metadata.name.unwrap(), &json!({ "conditions": conditions })).await;
+        }
+    }
+
+    pub async fn restore_readiness(&self, name: &str) {
+        for pod in self.pods(name).await {
+            let conditions = json!([
+                { "type": "Ready", "status": "True" }, { "type": "ContainersReady", "status": "True" },
+            ]);
+            self.patch_pod_status(&pod.metadata.name.unwrap(), &json!({ "conditions": conditions })).await;
+        }
+    }
+
+    /// The operator's metrics as text.
+    pub fn metrics(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
+    }
+
+    /// Reconciles that ended well so far.
+    pub fn reconciles(&self) -> u64 {
+        let metrics = self.metrics();
+        let line = "chatservice_controller_reconcile_total{outcome=\"success\"} ";
+        metrics.lines().find_map(|l| l.strip_prefix(line)).map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// Stops the operator and waits until it has ended well.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap().unwrap().unwrap();
+    }
+}
+
+/// Status, reason and message of a condition.
+pub fn claim(cs: &ChatService, type_: &str) -> Option<(String, String, String)> {
+    let found = cs.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)?;
+    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+}
+
+/// Waits for a value.
+pub async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    until_some(what, async || look().await.ok_or_else(String::new)).await
+}
+
+/// Waits for a value; what was seen instead is printed when it does not come.
+pub async fn until_some<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(seen) => {
+                assert!(tokio::time::Instant::now() < end, "gave up waiting for {what}; seen: {seen}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn config(kubeconfig: &str) -> kube::Config {
+    let kubeconfig = Kubeconfig::read_from(Path::new(kubeconfig)).unwrap();
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
+}
+
+async fn install_crd(admin: &Client) {
+    let crds: Api<CustomResourceDefinition> = Api::all(admin.clone());
+    let crd = custom_resource_definition();
+    let name = "chatservices.chatservice.dev";
+    let params = PatchParams::apply("tests").force();
+    crds.patch(name, &params, &Patch::Apply(&crd)).await.unwrap();
+    until("the CRD", async || {
+        let crd = crds.get(name).await.unwrap();
+        let conditions = crd.status?.conditions?;
+        conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+    })
+    .await;
+}
