@@ -4,8 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use chatservice::cli::{Cli, Command, ControllerArgs};
 use chatservice::constants::{env, path, port};
 use chatservice::controller::RULES;
+use chatservice::crd::{LogFormat, LogLevel};
+use clap::Parser;
 use serde_json::{Value, json};
 
 mod helm;
@@ -147,6 +150,29 @@ fn servers_run_the_image_of_the_operator() {
         assert_eq!(container["image"], image);
         assert_eq!(container["env"], json!([{"name": env::SERVER_IMAGE, "value": image}]));
     }
+}
+
+/// The operator's arguments as it reads them itself.
+fn arguments(objects: &[Value]) -> ControllerArgs {
+    let args: Vec<String> = serde_json::from_value(container(objects)["args"].clone()).unwrap();
+    let line = std::iter::once("chatservice".to_owned()).chain(args);
+    match Cli::try_parse_from(line).unwrap().command {
+        Command::Controller(args) => args,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn operator_is_started_with_arguments_that_it_understands() {
+    let defaults = arguments(&helm::objects(DEFAULTS));
+    assert!(defaults.watch_namespaces.is_empty() && defaults.allowed_images.is_empty());
+    assert_eq!(defaults.admin_address.port(), port::ADMIN);
+
+    let logging = ["--set", "logging.level=debug", "--set", "logging.format=text"];
+    let chosen = arguments(&helm::objects(&[TWO_NAMESPACES, &logging].concat()));
+    assert_eq!(chosen.watch_namespaces, ["chat", "shop"]);
+    assert_eq!(chosen.allowed_images, ["a/b:*", "a/c:*"]);
+    assert_eq!((chosen.log_level, chosen.log_format), (LogLevel::Debug, LogFormat::Text));
 }
 
 #[test]
