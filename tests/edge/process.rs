@@ -3,11 +3,16 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use axum::Router;
+use axum::routing::get;
 use chatservice::crd::{LogFormat, LogLevel};
+use chatservice::server::edge::{EdgeOptions, serve};
 use chatservice::shutdown::{Shutdown, Signals};
 use chatservice::telemetry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
-use crate::support::within;
+use crate::support::{Client, SHORT, within};
 
 /// Set in the second process.
 const CHILD: &str = "CHATSERVICE_TEST_CHILD";
@@ -18,7 +23,11 @@ fn is_child() -> bool {
 
 /// This test again, in a process of its own.
 fn again(test: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    spawn(Command::new(std::env::current_exe().unwrap()), test)
+}
+
+fn spawn(mut command: Command, test: &str) -> Child {
+    command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .stdout(Stdio::piped())
@@ -56,6 +65,45 @@ async fn the_first_signal_drains_and_the_second_one_forces() {
         line("forced");
         assert!(child.wait().unwrap().success());
     }
+}
+
+#[tokio::test]
+async fn a_listener_out_of_file_descriptors_answers_again_when_there_are_some() {
+    if is_child() {
+        telemetry::init(LogFormat::Json, LogLevel::Info).unwrap();
+        let shutdown = Shutdown::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Signals::install().unwrap().watch(shutdown.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("\nlistening on {}", listener.local_addr().unwrap());
+        let app = Router::new().route("/", get(async || "hello"));
+        serve(listener, app, EdgeOptions::local(), shutdown).await;
+        return;
+    }
+    let test = "process::a_listener_out_of_file_descriptors_answers_again_when_there_are_some";
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 32 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+    let mut child = spawn(command, test);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|line| line.strip_prefix("listening on ").map(str::to_owned)).unwrap();
+    let connect = async || Client(TcpStream::connect(&address).await.unwrap());
+
+    let mut crowd = Vec::new();
+    for _ in 0..64 {
+        crowd.push(connect().await);
+    }
+    let mut waiting = connect().await;
+    waiting.get("/").await;
+    assert!(timeout(SHORT, waiting.answer()).await.is_err(), "there are descriptors left");
+    drop(crowd);
+    assert!(waiting.answer().await.ends_with("hello"));
+
+    drop(waiting);
+    signal(&child, "-TERM");
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert_eq!(log.matches("cannot accept connections").count(), 1, "one line, not one per attempt: {log}");
 }
 
 #[tokio::test]

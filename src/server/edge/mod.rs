@@ -42,6 +42,8 @@ const STREAMS_END_BEFORE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after the kernel refused to accept, for instance because no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two log lines that say the same of the listener.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// Limits of a listener.
 #[derive(Clone, Debug)]
@@ -224,31 +226,26 @@ struct Accepted {
 struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    /// Whether the last accept had to wait for a place; for one log line per transition.
-    full: bool,
-    /// Whether the last accept failed; likewise.
-    failing: bool,
+    full: Occasionally,
+    failing: Occasionally,
 }
 
 impl Door {
     fn new(listener: TcpListener, max_connections: usize) -> Self {
         let places = Arc::new(Semaphore::new(max_connections));
-        Self { listener, places, full: false, failing: false }
+        Self { listener, places, full: Occasionally::default(), failing: Occasionally::default() }
     }
 
     /// The next connection. May be dropped and called again at any time.
     async fn next(&mut self) -> Accepted {
         loop {
-            let full = self.places.available_permits() == 0;
-            if full && !self.full {
+            if self.places.available_permits() == 0 && self.full.is_due() {
                 tracing::warn!("as many connections as allowed: new ones wait until one ends");
             }
-            self.full = full;
             // Never closed, so the error cannot come; another turn would be right if it did.
             let Ok(permit) = self.places.clone().acquire_owned().await else { continue };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    self.failing = false;
                     // Without it small writes, such as the events of a stream, wait for an acknowledgement.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(error = %error, "a connection ended before it began");
@@ -259,14 +256,28 @@ impl Door {
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    if !self.failing {
+                    if self.failing.is_due() {
                         tracing::warn!(error = %error, "cannot accept connections; trying again every 100 ms");
                     }
-                    self.failing = true;
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+}
+
+/// Keeps what happens with every connection from being logged with every connection.
+#[derive(Default)]
+struct Occasionally(Option<Instant>);
+
+impl Occasionally {
+    /// Whether it was [`LOG_PAUSE`] ago, or never, that this said yes.
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|last| last.elapsed() >= LOG_PAUSE);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
     }
 }
 

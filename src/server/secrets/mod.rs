@@ -86,7 +86,7 @@ impl PartialEq for RedisSettings {
     }
 }
 
-/// Reads what the configuration names. Blocks on files; [`watch`] keeps it off the runtime's threads.
+/// Reads what the configuration names. Blocks on files; [`watch()`] keeps it off the runtime's threads.
 #[must_use]
 pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
     let mut problems = Vec::new();

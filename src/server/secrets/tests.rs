@@ -267,7 +267,7 @@ mod watching {
         tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap().unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_secret_that_comes_late_makes_the_server_ready_and_a_rotated_one_is_picked_up() {
         let pod = Pod::new();
         let directory = pod.root.path().join("credentials");
