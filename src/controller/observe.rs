@@ -87,6 +87,9 @@ struct Known {
 struct Seen {
     /// What the last reconcile was told.
     handed_out: Observed,
+    /// What another reconcile was asked for since. Asking again for the same would put it off: the controller waits
+    /// until requests for an object pause.
+    announced: Option<Observed>,
     settled: bool,
 }
 
@@ -139,7 +142,9 @@ impl Observer {
         self.pods.wait_until_ready().now_or_never()?.ok()?;
         let mut known = self.known();
         let observed = self.picture(&known, key);
-        known.services.entry(key.clone()).or_default().handed_out = observed.clone();
+        let seen = known.services.entry(key.clone()).or_default();
+        seen.handed_out = observed.clone();
+        seen.announced = None;
         Some(observed)
     }
 
@@ -232,13 +237,17 @@ impl Observer {
         }
     }
 
-    /// Asks for a reconcile if the picture is not the one that the last reconcile was given.
+    /// Asks for a reconcile, once, if the picture is not the one that the last reconcile was given.
     fn announce(&self, key: &ObjectKey) {
-        let known = self.known();
-        let Some(seen) = known.services.get(key) else { return };
-        if self.picture(&known, key) != seen.handed_out {
-            // A full queue is not lost: the next tick compares again.
-            let _ = self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace));
+        let mut known = self.known();
+        let picture = self.picture(&known, key);
+        let Some(seen) = known.services.get_mut(key) else { return };
+        if picture == seen.handed_out || seen.announced.as_ref() == Some(&picture) {
+            return;
+        }
+        // A full queue is not lost: the next tick compares again.
+        if self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace)).is_ok() {
+            seen.announced = Some(picture);
         }
     }
 
