@@ -71,11 +71,6 @@ finale() {
   exit "$code"
 }
 
-make_image() {
-  make image
-  ctr images import "$CACHE/chatservice-$VERSION.tar"
-}
-
 install() {
   local name=${E2E_IMAGE%%@*} values=()
   if [ "$name" != "$E2E_IMAGE" ]; then values+=(--set "image.digest=${E2E_IMAGE#*@}"); fi
@@ -88,7 +83,7 @@ install() {
   retry 30 k get serviceaccount default
 }
 
-# Every object of the namespace but events, which are only a record
+# Every object of the namespace but events, which are only a record, and Endpoints, which mirror the EndpointSlices
 listing() {
   local kinds
   kinds=$(kubectl api-resources --verbs=list --namespaced -o name | grep -vE '^events(\.|$)|^(pods|nodes)\.metrics' | paste -sd,)
@@ -209,8 +204,9 @@ uninstall() {
 
 step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
+  step "image of the static binary" make image
   step "cluster" tests/cluster/cluster-up.sh
-  step "static binary and image" make_image
+  step "image into the node" ctr images import "$CACHE/chatservice-$VERSION.tar"
 elif kubectl get crd "$CRD" >/dev/null 2>&1; then
   echo "this cluster has ChatServices already: removing the CRD at the end would take them along, so nothing was done" >&2
   exit 1
