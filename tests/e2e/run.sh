@@ -86,7 +86,7 @@ install() {
 # Every object of the namespace but events, which are only a record, and Endpoints, which mirror the EndpointSlices
 listing() {
   local kinds
-  kinds=$(kubectl api-resources --verbs=list --namespaced -o name | grep -vE '^events(\.|$)|^(pods|nodes)\.metrics' | paste -sd,)
+  kinds=$(kubectl api-resources --verbs=list --namespaced -o name | grep -vE '^(events(\..*)?|endpoints|(pods|nodes)\.metrics.*)$' | paste -sd,)
   k get "$kinds" --ignore-not-found -o name | sort
 }
 
