@@ -137,7 +137,7 @@ impl Parser {
         }
         while let Some(line) = self.line()? {
             if !line.is_empty() {
-                self.field(line)?;
+                self.field(&line)?;
                 continue;
             }
             let event = std::mem::take(&mut self.event);
@@ -173,7 +173,7 @@ impl Parser {
         Ok(Some(line))
     }
 
-    fn field(&mut self, line: Bytes) -> Result<(), SseError> {
+    fn field(&mut self, line: &Bytes) -> Result<(), SseError> {
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(colon);
         let value = value.strip_prefix(b":").unwrap_or(value);

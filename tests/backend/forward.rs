@@ -76,7 +76,12 @@ async fn calls_after_one_another_share_a_connection() {
         plain(&backend).await.unwrap();
     }
     assert_eq!(mock.connections(), 1);
-    mock.wait_requests(20).await;
+    for _ in 0..20 {
+        assert_eq!(drain(stream(&backend).await.unwrap()).await.1, None);
+    }
+    // A busy machine may see the end of a stream too late, and then its connection is not used again.
+    assert!(mock.connections() < 10, "{}", mock.connections());
+    mock.wait_requests(40).await;
 }
 
 #[tokio::test]

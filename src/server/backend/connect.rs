@@ -65,14 +65,15 @@ impl DialPolicy {
     /// Why an address is not dialled, in words; None when it is.
     #[must_use]
     pub fn refusal(self, address: IpAddr) -> Option<&'static str> {
-        match plain_form(address) {
+        let local = local_nat64(address).into_iter().flatten().map(IpAddr::V4);
+        std::iter::once(plain_form(address)).chain(local).find_map(|form| match form {
             IpAddr::V4(v4) if refused_v4(v4) => Some(NEVER),
             IpAddr::V6(v6) if refused_v6(v6) => Some(NEVER),
-            plain if plain.is_loopback() && !self.loopback => {
+            form if form.is_loopback() && !self.loopback => {
                 Some("in a cluster a loopback address is called only when `allowed-hosts` names the host")
             }
             _ => None,
-        }
+        })
     }
 
     fn check(self, host: &str, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, DialError> {
@@ -109,10 +110,20 @@ fn plain_form(address: IpAddr) -> IpAddr {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
         [0, 0, 0, 0, 0, 0 | 0xFFFF, high, low]
         | [0, 0, 0, 0, 0xFFFF, 0, high, low]
-        | [0x64, 0xFF9B, _, _, _, _, high, low]
+        | [0x64, 0xFF9B, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => v4(high, low),
         _ => address,
     }
+}
+
+/// The IPv4 addresses that an address under `64:ff9b:1::/48` (RFC 8215) may stand for: a network may use the whole
+/// prefix, packed around the unused ninth byte (RFC 6052), or a /96 of it.
+fn local_nat64(address: IpAddr) -> Option<impl Iterator<Item = Ipv4Addr>> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [0, 0x64, 0xFF, 0x9B, 0, 1, a, b, _, c, d, _, rest @ ..] = v6.octets() else { return None };
+    let packed = [Ipv4Addr::new(a, b, c, d), Ipv4Addr::from(rest)];
+    // In either form the bits of the other are zero, which is no address to reach.
+    Some(packed.into_iter().filter(|v4| !v4.is_unspecified()))
 }
 
 fn refused_v4(address: Ipv4Addr) -> bool {
@@ -265,6 +276,7 @@ mod tests {
             "::169.254.169.254",
             "::ffff:100.100.100.200",
             "64:ff9b::169.254.169.254",
+            "64:ff9b:1:a9fe:a9:fe00::",
             "64:ff9b:1::a9fe:a9fe",
             "64:ff9b::a83f:8110",
             "2002:a9fe:a9fe::1",
@@ -286,9 +298,17 @@ mod tests {
 
     #[test]
     fn other_addresses_are_dialled() {
-        for address in
-            ["10.0.0.1", "172.16.0.1", "192.168.1.1", "1.1.1.1", "100.64.0.1", "2606:4700::1", "fd00::1"]
-        {
+        for address in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "1.1.1.1",
+            "100.64.0.1",
+            "2606:4700::1",
+            "fd00::1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1:a00:0:100::",
+        ] {
             assert_eq!(DialPolicy { loopback: false }.refusal(address.parse().unwrap()), None, "{address}");
         }
     }

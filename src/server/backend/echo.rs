@@ -90,6 +90,7 @@ struct Reply {
 }
 
 #[derive(Clone, Copy, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -342,7 +343,7 @@ mod tests {
         ] {
             match plain(body).await {
                 Err(BackendError::Rejected { status: 400, param: Some(found), .. }) => {
-                    assert_eq!(found, param)
+                    assert_eq!(found, param);
                 }
                 other => panic!("{other:?}"),
             }

@@ -12,6 +12,9 @@ use super::BackendError;
 use crate::server::json;
 use crate::server::sse::{Event, Parser};
 
+/// How long the end of the body is waited for after `[DONE]`, so that the connection can be used again.
+const LINGER: Duration = Duration::from_millis(20);
+
 const DONE: &[u8] = b"[DONE]";
 
 /// One event of interest.
@@ -55,6 +58,14 @@ impl Events {
                 };
             };
             self.parser.push(&bytes);
+        }
+    }
+
+    /// After `[DONE]`: reads the body's end, which servers send right behind it. An unread end costs the connection.
+    pub(super) async fn leave(mut self) {
+        let end = async { while let Some(Ok(_)) = self.body.frame().await {} };
+        if tokio::time::timeout(LINGER, end).await.is_err() {
+            tracing::debug!("the backend keeps a stream open after [DONE]: its connection is closed");
         }
     }
 

@@ -205,7 +205,10 @@ impl OpenAi {
             let mut events = events?;
             match events.next(idle).await {
                 Ok(Piece::Chunk(data)) => Some((Ok(data), Some(events))),
-                Ok(Piece::Done) => None,
+                Ok(Piece::Done) => {
+                    events.leave().await;
+                    None
+                }
                 Ok(Piece::Error(_)) => {
                     let error = BackendError::Broken("it reported an error in its stream".into());
                     Some((Err(error), None))

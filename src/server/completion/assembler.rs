@@ -130,13 +130,12 @@ impl Assembler {
         let object = json::object(raw).map_err(|_| NOT_A_CHUNK)?;
         for (key, value) in object.members() {
             match key {
-                "role" | "content" | "refusal" => {}
                 "tool_calls" if value != b"null" => {
                     for call in parse_raw::<Vec<&RawValue>>(value)? {
                         self.tool_call(call, choice)?;
                     }
                 }
-                "tool_calls" => {}
+                "role" | "content" | "refusal" | "tool_calls" => {}
                 _ => self.unknown(value),
             }
         }

@@ -87,7 +87,7 @@ fn choice_deltas(raw: &RawValue) -> Result<Vec<DeltaOut<'_>>, CompletionError> {
         out.push(delta(part));
     }
     let finish_reason = parse::<String>(&choice, "finish_reason")?.map(Cow::Owned);
-    out.push(DeltaOut { finish_reason, logprobs, ..delta(Members::default()) });
+    out.push(DeltaOut { logprobs, finish_reason, ..delta(Members::default()) });
     Ok(out)
 }
 

@@ -116,7 +116,7 @@ fn what_cannot_be_put_together_is_told() {
         (chunk(&json!({"choices": [], "citations": ["x"]})), false),
         (chunk(&json!({"choices": [], "obfuscation": "xx", "object": CHUNK, "service_tier": null})), true),
     ] {
-        assert_eq!(assemble(&[data.clone()]).is_faithful(), faithful, "{data:?}");
+        assert_eq!(assemble(std::slice::from_ref(&data)).is_faithful(), faithful, "{data:?}");
     }
 }
 

@@ -233,7 +233,7 @@ fn generate_object(random: &mut StdRng, depth: usize, out: &mut String) {
         out.push_str(if position > 0 { "," } else { "" });
         let key =
             if random.random_ratio(1, 40) { "same".to_owned() } else { format!("k{position}\\u0031é") };
-        out.push_str(&format!("\"{key}\" : "));
+        out.push_str(&["\"", &key, "\" : "].concat());
         generate(random, depth + 1, out);
     }
     out.push_str(if random.random_ratio(1, 80) { "]" } else { "}" });
@@ -251,9 +251,9 @@ fn what_is_accepted_serde_json_accepts_and_reads_the_same() {
             let mut bytes = body.into_bytes();
             let at = random.random_range(0..bytes.len());
             if random.random() {
-                bytes.truncate(at)
+                bytes.truncate(at);
             } else {
-                bytes[at] = random.random_range(0..128)
+                bytes[at] = random.random_range(0..128);
             }
             body = String::from_utf8_lossy(&bytes).into_owned();
         }
