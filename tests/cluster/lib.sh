@@ -9,6 +9,9 @@ NODEIP=10.10.10.10 # an extra /32 on lo: stable, and not the machine's own addre
 PODCIDR=10.244.0.0/24 PODGW=10.244.0.1 CLUSTERCIDR=10.244.0.0/16
 SVCCIDR=10.96.0.0/16 DNSIP=10.96.0.10
 PAUSE=localhost/pause:3.10
+# containerd's state, gone when the machine restarts; the mark in it says which node it is for
+CONTAINERD=/run/containerd CONTAINERD_MARK=.chatservice-node
+export CONTAINERD_ADDRESS=$CONTAINERD/containerd.sock
 
 kc() { "$B/kubectl" --kubeconfig="$R/admin.kubeconfig" "$@"; }
 
@@ -20,6 +23,9 @@ alive() {
   exe=${exe% (deleted)}
   [ "${exe##*/}" = "$1" ]
 }
+
+# own_containerd: is the containerd of this machine the node's, running or left behind?
+own_containerd() { alive containerd "$N" || [ "$(cat "$CONTAINERD/$CONTAINERD_MARK" 2>/dev/null)" = "$N" ]; }
 
 # start NAME DIR CMD...: in a session of its own, out of this shell's process group; log in DIR/NAME.log
 start() {
