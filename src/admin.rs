@@ -57,7 +57,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Not ready until each of `waits_for` (such as `configuration`, `credentials`, `listener`) is
+    /// Not ready until each of `waits_for` (one of `constants::readiness`) is
     /// [`done`](Self::done), and again not from the moment `shutdown` begins.
     #[must_use]
     pub fn new(shutdown: Shutdown, waits_for: &[&'static str]) -> Self {

@@ -18,7 +18,7 @@ use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
 use crate::local::{self, LocalOptions};
 use crate::server::config::{ConfigError, ServerConfig};
 use crate::server::edge::EdgeOptions;
-use crate::server::secrets::SecretSource;
+use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::{Shutdown, Signals};
 use crate::{environment, healthcheck, offline, output, telemetry};
@@ -175,6 +175,9 @@ pub enum CliError {
     /// The server's configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A variable cannot be used.
+    #[error(transparent)]
+    Secret(#[from] secrets::Unusable),
     /// The server cannot run.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -238,7 +241,10 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
         (ServerConfig::read(path)?, SecretSource::mounted())
     } else {
         let variables = environment::variables()?;
-        (environment::server_config(&variables)?, SecretSource::Environment(variables))
+        let config = environment::server_config(&variables)?;
+        let source = SecretSource::Environment(variables);
+        secrets::check(&config, &source)?;
+        (config, source)
     };
     telemetry::init(config.fixed.log_format, config.dynamic.log_level)?;
     until_signal(|shutdown| async move {

@@ -175,6 +175,9 @@ pub mod secret_key {
     pub const REDIS_PASSWORD: &str = "password";
 }
 
+/// The host that a key may be sent to when its owner names none.
+pub const DEFAULT_ALLOWED_HOST: &str = "api.openai.com";
+
 /// Environment variables.
 pub mod env {
     /// The image of the servers whose ChatService names none.
@@ -205,12 +208,8 @@ pub mod env {
 
 /// What a server waits for before it is ready, as `/readyz` names it.
 pub mod readiness {
-    /// One valid configuration.
-    pub const CONFIGURATION: &str = "configuration";
-    /// Every Secret that the configuration names, once.
+    /// A running configuration with every Secret that it names, once.
     pub const CREDENTIALS: &str = "credentials";
-    /// The API listener is bound.
-    pub const LISTENER: &str = "listener";
 }
 
 /// How a server pod ends.

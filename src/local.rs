@@ -71,8 +71,8 @@ pub enum LocalError {
         problem: String,
     },
     /// A variable is missing or cannot be used.
-    #[error("{0}")]
-    Secret(String),
+    #[error(transparent)]
+    Secret(#[from] secrets::Unusable),
     /// The server.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -107,9 +107,7 @@ pub fn prepare(file: &Path, variables: Variables) -> Result<Prepared, LocalError
         format!("{} is not set: what spec.redis would keep stays in this process's memory.", env::REDIS_URL)
     });
     let secrets = SecretSource::Environment(variables);
-    if let Some(problem) = secrets::load(&config, &secrets).problems.into_iter().next() {
-        return Err(LocalError::Secret(problem.message));
-    }
+    secrets::check(&config, &secrets)?;
     let log_format = service.spec.logging.and_then(|logging| logging.format).unwrap_or(LogFormat::Text);
     Ok(Prepared { config, log_format, secrets, note })
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -94,9 +93,14 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let end = CancellationToken::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
-    let (receiver, watching) =
-        secrets::watch(config.clone(), options.secrets, ready.clone(), end.clone()).await;
-    let mut assembler = Assembler { config: config.clone(), live: live.clone(), in_cluster, used: None };
+    let (receiver, watching) = secrets::watch(config.clone(), options.secrets, end.clone()).await;
+    let mut assembler = Assembler {
+        config: config.clone(),
+        live: live.clone(),
+        ready: ready.clone(),
+        in_cluster,
+        store: None,
+    };
     assembler.take(&receiver.borrow().clone());
 
     let mut tasks = JoinSet::new();
@@ -118,7 +122,8 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     }
     end.cancel();
     while tasks.join_next().await.is_some() {}
-    tracing::info!(answers.cut = report.cut, "server ended");
+    let drain_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(answers.cut = report.cut, drain_ms, "server ended");
     Ok(())
 }
 
@@ -143,9 +148,10 @@ fn status_source(
 struct Assembler {
     config: Arc<ServerConfig>,
     live: LiveHandle,
+    ready: Readiness,
     in_cluster: bool,
-    /// What the running state was made from.
-    used: Option<Arc<Loaded>>,
+    /// Kept here and not only in what runs: conversations in memory outlive a key that is revoked for a moment.
+    store: Option<(Option<RedisAddress>, Arc<dyn Store>)>,
 }
 
 impl Assembler {
@@ -156,41 +162,39 @@ impl Assembler {
         }
     }
 
-    /// Takes what can be used. As long as something is missing that never was there, nothing runs.
-    fn take(&mut self, loaded: &Arc<Loaded>) {
+    /// Takes what can be used, and is ready from then on. As long as something is missing, nothing runs.
+    fn take(&mut self, loaded: &Loaded) {
         let wants = &self.config.fixed;
-        let incomplete = (wants.credentials_secret.is_some() && loaded.credentials.is_none())
-            || (wants.redis_secret.is_some() && loaded.redis.is_none() && !self.optional_redis());
+        // Without a problem, what is absent is not needed: outside a cluster the memory store serves for Redis.
+        let incomplete = !loaded.problems.is_empty()
+            && ((wants.credentials_secret.is_some() && loaded.credentials.is_none())
+                || (wants.redis_secret.is_some() && loaded.redis.is_none()));
         if incomplete {
             // A key that may no longer be sent to this host must not go on being used.
             self.live.store(None);
             return;
         }
-        let previous = self.live.load_full();
-        let same_redis = self.used.as_ref().is_some_and(|used| used.redis == loaded.redis);
-        let store = previous.as_ref().filter(|_| same_redis).map(|live| live.store.clone());
-        let Some(store) = store.or_else(|| self.store(loaded)) else { return };
+        let store = self.store(loaded);
         let Some(backend) = self.backend(loaded) else { return };
+        let previous = self.live.load_full();
         let live = Live::new(self.config.clone(), backend, store, previous.as_deref());
         self.live.store(Some(Arc::new(live)));
-        self.used = Some(loaded.clone());
+        self.ready.done(readiness::CREDENTIALS);
     }
 
-    /// Outside a cluster a Redis that nobody named is no fault: the memory store serves.
-    fn optional_redis(&self) -> bool {
-        !self.in_cluster
-    }
-
-    fn store(&self, loaded: &Loaded) -> Option<Arc<dyn Store>> {
-        let Some(redis) = &loaded.redis else { return Some(Arc::new(MemoryStore::new())) };
-        let address = RedisAddress::from_url(redis.url.expose_secret());
-        match address {
-            Ok(address) => Some(Arc::new(RedisStore::new(address, &self.config.identity.uid))),
-            Err(error) => {
-                tracing::error!(%error, "Redis cannot be used");
-                None
-            }
+    /// The store that there is, unless another Redis is to be used.
+    fn store(&mut self, loaded: &Loaded) -> Arc<dyn Store> {
+        if let Some((address, store)) = &self.store
+            && *address == loaded.redis
+        {
+            return store.clone();
         }
+        let store: Arc<dyn Store> = match &loaded.redis {
+            Some(address) => Arc::new(RedisStore::new(address.clone(), &self.config.identity.uid)),
+            None => Arc::new(MemoryStore::new()),
+        };
+        self.store = Some((loaded.redis.clone(), store.clone()));
+        store
     }
 
     fn backend(&self, loaded: &Loaded) -> Option<Arc<dyn Backend>> {
@@ -214,5 +218,81 @@ impl Assembler {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::StatusProblem;
+    use crate::constants::reason;
+    use crate::server::secrets::Credentials;
+
+    /// For a ChatService with a key; where its Redis is, if it names one, comes with the secrets.
+    fn assembler(redis: bool) -> Assembler {
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut variables =
+            [text("OPENAI_API_KEY", "k")].into_iter().collect::<crate::environment::Variables>();
+        variables.extend(redis.then(|| text("REDIS_URL", "redis://r")));
+        Assembler {
+            config: Arc::new(crate::environment::server_config(&variables).unwrap()),
+            live: LiveHandle::default(),
+            ready: Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]),
+            in_cluster: true,
+            store: None,
+        }
+    }
+
+    fn loaded(key: bool, redis: Option<&str>, problem: bool) -> Loaded {
+        let credentials =
+            Credentials { api_key: "k".into(), allowed_hosts: vec!["api.openai.com".to_owned()] };
+        let problem = problem.then(|| StatusProblem {
+            reason: reason::CREDENTIAL_HOST_MISMATCH.to_owned(),
+            message: "m".to_owned(),
+        });
+        Loaded {
+            credentials: key.then_some(credentials),
+            redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
+            problems: problem.into_iter().collect(),
+        }
+    }
+
+    fn store(assembler: &Assembler) -> Option<Arc<dyn Store>> {
+        assembler.live.load().as_ref().map(|live| live.store.clone())
+    }
+
+    #[tokio::test]
+    async fn ready_is_said_once_something_runs_and_not_before() {
+        let mut assembler = assembler(false);
+        assembler.take(&loaded(false, None, true));
+        assert!(assembler.live.load().is_none());
+        assert!(!assembler.ready.is_ready());
+        assembler.take(&loaded(true, None, false));
+        assert!(assembler.live.load().is_some());
+        assert!(assembler.ready.is_ready());
+    }
+
+    #[tokio::test]
+    async fn the_memory_store_outlives_a_key_that_is_revoked_for_a_moment() {
+        let mut assembler = assembler(false);
+        assembler.take(&loaded(true, None, false));
+        let before = store(&assembler).unwrap();
+        assembler.take(&loaded(false, None, true));
+        assert!(store(&assembler).is_none(), "a revoked key is not used");
+        assembler.take(&loaded(true, None, false));
+        assert!(Arc::ptr_eq(&before, &store(&assembler).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn only_another_redis_is_another_store() {
+        let mut assembler = assembler(true);
+        assembler.take(&loaded(true, None, true));
+        assert!(store(&assembler).is_none(), "a Redis that is named and cannot be used");
+        assembler.take(&loaded(true, Some("redis://a"), false));
+        let first = store(&assembler).unwrap();
+        assembler.take(&loaded(true, Some("redis://a:6379"), false));
+        assert!(Arc::ptr_eq(&first, &store(&assembler).unwrap()));
+        assembler.take(&loaded(true, Some("redis://b"), false));
+        assert!(!Arc::ptr_eq(&first, &store(&assembler).unwrap()));
     }
 }

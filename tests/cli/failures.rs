@@ -49,8 +49,21 @@ fn a_variable_that_cannot_be_used_is_named_and_not_shown() {
     let bad = "http://user:secret@redis";
     let local = ["local", "-f", "examples/openai.yaml"];
     let ran = finish(chatservice().args(local).env("OPENAI_API_KEY", "k").env("REDIS_URL", bad));
-    ran.fails_with(&["REDIS_URL is not a Redis URL", "redis://"]);
+    ran.fails_with(&["REDIS_URL cannot be used", "redis://", "export REDIS_URL="]);
     assert!(!ran.err.contains("secret"), "{}", ran.err);
+    for (variable, value, says) in [
+        (
+            "REDIS_URL",
+            bad,
+            "REDIS_URL cannot be used: the Redis URL is not one that Redis clients know: write redis://",
+        ),
+        ("REDIS_URL", "redis://:secret@redis:0", "the Redis URL has port 0"),
+        ("OPENAI_API_KEY", "two secret words", "OPENAI_API_KEY is not one line of visible ASCII"),
+    ] {
+        let ran = finish(chatservice().arg("serve").env("OPENAI_API_KEY", "k").env(variable, value));
+        ran.fails_with(&[says]);
+        assert!(!ran.err.contains("secret"), "{}", ran.err);
+    }
     finish(chatservice().arg("serve").env("OPENAI_API_KEY", "k").env("RATE_LIMIT_REQUESTS", "many"))
         .fails_with(&["RATE_LIMIT_REQUESTS is \"many\"", "from 1 to 1000000"]);
 }

@@ -22,12 +22,9 @@ use super::connect::{Connector, DialError, DialPolicy, Resolve, SystemResolver, 
 use super::events::{Events, Piece};
 use super::refusal::{self, ErrorObject};
 use super::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
-use crate::constants::{header::REQUEST_ID, secret_key};
+use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, secret_key};
 use crate::server::completion::MAX_BYTES;
 use crate::server::json;
-
-/// The host that a key may be sent to when its owner named none.
-pub const DEFAULT_ALLOWED_HOST: &str = "api.openai.com";
 
 /// Most bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;

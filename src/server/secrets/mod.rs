@@ -8,21 +8,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use http::Uri;
-use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::mount::Mount;
 use super::config::{BackendConfig, ServerConfig};
+use super::store::redis::{RedisAddress, RedisAddressError};
 use crate::admin::StatusProblem;
-use crate::constants::{env, mount as paths, reason, secret_key};
+use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
 mod mount;
 mod watch;
 
 pub use watch::{SecretsReceiver, watch};
-
-/// Hosts that a key may go to when its Secret does not say.
-const DEFAULT_HOSTS: &str = "api.openai.com";
 
 /// Where secrets are.
 pub enum SecretSource {
@@ -55,20 +52,13 @@ pub struct Credentials {
     pub allowed_hosts: Vec<String>,
 }
 
-/// Where Redis is.
-#[derive(Clone, Debug)]
-pub struct RedisSettings {
-    /// A `redis://` or `rediss://` URL that the client has parsed; made from its parts where the Secret has those.
-    pub url: SecretString,
-}
-
 /// What a server may use, and what is wrong.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loaded {
     /// None: no key is to be sent, or there is a problem.
     pub credentials: Option<Credentials>,
     /// None: the memory store, or there is a problem.
-    pub redis: Option<RedisSettings>,
+    pub redis: Option<RedisAddress>,
     /// Empty: everything that the configuration names is there.
     pub problems: Vec<StatusProblem>,
 }
@@ -80,9 +70,17 @@ impl PartialEq for Credentials {
     }
 }
 
-impl PartialEq for RedisSettings {
-    fn eq(&self, other: &Self) -> bool {
-        self.url.expose_secret() == other.url.expose_secret()
+/// The first thing that is wrong, told to whoever starts a server outside a cluster: there, what is wrong with the
+/// environment stays wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
+
+/// Whether everything that the configuration names can be used.
+pub fn check(config: &ServerConfig, source: &SecretSource) -> Result<(), Unusable> {
+    match load(config, source).problems.into_iter().next() {
+        Some(problem) => Err(Unusable(problem.message)),
+        None => Ok(()),
     }
 }
 
@@ -128,7 +126,7 @@ fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Cr
             let mount = secret.open(credentials, secret_key::API_KEY)?;
             let key = secret.required(&mount, secret_key::API_KEY)?;
             let hosts = secret.optional(&mount, secret_key::ALLOWED_HOSTS)?;
-            (key, hosts_of(hosts.as_deref().unwrap_or(DEFAULT_HOSTS)), Some(secret))
+            (key, hosts_of(hosts.as_deref().unwrap_or(DEFAULT_ALLOWED_HOST)), Some(secret))
         }
     };
     if !api_key.bytes().all(|byte| byte.is_ascii_graphic()) || api_key.is_empty() {
@@ -151,68 +149,33 @@ fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Cr
     }
 }
 
-fn redis(config: &ServerConfig, source: &SecretSource) -> Result<Option<RedisSettings>, StatusProblem> {
+fn redis(config: &ServerConfig, source: &SecretSource) -> Result<Option<RedisAddress>, StatusProblem> {
     let Some(name) = &config.fixed.redis_secret else { return Ok(None) };
-    let (url, what) = match source {
-        SecretSource::Environment(variables) => match variables.get(env::REDIS_URL) {
-            Some(url) => (url.clone(), env::REDIS_URL.to_owned()),
-            None => return Ok(None),
-        },
-        SecretSource::Mounted { redis, .. } => {
-            let secret = Secret { namespace: &config.identity.namespace, name };
-            let mount = secret.open(redis, secret_key::REDIS_URL)?;
-            match secret.optional(&mount, secret_key::REDIS_URL)? {
-                Some(url) => (url, format!("key \"{}\" of {secret}", secret_key::REDIS_URL)),
-                None => redis_parts(&secret, &mount)?,
-            }
+    let directory = match source {
+        SecretSource::Environment(variables) => {
+            let Some(url) = variables.get(env::REDIS_URL) else { return Ok(None) };
+            return RedisAddress::from_url(url).map(Some).map_err(|error| {
+                let message =
+                    format!("{0} cannot be used: {error}. Fix: export {0}=redis://...", env::REDIS_URL);
+                problem(reason::SECRET_KEY_MISSING, message)
+            });
         }
+        SecretSource::Mounted { redis, .. } => redis,
     };
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    if !matches!(scheme, Some("redis" | "rediss")) || url.as_str().into_connection_info().is_err() {
-        // The client's own words could quote the password.
-        let message = format!(
-            "{what} is not a Redis URL: write redis://[user:password@]host[:port][/db], or rediss:// for TLS"
-        );
-        return Err(problem(reason::SECRET_KEY_MISSING, message));
-    }
-    Ok(Some(RedisSettings { url: url.into() }))
-}
-
-/// A URL from `host`, `port`, `username` and `password`, and what to call it in a message.
-fn redis_parts(secret: &Secret<'_>, mount: &Mount) -> Result<(String, String), StatusProblem> {
-    if !mount.has(secret_key::REDIS_HOST) {
-        return Err(secret.key_missing(mount, secret_key::REDIS_URL));
-    }
-    let host = secret.required(mount, secret_key::REDIS_HOST)?;
-    let optional = |key| secret.optional(mount, key);
-    let user = optional(secret_key::REDIS_USERNAME)?.map(|text| percent_encode(&text)).unwrap_or_default();
-    let password = optional(secret_key::REDIS_PASSWORD)?.map(|text| percent_encode(&text));
-    let login = match password {
-        Some(password) => format!("{user}:{password}@"),
-        None if user.is_empty() => String::new(),
-        None => format!("{user}@"),
+    let secret = Secret { namespace: &config.identity.namespace, name };
+    let mount = secret.open(directory, secret_key::REDIS_URL)?;
+    let optional = |key| secret.optional(&mount, key);
+    let address = if let Some(url) = optional(secret_key::REDIS_URL)? {
+        RedisAddress::from_url(&url)
+    } else if let Some(host) = optional(secret_key::REDIS_HOST)? {
+        let port = optional(secret_key::REDIS_PORT)?;
+        let user = optional(secret_key::REDIS_USERNAME)?;
+        let password = optional(secret_key::REDIS_PASSWORD)?;
+        RedisAddress::from_parts(&host, port.as_deref(), user.as_deref(), password.as_deref())
+    } else {
+        return Err(secret.key_missing(&mount, secret_key::REDIS_URL));
     };
-    let number = optional(secret_key::REDIS_PORT)?.map(|number| format!(":{number}")).unwrap_or_default();
-    let bare_v6 = host.contains(':') && !host.starts_with('[');
-    let host = if bare_v6 { format!("[{host}]") } else { host };
-    let what = format!("\"{}\" with \"{}\" of {secret}", secret_key::REDIS_HOST, secret_key::REDIS_PORT);
-    Ok((format!("redis://{login}{host}{number}"), what))
-}
-
-/// Everything but the unreserved characters of RFC 3986.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push('%');
-            encoded.extend(
-                [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789ABCDEF"[usize::from(digit)])),
-            );
-        }
-    }
-    encoded
+    address.map(Some).map_err(|error| secret.bad_redis(&error))
 }
 
 fn host_of(base_url: &str) -> Option<String> {
@@ -289,6 +252,22 @@ impl Secret<'_> {
         format!("kubectl -n {} create secret generic {} --from-literal={key}=...", self.namespace, self.name)
     }
 
+    fn bad_redis(&self, error: &RedisAddressError) -> StatusProblem {
+        let key = error.key();
+        problem(
+            reason::SECRET_KEY_MISSING,
+            format!("key \"{key}\" of {self} cannot be used: {error}. Fix: {}", self.patch(key, "...")),
+        )
+    }
+
+    /// Sets one key and leaves the others.
+    fn patch(&self, key: &str, value: &str) -> String {
+        format!(
+            "kubectl -n {} patch secret {} -p '{{\"stringData\":{{\"{key}\":\"{value}\"}}}}'",
+            self.namespace, self.name
+        )
+    }
+
     fn host_mismatch(&self, host: &str, allowed: &[String]) -> StatusProblem {
         let now = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
         let then: Vec<&str> = allowed.iter().map(String::as_str).chain([host]).collect();
@@ -296,12 +275,8 @@ impl Secret<'_> {
             reason::CREDENTIAL_HOST_MISMATCH,
             format!(
                 "{self} does not allow its key to be sent to \"{host}\", the host of spec.backend.openai.baseURL \
-                 (allowed: {now}). Fix, if that host may have the key: kubectl -n {} patch secret {} -p \
-                 '{{\"stringData\":{{\"{}\":\"{}\"}}}}'",
-                self.namespace,
-                self.name,
-                secret_key::ALLOWED_HOSTS,
-                then.join(",")
+                 (allowed: {now}). Fix, if that host may have the key: {}",
+                self.patch(secret_key::ALLOWED_HOSTS, &then.join(","))
             ),
         )
     }

@@ -43,7 +43,7 @@ impl Mount {
         self.names.is_empty()
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    fn has(&self, key: &str) -> bool {
         self.names.iter().any(|name| name == key)
     }
 

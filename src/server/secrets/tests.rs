@@ -96,9 +96,12 @@ fn key(loaded: &Loaded) -> Option<&str> {
     loaded.credentials.as_ref().map(|credentials| credentials.api_key.expose_secret())
 }
 
-fn redis_url(data: &[(&str, &str)]) -> Option<String> {
-    let pod = Pod::new().credentials(&[("api-key", "k")]).redis(data);
-    pod.load(&config(OPENAI, true)).redis.map(|redis| redis.url.expose_secret().to_owned())
+fn redis_of(data: &[(&str, &str)]) -> Option<RedisAddress> {
+    Pod::new().credentials(&[("api-key", "k")]).redis(data).load(&config(OPENAI, true)).redis
+}
+
+fn address(url: &str) -> RedisAddress {
+    RedisAddress::from_url(url).unwrap()
 }
 
 #[test]
@@ -202,26 +205,33 @@ fn no_key_is_needed_where_none_is_referenced_and_none_by_the_echo_backend() {
 
 #[test]
 fn redis_is_a_url_or_is_made_from_its_parts() {
-    assert_eq!(redis_url(&[("url", "rediss://u:p@r:6380/2\n")]).unwrap(), "rediss://u:p@r:6380/2");
-    assert_eq!(redis_url(&[("host", "r.svc")]).unwrap(), "redis://r.svc");
-    assert_eq!(redis_url(&[("host", "::1"), ("port", "6380")]).unwrap(), "redis://[::1]:6380");
-    assert_eq!(redis_url(&[("host", "r"), ("username", "u")]).unwrap(), "redis://u@r");
-    let url = redis_url(&[("host", "r"), ("port", "6380"), ("username", "u"), ("password", "p@/:# %ü\n")]);
-    let url = url.unwrap();
-    assert_eq!(url, "redis://u:p%40%2F%3A%23%20%25%C3%BC@r:6380");
-    let info = url.as_str().into_connection_info().unwrap();
-    assert_eq!(info.redis_settings().password(), Some("p@/:# %ü"));
+    assert_eq!(redis_of(&[("url", "rediss://u:p@r:6380/2\n")]), Some(address("rediss://u:p@r:6380/2")));
+    assert_eq!(redis_of(&[("host", "r.svc")]), Some(address("redis://r.svc")));
+    assert_eq!(
+        redis_of(&[("host", "r"), ("port", "6380"), ("username", "u"), ("password", "p@/:# %ü\n")]),
+        Some(address("redis://u:p%40%2F%3A%23%20%25%C3%BC@r:6380"))
+    );
 }
 
 #[test]
 fn a_bad_redis_secret_is_told_without_quoting_it() {
-    let cases: [(Data, &str, &str); 6] = [
+    let cases: [(Data, &str, &str); 10] = [
         (&[], reason::SECRET_NOT_FOUND, "--from-literal=url=..."),
         (&[("token", "canary")], reason::SECRET_KEY_MISSING, "has no key \"url\" (found: token)"),
-        (&[("url", "canary")], reason::SECRET_KEY_MISSING, "is not a Redis URL: write redis://"),
-        (&[("url", "http://:canary@r")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
-        (&[("url", "redis://:canary@r:port")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
-        (&[("host", "r"), ("port", "canary")], reason::SECRET_KEY_MISSING, "is not a Redis URL"),
+        (&[("url", "canary")], reason::SECRET_KEY_MISSING, "key \"url\" of Secret"),
+        (&[("url", "http://:canary@r")], reason::SECRET_KEY_MISSING, "write redis://"),
+        (&[("url", "redis://:canary@r:0")], reason::SECRET_KEY_MISSING, "port 0"),
+        (&[("url", "redis://canary@r")], reason::SECRET_KEY_MISSING, "a user and no password"),
+        (&[("url", "redis://:canary@r/70000")], reason::SECRET_KEY_MISSING, "from 0 to 65535"),
+        (&[("url", "redis://:canary@r?x=1")], reason::SECRET_KEY_MISSING, "options after `?`"),
+        (
+            &[("host", "r"), ("port", "canary")],
+            reason::SECRET_KEY_MISSING,
+            "key \"port\" of Secret \"demo-redis\" in namespace \"chat\" cannot be used: the Redis `port` must be a \
+             number from 1 to 65535, or be left out for 6379. Fix: kubectl -n chat patch secret demo-redis -p \
+             '{\"stringData\":{\"port\":\"...\"}}'",
+        ),
+        (&[("host", "r"), ("username", "canary")], reason::SECRET_KEY_MISSING, "key \"password\" of Secret"),
     ];
     for (data, reason, part) in cases {
         let pod = Pod::new().credentials(&[("api-key", "k")]).redis(data);
@@ -243,21 +253,18 @@ fn outside_a_cluster_secrets_are_variables_and_only_redis_may_be_absent() {
     let loaded = environment(&[("OPENAI_API_KEY", "sk-1"), ("REDIS_URL", "redis://localhost")]);
     assert_eq!(loaded.problems, []);
     assert_eq!(loaded.credentials.unwrap().allowed_hosts, ["localhost"]);
-    assert_eq!(loaded.redis.unwrap().url.expose_secret(), "redis://localhost");
+    assert_eq!(loaded.redis, Some(address("redis://localhost")));
 
     let loaded = environment(&[("OPENAI_API_KEY", "sk-1")]);
     assert_eq!((loaded.problems.as_slice(), loaded.redis), (&[][..], None));
     assert!(only_problem(&environment(&[])).1.starts_with("OPENAI_API_KEY is not set"));
     let loaded = environment(&[("OPENAI_API_KEY", "sk-1"), ("REDIS_URL", "localhost")]);
-    assert!(only_problem(&loaded).1.starts_with("REDIS_URL is not a Redis URL"));
+    assert!(only_problem(&loaded).1.starts_with("REDIS_URL cannot be used: the Redis URL is not one that"));
 }
 
 mod watching {
     use super::*;
-    use crate::admin::Readiness;
-    use crate::constants::readiness;
     use crate::server::secrets::{SecretsReceiver, watch};
-    use crate::shutdown::Shutdown;
     use std::sync::Arc;
     use tokio::task::JoinSet;
     use tokio_util::sync::CancellationToken;
@@ -268,21 +275,17 @@ mod watching {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_secret_that_comes_late_makes_the_server_ready_and_a_rotated_one_is_picked_up() {
+    async fn a_secret_that_comes_late_is_picked_up_and_so_is_a_rotated_one() {
         let pod = Pod::new();
         let directory = pod.root.path().join("credentials");
-        let ready = Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]);
         let token = CancellationToken::new();
-        let (mut receiver, task) =
-            watch(Arc::new(config(OPENAI, false)), pod.source(), ready.clone(), token.clone()).await;
+        let (mut receiver, task) = watch(Arc::new(config(OPENAI, false)), pod.source(), token.clone()).await;
         let mut tasks = JoinSet::new();
         tasks.spawn(task);
         assert_eq!(only_problem(&receiver.borrow_and_update()).0, reason::SECRET_NOT_FOUND);
-        assert!(!ready.is_ready());
 
         mount(&directory, &[("api-key", "sk-1")]);
         until(&mut receiver, |loaded| key(loaded) == Some("sk-1") && loaded.problems.is_empty()).await;
-        assert!(ready.is_ready());
 
         mount(&directory, &[("api-key", "sk-2")]);
         until(&mut receiver, |loaded| key(loaded) == Some("sk-2")).await;
@@ -290,7 +293,6 @@ mod watching {
         mount(&directory, &[]);
         until(&mut receiver, |loaded| !loaded.problems.is_empty()).await;
         assert_eq!(key(&receiver.borrow()), Some("sk-2"));
-        assert!(ready.is_ready());
 
         token.cancel();
         tasks.join_next().await.unwrap().unwrap();
@@ -298,12 +300,10 @@ mod watching {
 
     #[tokio::test]
     async fn secrets_that_are_there_are_there_from_the_start_and_the_environment_is_read_once() {
-        let ready = Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]);
         let variables = [("OPENAI_API_KEY".to_owned(), "sk-1".to_owned())].into();
         let source = SecretSource::Environment(variables);
         let config = Arc::new(config(OPENAI, false));
-        let (receiver, task) = watch(config, source, ready.clone(), CancellationToken::new()).await;
-        assert!(ready.is_ready());
+        let (receiver, task) = watch(config, source, CancellationToken::new()).await;
         assert_eq!(key(&receiver.borrow()), Some("sk-1"));
         task.await;
     }

@@ -1,5 +1,5 @@
 //! Keeps secrets current. In: the configuration and a [`SecretSource`], read again and again. Out: [`Loaded`] on a
-//! channel whenever it changes, and the readiness of `credentials` once everything was there.
+//! channel whenever it changes.
 //!
 //! A key that was good stays in use when its Secret vanishes or becomes unusable, because a pod that serves should not
 //! stop for it; the problem is reported. One change takes effect at once: a Secret whose owner no longer allows the
@@ -15,8 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Loaded, SecretSource, load};
-use crate::admin::Readiness;
-use crate::constants::{readiness, reason};
+use crate::constants::reason;
 use crate::server::config::ServerConfig;
 
 /// Until everything was there once.
@@ -32,10 +31,9 @@ pub type SecretsReceiver = watch::Receiver<Arc<Loaded>>;
 pub async fn watch(
     config: Arc<ServerConfig>,
     source: SecretSource,
-    readiness: Readiness,
     token: CancellationToken,
 ) -> (SecretsReceiver, impl Future<Output = ()> + Send + 'static) {
-    let watcher = Watcher { config, source: Arc::new(source), readiness };
+    let watcher = Watcher { config, source: Arc::new(source) };
     let (sender, receiver) = watch::channel(Arc::new(Loaded::default()));
     let complete = watcher.look(&sender).await;
     (receiver, async move {
@@ -49,7 +47,6 @@ pub async fn watch(
 struct Watcher {
     config: Arc<ServerConfig>,
     source: Arc<SecretSource>,
-    readiness: Readiness,
 }
 
 impl Watcher {
@@ -67,9 +64,6 @@ impl Watcher {
         let complete = found.problems.is_empty();
         let previous = sender.borrow().clone();
         let current = merge(&previous, found);
-        if complete {
-            self.readiness.done(readiness::CREDENTIALS);
-        }
         if current != *previous {
             log(&previous, &current);
             sender.send_replace(Arc::new(current));
@@ -107,13 +101,14 @@ fn log(previous: &Loaded, current: &Loaded) {
 mod tests {
     use super::*;
     use crate::admin::StatusProblem;
-    use crate::server::secrets::{Credentials, RedisSettings};
+    use crate::server::secrets::Credentials;
+    use crate::server::store::redis::RedisAddress;
 
     fn loaded(key: Option<&str>, redis: Option<&str>, reason: Option<&str>) -> Loaded {
         Loaded {
             credentials: key
                 .map(|key| Credentials { api_key: key.into(), allowed_hosts: vec!["api.openai.com".into()] }),
-            redis: redis.map(|url| RedisSettings { url: url.into() }),
+            redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
             problems: reason
                 .map(|reason| StatusProblem { reason: reason.into(), message: "m".into() })
                 .into_iter()

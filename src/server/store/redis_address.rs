@@ -39,12 +39,23 @@ pub enum RedisAddressError {
     },
 }
 
+impl RedisAddressError {
+    /// The data key of a Secret that is to be changed: one of `constants::secret_key`.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Url { .. } => secret_key::REDIS_URL,
+            Self::Part { key, .. } => key,
+        }
+    }
+}
+
 impl RedisAddress {
     /// An address from `redis://[[user]:password@]host[:port][/database]`, or `rediss://` for TLS, whose certificate is
     /// checked against the system's roots. A password is percent-encoded, as in every URL.
     pub fn from_url(text: &str) -> Result<Self, RedisAddressError> {
         let wrong = |reason| RedisAddressError::Url { reason };
-        let url = redis::parse_redis_url(text.trim()).ok_or(wrong("is not one"))?;
+        let url = redis::parse_redis_url(text.trim()).ok_or(wrong("is not one that Redis clients know"))?;
         if !["redis", "rediss"].contains(&url.scheme()) {
             return Err(wrong("has a scheme that is not supported"));
         }
@@ -133,6 +144,18 @@ fn is_host(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || (!text.is_empty() && text.len() <= 253 && text.bytes().all(name))
 }
 
+/// Whether both lead to the same data as the same user: a Secret that was written again without a change is no change.
+impl PartialEq for RedisAddress {
+    fn eq(&self, other: &Self) -> bool {
+        let (mine, other) = (self.client.get_connection_info(), other.client.get_connection_info());
+        let login = |info: &ConnectionInfo| {
+            let settings = info.redis_settings();
+            (settings.db(), settings.username().map(str::to_owned), settings.password().map(str::to_owned))
+        };
+        mine.addr() == other.addr() && login(mine) == login(other)
+    }
+}
+
 /// The address without user and password.
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,6 +197,25 @@ mod tests {
             RedisAddress::from_parts("fd00::7", Some(""), None, None).unwrap().to_string(),
             "redis://fd00::7:6379"
         );
+    }
+
+    #[test]
+    fn addresses_are_equal_when_host_port_database_and_login_are() {
+        let address = |url| RedisAddress::from_url(url).unwrap();
+        let one = address("redis://app:pw@cache:6379/1");
+        assert_eq!(one, address("redis://app:pw@cache/1"));
+        for other in [
+            "redis://app:pw@other/1",
+            "redis://app:pw@cache:7000/1",
+            "redis://app:pw@cache/2",
+            "redis://app:new@cache/1",
+            "redis://api:pw@cache/1",
+            "rediss://app:pw@cache/1",
+        ] {
+            assert_ne!(one, address(other), "{other}");
+        }
+        let parts = RedisAddress::from_parts("cache", None, None, Some("p@/:")).unwrap();
+        assert_eq!(parts, address("redis://:p%40%2F%3A@cache"));
     }
 
     #[test]
