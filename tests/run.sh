@@ -10,6 +10,7 @@ has() { command -v "$1" >/dev/null; }
 lint_scripts() { local files; mapfile -t files < <(git ls-files '*.sh' .ci/run); shellcheck "${files[@]}"; }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast "$@"; }
+operator_tests() { tests/cluster/with-api-server.sh cargo nextest run --locked --no-fail-fast -E 'binary(operator)'; }
 
 stage "tools" tests/tools.sh etcd kube-apiserver kube-controller-manager kube-scheduler kwok helm
 stage "format" cargo fmt --check
@@ -17,7 +18,7 @@ if has shellcheck; then stage "shell scripts" lint_scripts; else skip "shell scr
 if has cargo-deny; then stage "licences, bans, sources" cargo deny --locked --log-level error check bans licenses sources; else skip "licences, bans, sources" "cargo-deny is not installed"; fi
 stage "clippy" cargo clippy --locked --all-targets -- -D warnings
 stage "documentation" docs
-stage "compile tests" nextest --no-run
+stage "compile tests" cargo nextest run --locked --no-run
 [ "$LAST" = 0 ] || { summary || :; exit 1; }
 
 # Tests that need a program which cannot be had are left out by name, and said so; in CI that is a failure.
@@ -25,6 +26,6 @@ left_out='binary(operator)'
 if ! has redis-server; then skip "Redis tests" "redis-server is not installed"; left_out+=' or binary(store)'; fi
 if ! has helm; then skip "chart tests" "helm could not be built (Go 1.26 is needed)"; left_out+=' or binary(chart)'; fi
 stage "tests" nextest -E "not ($left_out)"
-if has kwok; then stage "operator tests" tests/cluster/with-api-server.sh cargo nextest run --locked --no-fail-fast -E 'binary(operator)'
+if has kwok; then stage "operator tests" operator_tests
 else skip "operator tests" "the API server could not be built (Go 1.26 is needed)"; fi
 summary
