@@ -17,8 +17,11 @@ NS=chatservice-e2e
 CRD=chatservices.chatservice.dev
 WORK=$(mktemp -d)
 
+# Whoever looked around in a cluster that was left up has its KUBECONFIG still.
+[ "${KUBECONFIG:-}" != "$R/admin.kubeconfig" ] || unset KUBECONFIG
 if [ -n "${KUBECONFIG:-}" ] && [ -n "${E2E_IMAGE:-}" ]; then OWN=0
 elif [ -n "${E2E_IMAGE:-}" ]; then echo "E2E_IMAGE without KUBECONFIG: set both, or neither for a cluster of its own" >&2; exit 1
+elif [ -n "${KUBECONFIG:-}" ]; then echo "KUBECONFIG without E2E_IMAGE: set both, or neither for a cluster of its own" >&2; exit 1
 else
   OWN=1; VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1); E2E_IMAGE=localhost/chatservice:$VERSION
   . tests/cluster/env.sh
@@ -37,6 +40,12 @@ diagnose() {
   k logs --tail=15 --prefix -l app.kubernetes.io/managed-by=chatservice-controller
 } 2>&1
 
+# Was it this run's Helm that made the CRD? It says so on what it makes.
+crd_is_ours() {
+  local from
+  from=$(kubectl get crd "$CRD" -o jsonpath='{.metadata.annotations.meta\.helm\.sh/release-namespace}') && [ "$from" = "$SYSTEM" ]
+}
+
 # However this ends, nothing is left: a cluster of our own goes as a whole, in another one what was installed is removed.
 INSTALLED=0
 finish() {
@@ -50,7 +59,7 @@ finish() {
     k delete chatservices --all --timeout=60s
     helm uninstall chatservice --namespace "$SYSTEM" --ignore-not-found
     kubectl delete namespace "$NS" "$SYSTEM" --ignore-not-found --timeout=120s
-    kubectl delete crd "$CRD" --ignore-not-found
+    if crd_is_ours; then kubectl delete crd "$CRD" --ignore-not-found; fi
   fi >/dev/null 2>&1
   rm -rf "$WORK"
   exit "$code"
@@ -69,6 +78,12 @@ finale() {
   summary || code=1
   printf '%s passed, %s failed\n' "$PASSED" "$FAILED"
   exit "$code"
+}
+
+# What a run that was killed left behind goes first; images stay.
+new_cluster() {
+  tests/cluster/cluster-down.sh --wipe
+  tests/cluster/cluster-up.sh
 }
 
 install() {
@@ -186,6 +201,16 @@ secret_heals_by_the_printed_commands() {
   with_service relay retry 30 ask_both_dialects echo-2
 }
 
+# Not applied for good: they want a model and a key.
+examples_are_valid() { k apply --dry-run=server -f examples; }
+
+# A pod starts without its key, which is found again when it is back.
+lost_secret_is_named() {
+  k delete secret relay-key
+  k delete pods -l app.kubernetes.io/instance=relay
+  reason_and_fix relay SecretNotFound > "$WORK/fix"
+}
+
 deletes_without_a_trace() {
   k delete chatservices --all --timeout=60s
   k delete secret relay-key
@@ -205,15 +230,17 @@ uninstall() {
 step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
   step "image of the static binary" make image
-  step "cluster" tests/cluster/cluster-up.sh
+  step "cluster" new_cluster
   step "image into the node" ctr images import "$CACHE/chatservice-$VERSION.tar"
-elif kubectl get crd "$CRD" >/dev/null 2>&1; then
-  echo "this cluster has ChatServices already: removing the CRD at the end would take them along, so nothing was done" >&2
-  exit 1
+else
+  # What is there already is not ours to remove at the end. An error of kubectl ends this.
+  found=$(kubectl get crd "$CRD" --ignore-not-found -o name; kubectl get namespace "$NS" "$SYSTEM" --ignore-not-found -o name)
+  [ -z "$found" ] || { printf 'nothing was done, because this cluster has already:\n%s\n' "$found" >&2; exit 1; }
 fi
 INSTALLED=1
 step "operator installed by its chart" install
 listing > "$WORK/before"
+step "examples are taken by the API server" examples_are_valid
 step "quickstart becomes Ready" apply_quickstart
 step "both dialects answer through the Service" with_service demo ask_both_dialects echo-1
 step "the OpenAI SDK works unchanged" with_service demo ask_with_sdk echo-1
@@ -223,6 +250,8 @@ step "kubectl scale works both ways" scales
 step "deleted child comes back" deleted_child_comes_back
 step "missing Secret is named with its fix" missing_secret_is_named
 step "printed commands heal it" secret_heals_by_the_printed_commands
+step "lost Secret is named with its fix" lost_secret_is_named
+step "printed commands heal it again" secret_heals_by_the_printed_commands
 step "deletion leaves nothing" deletes_without_a_trace
 step "uninstall leaves nothing" uninstall
 finale
