@@ -3,7 +3,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chatservice
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/venv/bin:$(CACHE)/cluster/bin:$(PATH)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-TARGET := x86_64-unknown-linux-gnu
+# Named, so that the flags of the image's build are not those of build scripts too
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ tools: ## install what tests need: packages, wheels, Kubernetes' programs (the f
 test: ## format, lints, licences, docs, scripts, and every test but make e2e
 	@tests/run.sh
 
-image: ## the image localhost/chatservice:VERSION with a static binary, as an archive (of `docker save`)
+image: ## the image localhost/chatservice:VERSION for this processor, a static binary, as an archive (of `docker save`)
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
 	@tests/cluster/mkimage.sh localhost/chatservice:$(VERSION) --no-import -o $(CACHE)/chatservice-$(VERSION).tar \
 	  --bin $(CARGO_TARGET_DIR)/$(TARGET)/release/chatservice:/chatservice --entrypoint '["/chatservice"]' --user 65532:65532 \

@@ -1,6 +1,6 @@
 #!/bin/bash
 # mkimage.sh NAME:TAG [OPTION...]: makes a one-layer image (docker-archive) without any registry, and imports it into
-# containerd's k8s.io namespace. The same input gives the same bytes.
+# containerd's k8s.io namespace. It is for this machine's processor. The same input gives the same bytes.
 #
 #   --bin SRC[:DEST]      add a program at DEST (default: SRC); if dynamic, its libraries come along. Repeatable.
 #   --add SRC:DEST        copy a file, or the contents of a folder. Repeatable.
@@ -49,7 +49,7 @@ mkdir -p "$STAGE/tmp" "$STAGE/etc"; chmod 1777 "$STAGE/tmp"
 [ -e "$STAGE/etc/group" ] || printf 'root:x:0:\nnogroup:x:65534:\n' > "$STAGE/etc/group"
 [ -n "$OUT" ] || OUT=$K/images/$(printf %s "$NAME" | tr '/:' '__').tar
 python3 - "$NAME" "$STAGE" "$OUT" ${CONFIG[@]+"${CONFIG[@]}"} <<'PY'
-import hashlib, io, json, os, sys, tarfile
+import hashlib, io, json, os, platform, sys, tarfile
 name, stage, out = sys.argv[1:4]
 options = list(zip(sys.argv[4::2], sys.argv[5::2]))
 
@@ -66,6 +66,9 @@ for option, value in options:
     elif option == "--user": config["User"] = value
     elif option == "--workdir": config["WorkingDir"] = value
 
+machine = platform.machine()
+architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
 def anonymous(info):
     info.mtime = info.uid = info.gid = 0
     info.uname = info.gname = ""
@@ -77,7 +80,7 @@ with tarfile.open(layer, "w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(os.path.join(stage, entry), arcname=entry, filter=anonymous)
 with open(layer, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
-image = json.dumps({"architecture": "amd64", "os": "linux", "created": "1970-01-01T00:00:00Z", "config": config,
+image = json.dumps({"architecture": architecture, "os": "linux", "created": "1970-01-01T00:00:00Z", "config": config,
                     "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest]},
                     "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "mkimage.sh"}]}).encode()
 image_name = hashlib.sha256(image).hexdigest() + ".json"
