@@ -125,22 +125,12 @@ pub mod path {
     /// What runs and what is wrong, as [`crate::admin::ServerStatus`] (admin listener of a server).
     pub const STATUS: &str = "/status";
 
-    /// Name and version.
-    pub const ROOT: &str = "/";
-    /// Health of the API listener.
-    pub const HEALTH: &str = "/health";
     /// Swagger UI.
     pub const DOCS: &str = "/docs";
     /// The OpenAPI document.
     pub const OPENAPI: &str = "/openapi.json";
     /// Simple dialect: one answer.
     pub const CHAT: &str = "/api/v1/chat";
-    /// Simple dialect: one answer as server-sent events.
-    pub const CHAT_STREAM: &str = "/api/v1/chat/stream";
-    /// OpenAI dialect: chat completions.
-    pub const CHAT_COMPLETIONS: &str = "/v1/chat/completions";
-    /// OpenAI dialect: the models a caller may name.
-    pub const MODELS: &str = "/v1/models";
     /// Everything under it speaks the OpenAI dialect, errors included.
     pub const OPENAI_PREFIX: &str = "/v1/";
 }

@@ -17,6 +17,7 @@ use super::backend::Backend;
 use super::backend::echo::Echo;
 use super::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
 use super::config::{BackendConfig, ServerConfig};
+use super::denials::Denials;
 use super::edge::{self, EdgeOptions};
 use super::metrics::ServerMetrics;
 use super::middleware::observe;
@@ -87,8 +88,9 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let config = Arc::new(options.config);
     metrics.config_generation.set(config.identity.generation);
     let live = LiveHandle::default();
-    let (settlements, settler) = settlement::queue(live.clone(), metrics.clone());
-    let state = AppState::new(live.clone(), metrics.clone(), settlements, shutdown.clone());
+    let denials = Denials::default();
+    let (settlements, settler) = settlement::queue(live.clone(), metrics.clone(), denials.clone());
+    let state = AppState::new(live.clone(), metrics.clone(), settlements, denials, shutdown.clone());
     let ready = Readiness::new(shutdown.clone(), &[readiness::CREDENTIALS]);
     let end = CancellationToken::new();
 

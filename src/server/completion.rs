@@ -93,13 +93,6 @@ pub fn read(completion: &[u8]) -> Result<Answer, CompletionError> {
     Ok(Answer { text, finish_reason, usage, complete })
 }
 
-/// The tokens that a plain answer or a chunk reports; None when it reports none, or none that can be.
-#[must_use]
-pub fn usage_of(body: &[u8]) -> Option<Usage> {
-    let body = json::object(body).ok()?;
-    usage(body.parse::<&RawValue>("usage")?.ok()?)
-}
-
 /// Negative, fractional or absurd counts are as good as none.
 fn usage(raw: &RawValue) -> Option<Usage> {
     #[derive(Deserialize)]

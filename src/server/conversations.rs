@@ -24,7 +24,7 @@ pub fn new_id() -> ConversationId {
     ConversationId(Uuid::new_v4())
 }
 
-/// The id in a request: a UUID v4 in its usual form of 36 characters. None is answered like an unknown id.
+/// The id in a request: a UUID v4 in its usual form of 36 characters. None for what we cannot have given out.
 #[must_use]
 pub fn parse_id(text: &str) -> Option<ConversationId> {
     // The other forms that the parser knows (braces, no hyphens, urn:) are not what we give out.
@@ -41,13 +41,9 @@ pub fn messages<'a>(
     retention: Retention,
 ) -> Vec<UpstreamMessage<'a>> {
     let system = system_prompt.map(|content| UpstreamMessage { role: "system", content });
-    let history = trim(history, retention.max_messages).iter().map(|message| UpstreamMessage {
-        role: match message.role {
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        },
-        content: &message.content,
-    });
+    let history = trim(history, retention.max_messages)
+        .iter()
+        .map(|message| UpstreamMessage { role: message.role.as_str(), content: &message.content });
     let user = UpstreamMessage { role: "user", content: user };
     system.into_iter().chain(history).chain([user]).collect()
 }

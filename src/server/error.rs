@@ -2,6 +2,7 @@
 //! In: a failure anywhere in the data path. Out: a status, headers and a body in the dialect of the endpoint, or the
 //! event that ends a stream.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -261,6 +262,25 @@ impl ApiError {
 /// The error's code of the simple dialect, in the extensions of an error response.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorCode(pub &'static str);
+
+/// The code of the error that ended a stream: its response has left with status 200 by then, so the access log learns of
+/// it through this, which the response's extensions and the relay share.
+#[derive(Clone, Debug, Default)]
+pub struct StreamFault(Arc<OnceLock<&'static str>>);
+
+impl StreamFault {
+    /// The stream ends with this.
+    pub fn tell(&self, error: &ApiError) {
+        // Only the first counts; there is never a second.
+        let _ = self.0.set(error.code());
+    }
+
+    /// What it ended with, if it did.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        self.0.get().copied()
+    }
+}
 
 fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)

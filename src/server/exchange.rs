@@ -11,19 +11,26 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
 use super::cache::{self, CacheControl, CachedAnswer, KeyScope};
 use super::completion;
 use super::config::RequestLimit;
-use super::error::{ApiError, Dialect};
+use super::error::{ApiError, Dialect, StreamFault};
 use super::json::{self, Edit};
+use super::metrics::{BackendCall, OK};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
 use super::store::{Admit, CacheKey, CallerKey, ConversationId, LimitState, Retention, Store, Turn};
 use super::stream::{self, Relay};
 use crate::constants::header as names;
+
+/// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
+const SHARED_MAX: usize = 1 << 20;
+/// The usual rule of thumb for English.
+const BYTES_A_TOKEN: usize = 4;
 
 /// What a route made of a request.
 pub struct Ask {
@@ -45,6 +52,10 @@ pub struct Ask {
     pub conversation: Option<Conversing>,
     /// When the request came.
     pub started: Instant,
+    /// Its id, for the log.
+    pub id: Arc<str>,
+    /// The memory that its body was given.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// The turn that a request is.
@@ -74,6 +85,8 @@ pub struct Plain {
     pub completion: Bytes,
     /// Whether it came from the cache.
     pub cached: bool,
+    /// The configured model that it is of.
+    pub model: Arc<str>,
     /// What was read of it.
     pub read: completion::Answer,
     /// What this answer cost; nothing when cached.
@@ -92,6 +105,8 @@ pub enum Answer {
         body: Body,
         /// The conversation.
         conversation: Option<ConversationId>,
+        /// For the access log.
+        fault: StreamFault,
     },
 }
 
@@ -136,8 +151,7 @@ pub(super) struct Keep {
 
 /// Answers a request.
 pub async fn answer(state: &AppState, live: &Arc<Live>, ask: Ask) -> Outcome {
-    let mut outcome =
-        Outcome { result: Err(ApiError::Internal), limit: None, cache: None, cost: None, upstream_id: None };
+    let mut outcome = Outcome::from(ApiError::Internal);
     outcome.result = run(state, live, ask, &mut outcome).await;
     if let Some(result) = outcome.cache {
         state.metrics().cache_requests.with_label_values(&[result.as_str()]).inc();
@@ -154,12 +168,11 @@ async fn run(
     ask: Ask,
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
-    let busy =
-        || ApiError::Overloaded { retry_after: Duration::from_secs(1 + u64::from(rand::random::<u8>() % 4)) };
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
     guard.settlement.model = ask.model.clone();
-    if let (Some(limit), Some(retry_after)) = (live.limit(), state.denied(&ask.caller)) {
-        return Err(limited(limit, retry_after));
+    if let Some((limit, now)) = live.limit().zip(state.denials().get(&ask.caller)) {
+        outcome.limit = Some((limit, now));
+        return Err(limited(limit, now.retry_after));
     }
     let keep = keep(live, &ask)?;
     let looked_for = keep.as_ref().filter(|_| ask.cache.read);
@@ -176,17 +189,29 @@ async fn run(
             in_memory.or_else(|| remember(live, looked_for?, &from_store?))
         }
     };
+    let found = found.and_then(|answer| Found::new(&answer, &ask));
     outcome.cache = Some(match (&found, looked_for) {
         (Some(_), _) => CacheResult::Hit,
         (None, Some(_)) => CacheResult::Miss,
         (None, None) => CacheResult::Bypass,
     });
-    let exchange = Exchange { live: live.clone(), ask, keep, guard };
-    match found {
-        Some(found) => exchange.replay(state, found, outcome).await,
-        None if exchange.ask.cache.only_if_cached => Err(ApiError::NotCached),
-        None => exchange.call(state, outcome).await,
+    let call = BackendCall::new(state.metrics().clone(), ask.model.clone());
+    let mut exchange = Exchange { live: live.clone(), ask, keep, guard, call };
+    if let Some(found) = found {
+        outcome.cost = Some(NanoUsd(0));
+        return exchange.replay(state, found).await;
     }
+    if exchange.ask.cache.only_if_cached {
+        return Err(ApiError::NotCached);
+    }
+    let answered = match exchange.call().await {
+        Ok(upstream) => exchange.take(state, upstream, outcome).await,
+        Err(error) => Err((exchange, error)),
+    };
+    answered.map_err(|(exchange, error)| {
+        exchange.failed(&error);
+        error
+    })
 }
 
 /// One trip: charge the limit, look for an answer. While the store is away, this process keeps the limit by itself.
@@ -211,11 +236,23 @@ async fn admit(
     if let (Some(limit), Some(now)) = (limit, admitted.limit) {
         outcome.limit = Some((limit, now));
         if !now.allowed {
-            state.deny(caller, now.retry_after);
+            state.denials().add(caller.clone(), now);
             return Err(limited(limit, now.retry_after));
         }
     }
     Ok(admitted.cached)
+}
+
+/// More at once than is taken; the wait is spread so that those refused together do not come back together.
+pub(super) fn busy() -> ApiError {
+    ApiError::Overloaded { retry_after: Duration::from_secs(1 + u64::from(rand::random::<u8>() % 4)) }
+}
+
+/// What a caller gets that was refused within the last second: nothing need be read for it.
+pub(super) fn refused_lately(state: &AppState, live: &Live, caller: &CallerKey) -> Option<Outcome> {
+    let (limit, now) = live.limit().zip(state.denials().get(caller))?;
+    let error = limited(limit, now.retry_after);
+    Some(Outcome { limit: Some((limit, now)), ..Outcome::from(error) })
 }
 
 fn limited(limit: RequestLimit, retry_after: Duration) -> ApiError {
@@ -245,51 +282,105 @@ pub(super) struct Exchange {
     pub(super) ask: Ask,
     pub(super) keep: Option<Keep>,
     pub(super) guard: SettlementGuard,
+    pub(super) call: BackendCall,
+}
+
+/// An answer of the cache, in the form that was asked for.
+enum Found {
+    Plain(Bytes, completion::Answer),
+    Stream(stream::Events),
+}
+
+impl Found {
+    /// None for what is no answer after all: the store is not trusted, and the backend is asked instead.
+    fn new(answer: &CachedAnswer, ask: &Ask) -> Option<Self> {
+        if ask.stream {
+            return stream::replayed(&answer.completion).ok().map(Self::Stream);
+        }
+        let read = completion::read(&answer.completion).ok()?;
+        Some(Self::Plain(answer.completion.clone(), read))
+    }
 }
 
 impl Exchange {
     /// Answers from the cache, in whichever form was asked for.
-    async fn replay(
-        mut self,
-        state: &AppState,
-        found: CachedAnswer,
-        outcome: &mut Outcome,
-    ) -> Result<Answer, ApiError> {
+    async fn replay(mut self, state: &AppState, found: Found) -> Result<Answer, ApiError> {
         self.keep = None;
-        outcome.cost = Some(NanoUsd(0));
-        if self.ask.stream {
-            let events = stream::replayed(&found.completion)?;
-            return Ok(self.relay(state, events, true));
+        match found {
+            Found::Stream(events) => Ok(self.relay(state, events, true)),
+            Found::Plain(completion, read) => {
+                let conversation = self.append(state, &read.text).await;
+                let cost = Some(NanoUsd(0));
+                let model = self.ask.model.clone();
+                Ok(Answer::Plain(Plain { completion, model, read, cached: true, cost, conversation }))
+            }
         }
-        let read = completion::read(&found.completion).map_err(BackendError::from)?;
-        let conversation = self.append(state, &read.text).await;
-        let (completion, cost) = (found.completion, Some(NanoUsd(0)));
-        Ok(Answer::Plain(Plain { completion, read, cached: true, cost, conversation }))
     }
 
-    /// Asks the backend.
-    async fn call(mut self, state: &AppState, outcome: &mut Outcome) -> Result<Answer, ApiError> {
+    /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
+    async fn call(&mut self) -> Result<UpstreamAnswer, ApiError> {
         let request = UpstreamRequest { body: self.body()?, stream: self.ask.stream };
+        self.call.begin();
+        self.settle(Some(self.estimate(0)));
         let called = self.live.backend.call(request).await;
-        let label = called.as_ref().err().map_or("ok", BackendError::label);
-        state.metrics().backend_calls.with_label_values(&[self.ask.model.as_ref(), label]).inc();
-        match called? {
-            UpstreamAnswer::Complete { body, request_id } => {
-                outcome.upstream_id = request_id;
-                let read = completion::read(&body).map_err(BackendError::from)?;
-                let cost = self.settle(read.usage);
-                outcome.cost = cost;
-                if read.complete {
-                    self.store(&body);
-                }
-                let conversation = self.append(state, &read.text).await;
-                Ok(Answer::Plain(Plain { completion: body, read, cached: false, cost, conversation }))
+        if let Err(error) = &called {
+            self.call.ended(error.label());
+            if !matches!(error, BackendError::Timeout(_) | BackendError::Broken(_)) {
+                self.settle(None);
             }
+        }
+        Ok(called?)
+    }
+
+    /// Makes an answer of the backend's.
+    async fn take(
+        mut self,
+        state: &AppState,
+        upstream: UpstreamAnswer,
+        outcome: &mut Outcome,
+    ) -> Result<Answer, (Self, ApiError)> {
+        match upstream {
             UpstreamAnswer::Stream { events, request_id } => {
                 outcome.upstream_id = request_id;
                 Ok(self.relay(state, events, false))
             }
+            UpstreamAnswer::Complete { body, request_id } => {
+                outcome.upstream_id = request_id;
+                let read = match completion::read(&body) {
+                    Ok(read) => read,
+                    Err(error) => {
+                        let error = BackendError::from(error);
+                        self.call.ended(error.label());
+                        return Err((self, error.into()));
+                    }
+                };
+                self.call.ended(OK);
+                let delivered = read.text.len().div_ceil(BYTES_A_TOKEN) as u64;
+                outcome.cost = self.settle(Some(read.usage.unwrap_or_else(|| self.estimate(delivered))));
+                if read.complete {
+                    self.store(&body);
+                }
+                let conversation = self.append(state, &read.text).await;
+                let cost = outcome.cost;
+                let model = self.ask.model.clone();
+                Ok(Answer::Plain(Plain { completion: body, model, read, cached: false, cost, conversation }))
+            }
         }
+    }
+
+    /// What is charged when the backend does not say: the prompt, and what was delivered.
+    pub(super) fn estimate(&self, completion_tokens: u64) -> Usage {
+        Usage { prompt_tokens: self.ask.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
+    }
+
+    /// The cause of a failure, for who runs the server. What a backend says of a request it refused may quote the
+    /// request, so of that only the code is logged.
+    pub(super) fn failed(&self, error: &ApiError) {
+        let cause = match error {
+            ApiError::Backend(BackendError::Rejected { status, .. }) => format!("refused with {status}"),
+            other => other.to_string(),
+        };
+        tracing::warn!(request.id = &*self.ask.id, error.code = error.code(), error = cause, "no answer");
     }
 
     /// The simple dialect's bodies are made without `stream`; OpenAI's hold what the caller sent.
@@ -306,7 +397,9 @@ impl Exchange {
 
     fn relay(self, state: &AppState, events: stream::Events, cached: bool) -> Answer {
         let conversation = self.ask.conversation.as_ref().map(|turn| turn.id);
-        Answer::Stream { body: Relay::body(self, state.clone(), events, cached), conversation }
+        let fault = StreamFault::default();
+        let body = Relay::body(self, state.clone(), events, cached, fault.clone());
+        Answer::Stream { body, conversation, fault }
     }
 
     /// Writes down what was used; returns its price.
@@ -322,7 +415,7 @@ impl Exchange {
         let (Some(keep), Some(cache)) = (self.keep.take(), &self.live.cache) else { return };
         let life = cache::jittered(keep.ttl);
         let answer = CachedAnswer { model: self.ask.model.to_string(), completion: completion.clone() };
-        if self.live.store.shared() {
+        if self.live.store.shared() && completion.len() <= SHARED_MAX {
             self.guard.settlement.keep = answer.encode().map(|stored| (keep.key, stored, life));
         }
         cache.put(keep.key, answer, life);
@@ -341,6 +434,12 @@ impl Exchange {
             false
         });
         Some(TurnState { id: turn.id, persisted })
+    }
+}
+
+impl From<ApiError> for Outcome {
+    fn from(error: ApiError) -> Self {
+        Self { result: Err(error), limit: None, cache: None, cost: None, upstream_id: None }
     }
 }
 
@@ -387,8 +486,9 @@ fn openai_duration(duration: Duration) -> String {
 
 /// A response that is a stream of server-sent events, and that no proxy stores or holds back.
 #[must_use]
-pub fn event_stream(body: Body) -> Response {
+pub fn event_stream(body: Body, fault: StreamFault) -> Response {
     let mut response = Response::new(body);
+    response.extensions_mut().insert(fault);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

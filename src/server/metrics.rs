@@ -1,6 +1,7 @@
 //! The server's metrics. In: what happened. Out: the Prometheus registry that the admin listener shows.
 //! Labels come from allow-lists: the matched route, configured model names, constants.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
@@ -129,5 +130,44 @@ impl ServerMetrics {
     /// Records the time to the first delta.
     pub fn first_token(&self, elapsed: Duration) {
         self.time_to_first_token.observe(elapsed.as_secs_f64());
+    }
+}
+
+/// Label `status` of a call that was answered whole.
+pub const OK: &str = "ok";
+/// And of one that nobody waited for to the end.
+const CANCELLED: &str = "cancelled";
+
+/// One call to the backend, counted when it is over, however that comes.
+pub struct BackendCall {
+    metrics: ServerMetrics,
+    model: Arc<str>,
+    begun: bool,
+    status: &'static str,
+}
+
+impl BackendCall {
+    /// Not begun: a request that needs no call counts none.
+    #[must_use]
+    pub fn new(metrics: ServerMetrics, model: Arc<str>) -> Self {
+        Self { metrics, model, begun: false, status: CANCELLED }
+    }
+
+    /// The call is made.
+    pub fn begin(&mut self) {
+        self.begun = true;
+    }
+
+    /// What came of it: [`OK`] or an error's label.
+    pub fn ended(&mut self, status: &'static str) {
+        self.status = status;
+    }
+}
+
+impl Drop for BackendCall {
+    fn drop(&mut self) {
+        if self.begun {
+            self.metrics.backend_calls.with_label_values(&[self.model.as_ref(), self.status]).inc();
+        }
     }
 }

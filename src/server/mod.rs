@@ -16,6 +16,7 @@ pub mod sse;
 
 pub mod cache;
 pub mod conversations;
+pub mod denials;
 pub mod limits;
 pub mod pricing;
 pub mod settlement;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::config::RequestLimit;
+use super::denials::Denials;
 use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
 use super::state::LiveHandle;
@@ -89,13 +90,14 @@ pub struct Settler {
     receiver: mpsc::Receiver<Settlement>,
     live: LiveHandle,
     metrics: ServerMetrics,
+    denials: Denials,
 }
 
 /// The queue and what empties it.
 #[must_use]
-pub fn queue(live: LiveHandle, metrics: ServerMetrics) -> (SettlementQueue, Settler) {
+pub fn queue(live: LiveHandle, metrics: ServerMetrics, denials: Denials) -> (SettlementQueue, Settler) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (SettlementQueue { sender }, Settler { receiver, live, metrics })
+    (SettlementQueue { sender }, Settler { receiver, live, metrics, denials })
 }
 
 impl Settler {
@@ -127,10 +129,11 @@ impl Settler {
         let outcomes = futures::future::join_all(
             answers.into_iter().map(|(key, answer, ttl)| store.cache_put(key, answer, ttl)),
         );
-        let charge = async { if charges.is_empty() { Ok(()) } else { store.charge(charges).await } };
+        let charge = async { if charges.is_empty() { Ok(Vec::new()) } else { store.charge(charges).await } };
         let (outcomes, charged) = futures::future::join(outcomes, charge).await;
-        if charged.is_err() {
-            self.metrics.store_error("charge");
+        match charged {
+            Ok(exhausted) => exhausted.into_iter().for_each(|(caller, now)| self.denials.add(caller, now)),
+            Err(_) => self.metrics.store_error("charge"),
         }
         for _ in outcomes.iter().filter(|result| result.is_err()) {
             self.metrics.store_error("cache_put");

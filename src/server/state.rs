@@ -2,25 +2,24 @@
 //! request needs, taken once at its begin so that a change in between cannot mix two configurations.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use super::cache::AnswerCache;
 use super::config::{BackendConfig, RequestLimit, ServerConfig};
+use super::denials::Denials;
 use super::error::ApiError;
 use super::metrics::ServerMetrics;
 use super::pricing::{self, Price};
 use super::settlement::SettlementQueue;
+use super::store::Store;
 use super::store::memory::MemoryStore;
-use super::store::{CallerKey, Store};
 use crate::shutdown::Shutdown;
 
-/// Longest time that a refusal is repeated without asking the store again.
-const DENIAL_MAX: Duration = Duration::from_secs(1);
-/// Callers whose refusals are remembered.
-const DENIALS: u64 = 10_000;
+/// Bytes of all large request bodies together: a quarter of a pod's default memory.
+const BODY_ROOM: usize = 64 << 20;
 
 /// One configuration with everything that was made from it.
 pub struct Live {
@@ -103,7 +102,8 @@ struct Inner {
     shutdown: Shutdown,
     /// Keeps the limits while the shared store is away.
     local: MemoryStore,
-    denials: moka::sync::Cache<CallerKey, Instant>,
+    denials: Denials,
+    body_room: Arc<Semaphore>,
     started_at: i64,
 }
 
@@ -114,12 +114,14 @@ impl AppState {
         live: LiveHandle,
         metrics: ServerMetrics,
         settlements: SettlementQueue,
+        denials: Denials,
         shutdown: Shutdown,
     ) -> Self {
-        let denials = moka::sync::Cache::builder().max_capacity(DENIALS).time_to_live(DENIAL_MAX).build();
         let started_at = jiff::Timestamp::now().as_second();
         let local = MemoryStore::new();
-        Self { inner: Arc::new(Inner { live, metrics, settlements, shutdown, local, denials, started_at }) }
+        let body_room = Arc::new(Semaphore::new(BODY_ROOM));
+        let inner = Inner { live, metrics, settlements, shutdown, local, denials, body_room, started_at };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The running configuration.
@@ -157,14 +159,15 @@ impl AppState {
         self.inner.started_at
     }
 
-    /// How long a caller is still refused, as far as this process knows without asking.
+    /// A permit for each byte of request bodies.
     #[must_use]
-    pub fn denied(&self, caller: &CallerKey) -> Option<Duration> {
-        self.inner.denials.get(caller)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    pub fn body_room(&self) -> &Arc<Semaphore> {
+        &self.inner.body_room
     }
 
-    /// Remembers for at most a second that a caller is refused until then.
-    pub fn deny(&self, caller: &CallerKey, retry_after: Duration) {
-        self.inner.denials.insert(caller.clone(), Instant::now() + retry_after);
+    /// Callers that were refused lately.
+    #[must_use]
+    pub fn denials(&self) -> &Denials {
+        &self.inner.denials
     }
 }

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::backend::BackendError;
 use super::completion::{self, Assembler, Chunk};
-use super::error::{ApiError, Dialect};
+use super::error::{ApiError, Dialect, StreamFault};
 use super::exchange::Exchange;
 use super::json::{self, Edit};
+use super::metrics::OK;
 use super::pricing::NanoUsd;
 use super::routes::chat::{ChatEvent, ChatTotals};
 use super::settlement::Usage;
@@ -48,11 +50,18 @@ pub(super) struct Relay {
     conversation: Option<ConversationId>,
     begun: bool,
     ended: bool,
+    fault: StreamFault,
 }
 
 impl Relay {
     /// The response body.
-    pub(super) fn body(exchange: Exchange, state: AppState, events: Events, cached: bool) -> Body {
+    pub(super) fn body(
+        exchange: Exchange,
+        state: AppState,
+        events: Events,
+        cached: bool,
+        fault: StreamFault,
+    ) -> Body {
         state.metrics().streams_active.inc();
         let conversation = exchange.ask.conversation.as_ref().map(|turn| turn.id);
         let relay = Self {
@@ -64,6 +73,7 @@ impl Relay {
             conversation,
             begun: false,
             ended: false,
+            fault,
         };
         Body::from_stream(futures::stream::unfold(relay, |mut relay| async move {
             let bytes = relay.next().await?;
@@ -73,12 +83,14 @@ impl Relay {
 
     /// The next bytes for the caller; None after the last.
     async fn next(&mut self) -> Option<Bytes> {
+        // What the caller gets nothing of does not keep its connection alive.
+        let silent_until = Instant::now() + HEARTBEAT;
         while !self.ended {
             let streams_end = self.state.shutdown().streams_end().clone();
             tokio::select! {
                 biased;
                 () = streams_end.cancelled() => return Some(self.fail(&ApiError::ShuttingDown)),
-                event = tokio::time::timeout(HEARTBEAT, self.events.next()) => match event {
+                event = tokio::time::timeout_at(silent_until, self.events.next()) => match event {
                     Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
                     Ok(Some(Ok(data))) => if let Some(bytes) = self.pass(&data) { return Some(bytes) },
                     Ok(Some(Err(error))) => return Some(self.fail(&ApiError::Backend(error))),
@@ -142,6 +154,7 @@ impl Relay {
             return self.fail(&ApiError::Backend(broken));
         }
         self.ended = true;
+        self.exchange.call.ended(OK);
         let usage = self.assembler.usage();
         let cost = if self.cached { Some(NanoUsd(0)) } else { self.settle() };
         if self.assembler.is_faithful() && !self.cached {
@@ -172,7 +185,12 @@ impl Relay {
     /// The last event of a stream that cannot be completed.
     fn fail(&mut self, error: &ApiError) -> Bytes {
         self.ended = true;
-        tracing::warn!(error.code = error.code(), "stream ended early");
+        if !self.cached {
+            self.settle();
+        }
+        self.exchange.call.ended(error.code());
+        self.exchange.failed(error);
+        self.fault.tell(error);
         let dialect = self.exchange.ask.dialect;
         let mut body = error.body(dialect);
         if dialect == Dialect::Simple {
@@ -184,10 +202,8 @@ impl Relay {
 
     /// Charges what was reported, or, when nothing was, the prompt and what was delivered.
     fn settle(&mut self) -> Option<NanoUsd> {
-        let usage = self.assembler.usage().unwrap_or_else(|| Usage {
-            prompt_tokens: estimated_tokens(self.exchange.ask.body.len()),
-            completion_tokens: self.assembler.pieces(),
-        });
+        let delivered = self.assembler.pieces();
+        let usage = self.assembler.usage().unwrap_or_else(|| self.exchange.estimate(delivered));
         self.exchange.settle(Some(usage))
     }
 
@@ -199,21 +215,17 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.state.metrics().streams_active.dec();
-        if !self.cached && self.exchange.guard.settlement.usage.is_none() {
+        if !self.cached && !self.ended {
             self.settle();
         }
     }
 }
 
-/// Four bytes a token, the usual rule of thumb for English.
-fn estimated_tokens(bytes: usize) -> u64 {
-    bytes.div_ceil(4) as u64
-}
-
+/// One event. A raw line break would end its `data`; in JSON it can only be white space, so it is left out.
 fn sse(data: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(data.len() + 8);
     event.extend_from_slice(b"data: ");
-    event.extend_from_slice(data);
+    event.extend(data.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));
     event.extend_from_slice(b"\n\n");
     Bytes::from(event)
 }

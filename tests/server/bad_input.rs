@@ -140,3 +140,13 @@ async fn a_body_over_the_limit_is_refused_before_it_is_read() {
     assert_eq!(answer.status, 413);
     assert_eq!(answer.json()["error"]["code"], "payload_too_large");
 }
+
+#[tokio::test]
+async fn an_object_of_very_many_keys_is_refused_early() {
+    let server = TestServer::start(echo()).await;
+    let keys: Vec<String> = (0..5000).map(|key| format!("\"k{key}\":0")).collect();
+    let body = format!("{{{}}}", keys.join(","));
+    let answer = http::send(Method::POST, &server.at("/v1/chat/completions"), JSON, body.as_bytes()).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("4096 keys"));
+}

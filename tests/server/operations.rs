@@ -1,9 +1,12 @@
 //! What those who run a server see: the admin listener, metrics, ids, the document, the end.
 
 use ::http::Method;
+use chatservice::server::config::RequestLimit;
 use serde_json::{Value, json};
 
 use crate::http;
+use crate::mock_openai::{End, MockOpenAi, Script};
+use crate::redis_server::RedisServer;
 use crate::server::{TestServer, cache, echo, openai};
 
 fn ask(text: &str) -> Value {
@@ -60,6 +63,50 @@ async fn metrics_count_what_happened_under_bounded_labels() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_counted() {
+    let mock = MockOpenAi::start().await;
+    let mut config = openai(&mock.base_url());
+    config.dynamic.request_limit = Some(RequestLimit { requests: 1, period_seconds: 3600, burst: 2 });
+    let server = TestServer::start(config).await;
+    let mut streamed = ask("count the first token");
+    streamed["stream"] = json!(true);
+    mock.script(Script::cut_stream(2, End::Cut));
+    http::post(&server.at("/v1/chat/completions"), &streamed).await;
+    mock.script(Script::Status(500, Vec::new(), "{}".to_owned()));
+    http::post(&server.at("/v1/chat/completions"), &ask("fail")).await;
+    http::post(&server.at("/v1/chat/completions"), &ask("refuse")).await;
+    let metrics = http::get(&format!("{}/metrics", server.admin)).await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    for line in [
+        "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_invalid_response\"} 1",
+        "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_unavailable\"} 1",
+        "chat_rate_limited_total{limit=\"requests\"} 1",
+        "chat_time_to_first_token_seconds_count 1",
+        "chat_streams_active 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_counted_and_the_backends_id_is_told() {
+    let Some(mut redis) = RedisServer::start().await else { return };
+    let mock = MockOpenAi::start().await;
+    let mut config = openai(&mock.base_url());
+    config.dynamic.cache = Some(cache());
+    let server = TestServer::start_on_redis(config, &redis.url()).await;
+    redis.kill();
+    let headers = vec![("content-type", "application/json".to_owned())];
+    mock.script(Script::Status(200, headers, crate::mock_openai::plain_answer(2, true)));
+    let answer = http::post(&server.at("/v1/chat/completions"), &ask("away")).await;
+    assert_eq!(answer.header("x-upstream-request-id"), "req-mock");
+    let metrics = http::get(&format!("{}/metrics", server.admin)).await;
+    assert!(
+        String::from_utf8(metrics.body.to_vec()).unwrap().contains("chat_store_errors_total{op=\"admit\"} 1")
+    );
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@ use std::collections::HashSet;
 
 use super::{JsonError, MAX_DEPTH, Member, Object};
 
+/// Most keys of one object: each costs some 150 bytes until the request is answered.
+const MAX_KEYS: usize = 4096;
+
 /// What is open around the scanner.
 enum Frame<'a> {
     Array,
@@ -147,6 +150,9 @@ impl<'a> Scanner<'a> {
         } else {
             Cow::Borrowed(raw.get(1..raw.len() - 1).unwrap_or_default())
         };
+        if seen.len() == MAX_KEYS {
+            return Err(JsonError { offset: start, problem: "more than 4096 keys in one object" });
+        }
         if !seen.insert(key.clone()) {
             return Err(JsonError { offset: start, problem: "duplicate key" });
         }

@@ -2,6 +2,7 @@
 //! one count when the last byte of the body has left, or when the client did.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use crate::constants::header as names;
-use crate::server::error::{Dialect, ErrorCode};
+use crate::server::error::{Dialect, ErrorCode, StreamFault};
 use crate::server::metrics::ServerMetrics;
 use crate::server::state::AppState;
 
@@ -24,14 +25,18 @@ const ID_MAX: usize = 128;
 const CLIENT_CLOSED: u16 = 499;
 
 /// The layer.
-pub async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    let text: Arc<str> = Arc::from(id.to_str().unwrap_or_default());
+    request.extensions_mut().insert(RequestId(text.clone()));
     let dialect = Dialect::of(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let mut record = Record::new(&state, request.method(), route, &id);
+    let mut record = Record::new(&state, request.method(), route, text);
     let mut response = next.run(request).await;
     record.status = response.status().as_u16();
     record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
+    record.fault = response.extensions().get::<StreamFault>().cloned();
+    record.ended = response.body().is_end_stream();
     about(response.headers_mut(), &id, record.started.elapsed(), dialect);
     response.map(|inner| Body::new(Observed { inner, record }))
 }
@@ -62,31 +67,37 @@ fn about(headers: &mut HeaderMap, id: &HeaderValue, elapsed: Duration, dialect: 
     }
 }
 
+/// The request's id, in its extensions, for what is logged of it elsewhere.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
 /// What is known of one request; written down when dropped.
 struct Record {
     metrics: ServerMetrics,
     method: &'static str,
     route: String,
-    id: String,
+    id: Arc<str>,
     started: Instant,
     status: u16,
     error: Option<&'static str>,
+    fault: Option<StreamFault>,
     bytes: u64,
     ended: bool,
 }
 
 impl Record {
-    fn new(state: &AppState, method: &Method, route: String, id: &HeaderValue) -> Self {
+    fn new(state: &AppState, method: &Method, route: String, id: Arc<str>) -> Self {
         let metrics = state.metrics().clone();
         metrics.in_flight.inc();
         Self {
             metrics,
             method: method_label(method),
             route,
-            id: id.to_str().unwrap_or_default().to_owned(),
+            id,
             started: Instant::now(),
             status: CLIENT_CLOSED,
             error: None,
+            fault: None,
             bytes: 0,
             ended: false,
         }
@@ -109,6 +120,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.started.elapsed();
         let status = self.status.to_string();
+        let fault = self.fault.as_ref().and_then(StreamFault::code);
         self.metrics.in_flight.dec();
         self.metrics.http_requests.with_label_values(&[self.method, &self.route, &status]).inc();
         self.metrics
@@ -121,9 +133,9 @@ impl Drop for Record {
             http.response.status_code = self.status,
             http.response.body.size = self.bytes,
             duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            request.id = self.id,
-            error.code = self.error,
-            complete = self.ended,
+            request.id = &*self.id,
+            error.code = self.error.or(fault),
+            complete = self.ended && fault.is_none(),
             "request"
         );
     }

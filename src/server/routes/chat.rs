@@ -5,21 +5,20 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::{cache_control, field, invalid, read_json};
+use super::input::{From, cache_control, field, invalid, read_json};
 use crate::constants::header as names;
 use crate::server::config::RequestDefaults;
 use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::{self, Answer, Ask, Conversing, Outcome};
 use crate::server::json::{self, Object};
-use crate::server::limits;
 use crate::server::state::{AppState, Live};
 use crate::server::store::{ConversationId, Retention, StoredMessage};
 
@@ -147,13 +146,8 @@ struct Question {
         (status = 422, description = "A field is not allowed", body = SimpleError),
         (status = 429, description = "A limit is reached", body = SimpleError),
         (status = 503, description = "The backend is not available", body = SimpleError)))]
-pub async fn chat(
-    State(state): State<AppState>,
-    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    answer(&state, peer, &headers, body, false).await
+pub async fn chat(State(state): State<AppState>, from: From, headers: HeaderMap, body: Body) -> Response {
+    answer(&state, from, &headers, body, false).await
 }
 
 /// Ask and get the answer as server-sent events.
@@ -166,47 +160,50 @@ pub async fn chat(
         (status = 503, description = "The backend is not available", body = SimpleError)))]
 pub async fn chat_stream(
     State(state): State<AppState>,
-    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
+    from: From,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&state, peer, &headers, body, true).await
+    answer(&state, from, &headers, body, true).await
 }
 
 async fn answer(
     state: &AppState,
-    peer: std::net::SocketAddr,
+    from: From,
     headers: &HeaderMap,
     body: Body,
     always_stream: bool,
 ) -> Response {
-    match prepare(state, peer, headers, body, always_stream).await {
-        Ok((ask, live)) => {
-            let outcome = exchange::answer(state, &live, ask).await;
-            respond(outcome, &live)
-        }
-        Err(error) => error.into_response(Dialect::Simple),
+    match prepare(state, from, headers, body, always_stream).await {
+        Ok((ask, live)) => respond(exchange::answer(state, &live, ask).await),
+        Err(refused) => respond(refused),
     }
 }
 
 async fn prepare(
     state: &AppState,
-    peer: std::net::SocketAddr,
+    from: From,
     headers: &HeaderMap,
     body: Body,
     always_stream: bool,
-) -> Result<(Ask, std::sync::Arc<Live>), ApiError> {
+) -> Result<(Ask, std::sync::Arc<Live>), Outcome> {
     let started = Instant::now();
     let live = state.live()?;
-    let body = read_json(headers, body).await?;
+    let (body, room) = read_json(state, headers, body).await?;
     let object = json::object(&body).map_err(|error| ApiError::BadJson(error.to_string()))?;
     let defaults = &live.config.dynamic.defaults;
     let question = read_question(&object, defaults)?;
     let model = live.model(question.model.as_deref())?;
+    // The history of a caller that is refused anyway is not read.
+    if let Some(refused) = exchange::refused_lately(state, &live, &from.caller) {
+        return Err(refused);
+    }
     let (history, id, persistent) = history(state, &live, question.conversation).await?;
     let stream = always_stream || question.stream;
     let ask = Ask {
-        caller: limits::caller_of(peer.ip()),
+        caller: from.caller,
+        id: from.id,
+        room,
         body: upstream_body(&live, &model, &question, &history),
         dialect: Dialect::Simple,
         stream,
@@ -302,7 +299,7 @@ fn upstream_body(live: &Live, model: &str, question: &Question, history: &[Store
     Bytes::from(body.to_string())
 }
 
-fn respond(outcome: Outcome, live: &Live) -> Response {
+fn respond(outcome: Outcome) -> Response {
     let headers = outcome.headers();
     let mut response = match outcome.result {
         Ok(Answer::Plain(plain)) => {
@@ -311,7 +308,7 @@ fn respond(outcome: Outcome, live: &Live) -> Response {
                 message: plain.read.text,
                 conversation_id: conversation,
                 tokens_used: plain.read.usage.map(crate::server::settlement::Usage::total),
-                model: live.config.dynamic.model.clone(),
+                model: plain.model.to_string(),
                 timestamp: now(),
                 cost_estimate: plain.cost.map(crate::server::pricing::NanoUsd::usd),
                 cached: plain.cached,
@@ -320,8 +317,8 @@ fn respond(outcome: Outcome, live: &Live) -> Response {
             })
             .into_response()
         }
-        Ok(Answer::Stream { body, conversation }) => {
-            let mut response = exchange::event_stream(body);
+        Ok(Answer::Stream { body, conversation, fault }) => {
+            let mut response = exchange::event_stream(body, fault);
             if let Some(id) = conversation
                 && let Ok(value) = HeaderValue::from_str(&id.0.to_string())
             {

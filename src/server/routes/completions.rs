@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -14,11 +14,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::input::{cache_control, field, invalid, read_json};
+use super::input::{From, cache_control, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::{self, Answer, Ask};
 use crate::server::json::{self, Edit, Object};
-use crate::server::limits;
 use crate::server::state::{AppState, Live};
 
 /// A chat completion request. Fields that are not listed go to the backend unchanged.
@@ -66,11 +65,11 @@ pub struct OpenAiErrorBody {
         (status = 503, description = "The backend is not available", body = OpenAiError)))]
 pub async fn chat_completions(
     State(state): State<AppState>,
-    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
+    from: From,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match prepare(&state, peer, &headers, body).await {
+    match prepare(&state, from, &headers, body).await {
         Ok((ask, live)) => {
             let outcome = exchange::answer(&state, &live, ask).await;
             let mut extra = outcome.headers();
@@ -79,7 +78,7 @@ pub async fn chat_completions(
                     extra.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                     Body::from(plain.completion).into_response()
                 }
-                Ok(Answer::Stream { body, .. }) => exchange::event_stream(body),
+                Ok(Answer::Stream { body, fault, .. }) => exchange::event_stream(body, fault),
                 Err(error) => error.into_response(Dialect::OpenAi),
             };
             response.headers_mut().extend(extra);
@@ -91,20 +90,22 @@ pub async fn chat_completions(
 
 async fn prepare(
     state: &AppState,
-    peer: std::net::SocketAddr,
+    from: From,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(Ask, Arc<Live>), ApiError> {
     let started = Instant::now();
     let live = state.live()?;
-    let body = read_json(headers, body).await?;
+    let (body, room) = read_json(state, headers, body).await?;
     let object = json::object(&body).map_err(|error| ApiError::BadJson(error.to_string()))?;
     let model = live.model(field::<String>(&object, "model", "a string")?.as_deref())?;
     let stream = field(&object, "stream", "true or false")?.unwrap_or(false);
     let messages = messages(&object, live.config.dynamic.defaults.system_prompt.as_deref())?;
     let include_usage = include_usage(&object)?;
     let ask = Ask {
-        caller: limits::caller_of(peer.ip()),
+        caller: from.caller,
+        id: from.id,
+        room,
         body: upstream_body(&body, &object, &model, messages.as_deref(), stream)?,
         dialect: Dialect::OpenAi,
         stream,

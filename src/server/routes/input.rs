@@ -1,29 +1,70 @@
 //! The body of a request, before any dialect looks at it. In: an HTTP request. Out: the bytes of a JSON document that
 //! is sent as such and within its limits of size and time.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::cache::CacheControl;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::exchange::busy;
 use crate::server::json::Object;
+use crate::server::limits;
+use crate::server::middleware::observe::RequestId;
+use crate::server::state::AppState;
+use crate::server::store::CallerKey;
 
 /// Largest request body: images travel inside it.
 pub const MAX_BODY: usize = 16 << 20;
 /// Time for a whole body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Reserved at once for a body that announces its length; a lying length costs no more than this.
-const FIRST_ALLOCATION: usize = 64 << 10;
+/// Bodies up to this size need no room of their own: the connection cap bounds them.
+const SMALL: usize = 64 << 10;
+
+/// Where a request comes from.
+pub struct From {
+    /// Whose limit.
+    pub caller: CallerKey,
+    /// The request's id.
+    pub id: Arc<str>,
+}
+
+impl<S: Sync> FromRequestParts<S> for From {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let id = parts.extensions.get::<RequestId>();
+        // Both are put there before any route: without them the assembly is at fault.
+        let (Some(ConnectInfo(peer)), Some(RequestId(id))) = (peer, id) else {
+            return Err(ApiError::Internal.into_response(Dialect::of(parts.uri.path())));
+        };
+        Ok(Self { caller: limits::caller_of(peer.ip()), id: id.clone() })
+    }
+}
 
 /// Reads the body of a request that must be JSON.
-pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+///
+/// All bodies together have a bound, so that many large ones cannot take the pod's memory; the room of this one is given
+/// back when the permit is dropped.
+pub(super) async fn read_json(
+    state: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     check_headers(headers)?;
-    tokio::time::timeout(BODY_TIMEOUT, read(body)).await.map_err(|_| ApiError::RequestTimeout)?
+    let reading = read(body, state.body_room());
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| ApiError::RequestTimeout)?
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -44,31 +85,37 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn read(mut body: Body) -> Result<Bytes, ApiError> {
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
-    let mut length = 0;
+async fn read(
+    mut body: Body,
+    room: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    let mut taken: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| ApiError::BadJson("the body ended early".to_owned()))?.into_data()
-        else {
-            continue;
-        };
-        length += data.len();
+        let frame = frame.map_err(|_| ApiError::BadJson("the body ended early".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = first.len() + all.len() + data.len();
         if length > MAX_BODY {
             return Err(ApiError::PayloadTooLarge { limit: MAX_BODY });
         }
-        match first.take() {
-            // Most bodies come in one piece, which is then used as it is.
-            None if rest.is_empty() => first = Some(data),
-            None => rest.extend_from_slice(&data),
-            Some(begin) => {
-                rest.reserve(FIRST_ALLOCATION.max(begin.len() + data.len()));
-                rest.extend_from_slice(&begin);
-                rest.extend_from_slice(&data);
+        if length > SMALL {
+            let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let permit = room.clone().try_acquire_many_owned(more).map_err(|_| busy())?;
+            match &mut taken {
+                Some(taken) => taken.merge(permit),
+                None => taken = Some(permit),
             }
         }
+        if first.is_empty() && all.is_empty() {
+            // Most bodies come in one piece, which is then used as it is.
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
     }
-    Ok(first.unwrap_or_else(|| rest.freeze()))
+    Ok((if all.is_empty() { first } else { all.freeze() }, taken))
 }
 
 /// What the request says of the cache.

@@ -16,8 +16,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::{
-    Admit, Admitted, CacheKey, CallerKey, ConversationId, LimitState, Retention, Role, Store, StoreError,
-    StoredMessage, Turn,
+    Admit, Admitted, CacheKey, CallerKey, ConversationId, Exhausted, LimitState, Retention, Role, Store,
+    StoreError, StoredMessage, Turn,
 };
 use crate::server::config::RequestLimit;
 use crate::server::{conversations, limits};
@@ -128,12 +128,15 @@ impl MemoryStore {
         decided
     }
 
-    fn charge_one(&self, caller: CallerKey, limit: RequestLimit) {
+    fn charge_one(&self, caller: CallerKey, limit: RequestLimit) -> LimitState {
+        let now = self.now();
+        let mut charged = now;
         self.limits.entry(caller).and_compute_with(|bucket| {
-            let now = self.now();
             let full_at = limits::charge(bucket.map(|entry| entry.value().full_at), now, limit, 1);
+            charged = full_at;
             Op::Put(Bucket { full_at, life: Duration::from_micros(full_at - now) })
         });
+        limits::state(charged, now, limit.into(), false)
     }
 
     fn append(&self, id: ConversationId, turn: Turn, retention: Retention) -> bool {
@@ -160,11 +163,13 @@ impl Store for MemoryStore {
         ready(Ok(Admitted { limit, cached: None })).boxed()
     }
 
-    fn charge(&self, charges: Vec<(CallerKey, RequestLimit)>) -> BoxFuture<'_, Result<(), StoreError>> {
-        for (caller, limit) in charges {
-            self.charge_one(caller, limit);
-        }
-        ready(Ok(())).boxed()
+    fn charge(
+        &self,
+        charges: Vec<(CallerKey, RequestLimit)>,
+    ) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
+        let charged =
+            charges.into_iter().map(|(caller, limit)| (caller.clone(), self.charge_one(caller, limit)));
+        ready(Ok(charged.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
     }
 
     fn cache_put(&self, _: CacheKey, _: Bytes, _: Duration) -> BoxFuture<'_, Result<(), StoreError>> {

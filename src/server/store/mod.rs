@@ -3,6 +3,7 @@
 //!
 //! Every method answers within its store's deadline and never retries: the caller decides what a failure means.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,7 +36,7 @@ pub struct Admit {
 }
 
 /// What the store says to [`Admit`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Admitted {
     /// State of the limit after this request; None when none was asked for.
     pub limit: Option<LimitState>,
@@ -56,8 +57,11 @@ pub struct LimitState {
     pub retry_after: Duration,
 }
 
+/// Callers that have nothing left, and for how long.
+pub type Exhausted = Vec<(CallerKey, LimitState)>;
+
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredMessage {
     /// `user` or `assistant`. The system prompt is not stored.
     pub role: Role,
@@ -91,7 +95,7 @@ impl Role {
 pub struct ConversationId(pub uuid::Uuid);
 
 /// A whole turn, appended atomically: what was asked and what was answered.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Turn {
     /// What the caller wrote.
     pub user: String,
@@ -99,6 +103,20 @@ pub struct Turn {
     pub assistant: String,
     /// The first turn creates the conversation; a later one does not bring back what expired or was deleted.
     pub first: bool,
+}
+
+// What people say is never printed, not even by a test that fails: only its length.
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cached = self.cached.as_ref().map(Bytes::len);
+        f.debug_struct("Admitted").field("limit", &self.limit).field("cached", &cached).finish()
+    }
+}
+
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} message of {} bytes", self.role, self.content.len())
+    }
 }
 
 /// How much of a conversation is kept.
@@ -129,8 +147,10 @@ pub trait Store: Send + Sync {
     /// Charges the limit and looks for a cached answer, in one trip.
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>>;
 
-    /// Charges requests after the fact (memory cache hits), all in one trip. They may take a bucket below empty.
-    fn charge(&self, charges: Vec<(CallerKey, RequestLimit)>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Charges requests after the fact (memory cache hits), all in one trip. They may take a bucket below empty. Yields
+    /// the callers whose next request would be refused now.
+    fn charge(&self, charges: Vec<(CallerKey, RequestLimit)>)
+    -> BoxFuture<'_, Result<Exhausted, StoreError>>;
 
     /// Keeps an answer for `ttl`.
     fn cache_put(&self, key: CacheKey, answer: Bytes, ttl: Duration)

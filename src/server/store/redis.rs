@@ -22,8 +22,8 @@ use redis::{Cmd, Script, ScriptInvocation};
 use super::link::Link;
 pub use super::redis_address::{RedisAddress, RedisAddressError};
 use super::{
-    Admit, Admitted, CacheKey, CallerKey, ConversationId, Retention, Role, Store, StoreError, StoredMessage,
-    Turn,
+    Admit, Admitted, CacheKey, CallerKey, ConversationId, Exhausted, Retention, Role, Store, StoreError,
+    StoredMessage, Turn,
 };
 use crate::constants::REDIS_KEY_PREFIX;
 use crate::server::config::RequestLimit;
@@ -135,7 +135,7 @@ impl RedisStore {
         Ok(found.map(Bytes::from))
     }
 
-    async fn charge_all(&self, charges: Vec<(CallerKey, RequestLimit)>) -> Result<(), StoreError> {
+    async fn charge_all(&self, charges: Vec<(CallerKey, RequestLimit)>) -> Result<Exhausted, StoreError> {
         let mut counts: HashMap<_, u64> = HashMap::new();
         for charge in charges {
             *counts.entry(charge).or_default() += 1;
@@ -146,7 +146,16 @@ impl RedisStore {
             let rate = Rate::from(*limit);
             script.key(self.bucket_key(caller)).arg(rate.interval).arg(rate.bucket).arg(*count);
         }
-        self.invoke(&script).await
+        let answer: Vec<u64> = self.invoke(&script).await?;
+        let Some((now, full_at)) = answer.split_first().filter(|(_, full_at)| full_at.len() == counts.len())
+        else {
+            return Err(StoreError::Failed("the charge was answered with something else".to_owned()));
+        };
+        let states = counts.into_keys().zip(full_at).map(|((caller, limit), &full_at)| {
+            // Buckets never are below empty by more than one; what is not is not ours.
+            (caller, limits::state(full_at, (*now).min(full_at), limit.into(), false))
+        });
+        Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())
     }
 
     async fn append(&self, id: ConversationId, turn: Turn, retention: Retention) -> Result<bool, StoreError> {
@@ -192,7 +201,10 @@ impl Store for RedisStore {
         .boxed()
     }
 
-    fn charge(&self, charges: Vec<(CallerKey, RequestLimit)>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn charge(
+        &self,
+        charges: Vec<(CallerKey, RequestLimit)>,
+    ) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
         self.charge_all(charges).boxed()
     }
 
