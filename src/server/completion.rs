@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::backend::BackendError;
-use super::json;
 use super::settlement::Usage;
 
 mod assembler;

@@ -126,16 +126,16 @@ impl Settler {
         charges: Vec<(CallerKey, RequestLimit)>,
         answers: Vec<(CacheKey, Bytes, Duration)>,
     ) {
-        let outcomes = futures::future::join_all(
+        let puts = futures::future::join_all(
             answers.into_iter().map(|(key, answer, ttl)| store.cache_put(key, answer, ttl)),
         );
         let charge = async { if charges.is_empty() { Ok(Vec::new()) } else { store.charge(charges).await } };
-        let (outcomes, charged) = futures::future::join(outcomes, charge).await;
-        match charged {
+        let (puts, states) = futures::future::join(puts, charge).await;
+        match states {
             Ok(exhausted) => exhausted.into_iter().for_each(|(caller, now)| self.denials.add(caller, now)),
             Err(_) => self.metrics.store_error("charge"),
         }
-        for _ in outcomes.iter().filter(|result| result.is_err()) {
+        for _ in puts.iter().filter(|result| result.is_err()) {
             self.metrics.store_error("cache_put");
         }
     }

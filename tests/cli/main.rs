@@ -1,5 +1,7 @@
 //! The real binary, as a person or a script runs it: what it prints, where, and its exit code.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

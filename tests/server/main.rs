@@ -1,5 +1,7 @@
 //! The chat server as its callers meet it: both dialects, limits, cache, conversations, faults of the backend.
 
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/mock_openai.rs"]
@@ -14,6 +16,7 @@ mod cache_and_limits;
 mod conversations;
 mod openai_dialect;
 mod operations;
+mod secrecy;
 mod simple_dialect;
 mod streams;
 mod upstream_faults;

@@ -167,9 +167,9 @@ impl Store for MemoryStore {
         &self,
         charges: Vec<(CallerKey, RequestLimit)>,
     ) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
-        let charged =
+        let states =
             charges.into_iter().map(|(caller, limit)| (caller.clone(), self.charge_one(caller, limit)));
-        ready(Ok(charged.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
+        ready(Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
     }
 
     fn cache_put(&self, _: CacheKey, _: Bytes, _: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
