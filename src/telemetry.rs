@@ -8,10 +8,10 @@ use std::panic::PanicHookInfo;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::crd::{LogFormat, LogLevel};
 
@@ -23,44 +23,23 @@ const OURS: &str = "chatservice";
 #[error("the log is already set up: `telemetry::init` is called once a process")]
 pub struct AlreadyInitialized(#[from] tracing::subscriber::SetGlobalDefaultError);
 
-/// Changes the level of the running log. Cloning is cheap.
-#[derive(Clone, Debug)]
-pub struct TelemetryHandle {
-    filter: reload::Handle<Targets, Registry>,
-}
-
-impl TelemetryHandle {
-    /// From now on.
-    pub fn set_level(&self, level: LogLevel) {
-        if let Err(error) = self.filter.reload(targets(level)) {
-            tracing::error!(error = %error, "the level of the log cannot be changed");
-        }
-    }
-}
-
 /// Begins to log, panics included. Once a process.
-pub fn init(format: LogFormat, level: LogLevel) -> Result<TelemetryHandle, AlreadyInitialized> {
-    let (subscriber, handle) = subscriber(format, level, std::io::stderr);
-    tracing::subscriber::set_global_default(subscriber)?;
+pub fn init(format: LogFormat, level: LogLevel) -> Result<(), AlreadyInitialized> {
+    tracing::subscriber::set_global_default(subscriber(format, level, std::io::stderr))?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(handle)
+    Ok(())
 }
 
-fn subscriber<W>(
-    format: LogFormat,
-    level: LogLevel,
-    writer: W,
-) -> (impl Subscriber + Send + Sync, TelemetryHandle)
+fn subscriber<W>(format: LogFormat, level: LogLevel, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(targets(level));
     let lines = fmt::layer().with_writer(writer);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    (tracing_subscriber::registry().with(filter).with(lines), TelemetryHandle { filter: handle })
+    tracing_subscriber::registry().with(targets(level)).with(lines)
 }
 
 /// Ours at `level`; dependencies (hyper, kube, redis, rustls) only when something is wrong, unless everything is asked
@@ -106,16 +85,16 @@ mod tests {
         }
     }
 
-    fn logging(format: LogFormat, level: LogLevel, test: impl FnOnce(&Lines, &TelemetryHandle)) {
+    fn logging(format: LogFormat, level: LogLevel, test: impl FnOnce(&Lines)) {
         let lines = Lines::default();
         let writer = lines.clone();
-        let (subscriber, handle) = subscriber(format, level, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, || test(&lines, &handle));
+        let subscriber = subscriber(format, level, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || test(&lines));
     }
 
     #[test]
     fn a_json_line_is_one_object_with_dotted_fields_at_the_top() {
-        logging(LogFormat::Json, LogLevel::Info, |lines, _| {
+        logging(LogFormat::Json, LogLevel::Info, |lines| {
             let span = tracing::info_span!("request", request.id = "r-1");
             span.in_scope(|| tracing::info!(upstream.status = 200, duration_ms = 12, "answered"));
             let text = lines.take();
@@ -131,7 +110,7 @@ mod tests {
 
     #[test]
     fn text_is_for_people_and_has_no_colour_codes() {
-        logging(LogFormat::Text, LogLevel::Info, |lines, _| {
+        logging(LogFormat::Text, LogLevel::Info, |lines| {
             tracing::warn!(port = 8080, "busy");
             let text = lines.take();
             assert!(text.ends_with("busy port=8080\n"), "{text}");
@@ -141,20 +120,20 @@ mod tests {
 
     #[test]
     fn dependencies_are_quiet_below_warn_until_debug_is_asked_for() {
-        logging(LogFormat::Text, LogLevel::Info, |lines, handle| {
+        logging(LogFormat::Text, LogLevel::Info, |lines| {
             tracing::info!(target: "hyper::proto", "noise");
             tracing::debug!(target: "chatservice::server", "detail");
             assert_eq!(lines.take(), "");
             tracing::warn!(target: "kube_client", "trouble");
             assert!(lines.take().contains("trouble"));
-
-            handle.set_level(LogLevel::Debug);
+        });
+        logging(LogFormat::Text, LogLevel::Debug, |lines| {
             tracing::debug!(target: "hyper::proto", "noise");
             tracing::debug!(target: "chatservice::server", "detail");
             let text = lines.take();
             assert!(text.contains("noise") && text.contains("detail"), "{text}");
-
-            handle.set_level(LogLevel::Error);
+        });
+        logging(LogFormat::Text, LogLevel::Error, |lines| {
             tracing::warn!(target: "chatservice::server", "off");
             assert_eq!(lines.take(), "");
         });
