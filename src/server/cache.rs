@@ -1,6 +1,7 @@
 //! The exact-match cache. In: a request's members and what surrounds them, and complete answers. Out: a key, and the
 //! answer of an equal request. This is the first level, in the pod's memory; the second is [`super::store::Store`]'s.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -56,12 +57,22 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
 }
 
 /// A complete answer, as both levels keep it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CachedAnswer {
     /// The configured model that answered, as the metrics name it.
     pub model: String,
     /// The whole `chat.completion` object.
     pub completion: Bytes,
+}
+
+/// Lengths in place of the text: an answer is not for logs.
+impl fmt::Debug for CachedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedAnswer")
+            .field("model", &self.model)
+            .field("completion_bytes", &self.completion.len())
+            .finish()
+    }
 }
 
 impl CachedAnswer {

@@ -4,6 +4,7 @@
 //! What comes from a backend is not trusted: everything is bounded, and token counts that cannot be are ignored.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::ser::SerializeMap;
@@ -49,7 +50,7 @@ impl From<CompletionError> for BackendError {
 }
 
 /// What is read of a plain completion.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Text of choice 0; empty when it has none.
     pub text: String,
@@ -59,6 +60,18 @@ pub struct Answer {
     pub usage: Option<Usage>,
     /// Whether every choice has a `finish_reason`, and there is one.
     pub complete: bool,
+}
+
+/// Lengths in place of the text: an answer is not for logs.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("text_bytes", &self.text.len())
+            .field("finish_reason", &self.finish_reason)
+            .field("usage", &self.usage)
+            .field("complete", &self.complete)
+            .finish()
+    }
 }
 
 /// Reads a plain completion.
@@ -126,7 +139,7 @@ pub(crate) fn count_pieces(text: &str) -> usize {
 }
 
 /// A JSON object with its members in the order given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Members<'a>(pub Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
 impl<'a> Members<'a> {
@@ -149,7 +162,7 @@ impl Serialize for Members<'_> {
 }
 
 /// What every chunk of a stream begins with; the optional members stand as they came.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub(crate) struct Envelope<'a> {
     pub id: Cow<'a, str>,
     pub object: &'static str,
@@ -162,7 +175,7 @@ pub(crate) struct Envelope<'a> {
 }
 
 /// A chunk as it is written.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(crate) struct ChunkOut<'a> {
     #[serde(flatten)]
     pub envelope: &'a Envelope<'a>,
@@ -172,7 +185,7 @@ pub(crate) struct ChunkOut<'a> {
 }
 
 /// A choice of a chunk as it is written.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(crate) struct DeltaOut<'a> {
     pub index: u32,
     pub delta: Members<'a>,

@@ -4,6 +4,8 @@
 //! As the HTML standard reads them: lines end with LF, CRLF or CR, a byte order mark in front is skipped, comments are
 //! too, several `data` lines are one event, and a blank line ends it. `id` and `retry` mean nothing here.
 
+use std::fmt;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Longest line in bytes.
@@ -16,12 +18,22 @@ pub const MAX_STREAM: usize = 32 << 20;
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// One event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// Its type; empty when the stream named none.
     pub event: Bytes,
     /// Its data, the lines joined by LF. Not checked to be UTF-8.
     pub data: Bytes,
+}
+
+/// Lengths in place of the text: an answer is not for logs.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("event_bytes", &self.event.len())
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
 }
 
 /// A bound was passed; the parser yields nothing more.
@@ -39,7 +51,7 @@ pub enum SseError {
 }
 
 /// The state between two pieces of a stream. Holds at most what was pushed and not taken, and one event.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parser {
     buffer: BytesMut,
     /// Bytes at the front of `buffer` that hold no line end, so that they are looked at once.
@@ -54,7 +66,6 @@ pub struct Parser {
 }
 
 /// The usual event has one line, which is not copied.
-#[derive(Debug)]
 enum Data {
     Line(Bytes),
     Lines(BytesMut),

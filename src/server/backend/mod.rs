@@ -14,7 +14,7 @@ pub mod openai;
 mod refusal;
 
 /// One call to a backend.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UpstreamRequest {
     /// The JSON body as it goes upstream, byte for byte.
     pub body: Bytes,

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -12,7 +13,7 @@ use crate::server::json::{self, Object};
 use crate::server::settlement::Usage;
 
 /// What one chunk adds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// Text of choice 0.
     pub text: String,
@@ -22,8 +23,19 @@ pub struct Chunk {
     pub usage_only: bool,
 }
 
+/// Lengths in place of the text: an answer is not for logs.
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("text_bytes", &self.text.len())
+            .field("finish_reason", &self.finish_reason)
+            .field("usage_only", &self.usage_only)
+            .finish()
+    }
+}
+
 /// Puts the chunks of one stream together.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Assembler {
     /// `id`, `created`, `model`, `service_tier`, `system_fingerprint`: the last that came.
     head: BTreeMap<&'static str, Box<RawValue>>,
@@ -34,7 +46,7 @@ pub struct Assembler {
     unfaithful: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Choice {
     role: Option<String>,
     content: Option<String>,
@@ -43,7 +55,7 @@ struct Choice {
     finish_reason: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct ToolCall {
     id: Option<String>,
     kind: Option<String>,

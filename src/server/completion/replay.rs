@@ -1,6 +1,7 @@
 //! From a plain answer to a stream. In: a `chat.completion`. Out: the data of the chunks that say the same.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,12 +14,22 @@ use crate::server::json::{self, Edit, Object};
 const MAX_PIECES: usize = 512;
 
 /// A plain answer as a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Replay {
     /// Data of the chunks in order: the role first, `finish_reason` last.
     pub chunks: Vec<Bytes>,
     /// Data of the chunk with the usage, for callers that asked for it; None when the answer has no usage.
     pub usage: Option<Bytes>,
+}
+
+/// Lengths in place of the text: an answer is not for logs.
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay")
+            .field("chunks", &self.chunks.len())
+            .field("usage", &self.usage.is_some())
+            .finish()
+    }
 }
 
 const NOT_ONE: CompletionError = CompletionError::Not(COMPLETION);
