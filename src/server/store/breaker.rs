@@ -1,12 +1,17 @@
 //! Whether Redis is worth asking. In: what its operations came to, and the time. Out: yes, no, or "you are the one that
-//! tries". Pure, so that an outage costs one waiting request a second and the others nothing.
+//! tries", so that an outage costs about one waiting request a second and the others nothing. Pure: chance comes in too.
+//! Why the first failure opens it: docs/adr/0003-store-breaker.md.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// Nothing is asked for this long after the first failure: a single slow answer costs no more.
 const SHORTEST: Duration = Duration::from_millis(250);
 /// And for this long in an outage, each failed attempt doubling it up to here.
 const LONGEST: Duration = Duration::from_secs(1);
+
+/// Part of a pause that is waited, drawn anew each time: pods that lost Redis together do not come back together.
+pub const SPREAD: RangeInclusive<f64> = 0.75..=1.0;
 
 /// What a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +60,15 @@ impl Breaker {
         self.open = None;
     }
 
-    /// An operation was not answered. Those that were waiting when the first one failed do not prolong the pause.
-    pub fn failed(&mut self, now: Instant, permit: Permit) {
+    /// An operation was not answered. Those that were waiting when the first one failed do not prolong the pause, of
+    /// which `part`, one of [`SPREAD`], is waited.
+    pub fn failed(&mut self, now: Instant, permit: Permit, part: f64) {
         let pause = match self.open {
             None => SHORTEST,
             Some(open) if permit == Permit::Probe => (open.pause * 2).min(LONGEST),
             Some(_) => return,
         };
-        self.open = Some(Open { until: now + pause, pause });
+        self.open = Some(Open { until: now + pause.mul_f64(part), pause });
     }
 }
 
@@ -77,7 +83,7 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         assert_eq!(breaker.permit(start), Permit::Closed);
-        breaker.failed(start, Permit::Closed);
+        breaker.failed(start, Permit::Closed, 1.0);
         assert_eq!(breaker.permit(start), Permit::Refused);
         assert_eq!(breaker.permit(start + SHORTEST.mul_f64(0.99)), Permit::Refused);
         assert_eq!(breaker.permit(start + SHORTEST), Permit::Probe);
@@ -90,16 +96,29 @@ mod tests {
     fn pauses_double_up_to_a_second_and_start_anew_after_an_answer() {
         let mut now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.failed(now, Permit::Closed);
+        breaker.failed(now, Permit::Closed, 1.0);
         for pause in [250, 500, 1000, 1000] {
             assert_eq!(breaker.permit(now + MS * (pause - 1)), Permit::Refused, "{pause}");
             now += MS * pause;
             assert_eq!(breaker.permit(now), Permit::Probe, "{pause}");
-            breaker.failed(now, Permit::Probe);
+            breaker.failed(now, Permit::Probe, 1.0);
         }
         breaker.answered();
-        breaker.failed(now, Permit::Closed);
+        breaker.failed(now, Permit::Closed, 1.0);
         assert_eq!(breaker.permit(now + SHORTEST), Permit::Probe);
+    }
+
+    #[test]
+    fn a_part_of_the_pause_is_waited_and_the_next_one_doubles_the_whole() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.failed(now, Permit::Closed, 0.75);
+        assert_eq!(breaker.permit(now + SHORTEST.mul_f64(0.74)), Permit::Refused);
+        let later = now + SHORTEST.mul_f64(0.75);
+        assert_eq!(breaker.permit(later), Permit::Probe);
+        breaker.failed(later, Permit::Probe, 1.0);
+        assert_eq!(breaker.permit(later + MS * 499), Permit::Refused);
+        assert_eq!(breaker.permit(later + MS * 500), Permit::Probe);
     }
 
     #[test]
@@ -107,7 +126,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for late in 0..100 {
-            breaker.failed(now + MS * late, Permit::Closed);
+            breaker.failed(now + MS * late, Permit::Closed, 1.0);
         }
         assert_eq!(breaker.permit(now + SHORTEST), Permit::Probe);
     }
@@ -116,7 +135,7 @@ mod tests {
     fn a_probe_that_is_never_heard_of_again_is_followed_by_another() {
         let now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.failed(now, Permit::Closed);
+        breaker.failed(now, Permit::Closed, 1.0);
         assert_eq!(breaker.permit(now + SHORTEST), Permit::Probe);
         assert_eq!(breaker.permit(now + SHORTEST + LONGEST), Permit::Probe);
         assert!(breaker.is_open());

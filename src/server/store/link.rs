@@ -12,7 +12,7 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErr
 use tokio::time::timeout;
 
 use super::StoreError;
-use super::breaker::{Breaker, Permit};
+use super::breaker::{Breaker, Permit, SPREAD};
 use super::redis_address::RedisAddress;
 
 /// Deadline of connecting, authentication included.
@@ -166,7 +166,7 @@ impl Link {
                 state.connection = None;
             }
             if let Some(permit) = permit {
-                state.breaker.failed(Instant::now(), permit);
+                state.breaker.failed(Instant::now(), permit, rand::random_range(SPREAD));
             }
             state.connected.replace(false)
         };
