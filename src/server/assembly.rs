@@ -105,6 +105,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     };
     assembler.take(&receiver.borrow().clone());
 
+    log_addresses(&listeners);
     let mut tasks = JoinSet::new();
     if let Some(listener) = listeners.admin {
         let status = status_source(config, live, receiver.clone(), ready.clone());
@@ -127,6 +128,13 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let drain_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(answers.cut = report.cut, drain_ms, "server ended");
     Ok(())
+}
+
+/// Port 0 asks for any port: this says which.
+fn log_addresses(listeners: &Listeners) {
+    let shown = |listener: &TcpListener| listener.local_addr().ok().map(tracing::field::display);
+    let admin = listeners.admin.as_ref().and_then(shown);
+    tracing::info!(api.address = shown(&listeners.api), admin.address = admin, "listening");
 }
 
 fn status_source(

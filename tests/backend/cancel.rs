@@ -7,8 +7,9 @@ use futures::StreamExt;
 use crate::mock_openai::{End, MockOpenAi, Script};
 use crate::{backend, plain, stream};
 
-/// From the drop to the moment the backend has noticed.
-const NOTICED: Duration = Duration::from_millis(100);
+/// From the drop to the moment the backend has noticed: far below every deadline that would close the connection too, and
+/// what a loaded machine holds. How fast it is otherwise is for benchmarks to say.
+const NOTICED: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn dropping_a_call_before_its_answer_closes_the_connection() {

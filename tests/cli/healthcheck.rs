@@ -36,8 +36,9 @@ fn not_ready_is_exit_code_1_and_the_reason() {
 
 #[test]
 fn nobody_there_is_exit_code_1() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = held.local_addr().expect("bound").to_string();
     run(&["healthcheck", "--address", &address]).fails_with(&["cannot ask", &address]);
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,30 +15,50 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Local {
     child: Child,
     banner: String,
+    log: BufReader<ChildStderr>,
 }
 
 impl Local {
     /// Starts it on a free port and reads what it prints until it says how to stop.
     fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = chatservice()
-            .args(["local", "--address", "127.0.0.1:0"])
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut banner = String::new();
-        for line in &mut lines {
+        let mut command = chatservice();
+        command.args(["local", "--address", "127.0.0.1:0"]).args(arguments).envs(variables.iter().copied());
+        let mut local = Self::spawn(&mut command);
+        let lines = BufReader::new(local.child.stdout.take().expect("piped")).lines();
+        for line in lines {
             let line = line.expect("text");
-            banner.push_str(&line);
-            banner.push('\n');
+            local.banner.push_str(&line);
+            local.banner.push('\n');
             if line.starts_with("Stop:") {
-                return Self { child, banner };
+                return local;
             }
         }
-        panic!("it ended without a word how to stop it: {banner}");
+        panic!("it ended without a word how to stop it: {}", local.banner);
+    }
+
+    /// Starts what prints nothing.
+    fn spawn(command: &mut Command) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("the binary runs");
+        let log = BufReader::new(child.stderr.take().expect("piped"));
+        Self { child, banner: String::new(), log }
+    }
+
+    /// The addresses of the API and of the admin listener, from the line of the log that says "listening".
+    fn addresses(&mut self) -> (String, String) {
+        let mut seen = String::new();
+        while self.log.read_line(&mut seen).expect("text") > 0 {
+            let line = seen.lines().last().unwrap_or_default();
+            if line.contains("listening") {
+                let after = |name: &str| {
+                    let (_, rest) = line.split_once(name).unwrap_or_else(|| panic!("no {name} in {line}"));
+                    let rest = rest.trim_start_matches(['"', ':', '=']);
+                    rest.split(['"', ' ']).next().unwrap_or_default().to_owned()
+                };
+                return (after("api.address"), after("admin.address"));
+            }
+        }
+        panic!("it ended without a word where it listens: {seen}");
     }
 
     /// The rest of the line of the banner that begins like this.
@@ -156,11 +176,9 @@ fn nothing_is_said_of_redis_where_nobody_asked_for_it() {
 
 #[test]
 fn it_is_healthy_by_its_own_healthcheck() {
-    // A port that was free a moment ago: the banner does not say where the admin listener is.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let admin = free.local_addr().expect("bound").to_string();
-    drop(free);
-    let local = Local::start(&["-f", "examples/quickstart.yaml", "--admin-address", &admin], &[]);
+    let mut local = Local::start(&["-f", "examples/quickstart.yaml", "--admin-address", "127.0.0.1:0"], &[]);
+    let (api, admin) = local.addresses();
+    assert!(local.shown("curl ").starts_with(&format!("http://{api}/")), "{api}: {}", local.banner);
     wait_until_healthy(&admin);
     assert_eq!(local.stop("-INT"), Some(0));
 }
@@ -174,21 +192,13 @@ fn serve_takes_what_the_operator_would_write() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("config.json");
     std::fs::write(&file, config).expect("written");
-    // Ports that were free a moment ago.
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let (api, admin) = (free(), free());
-    let address = |held: &std::net::TcpListener| held.local_addr().expect("bound").to_string();
-    let (api_address, admin_address) = (address(&api), address(&admin));
-    drop((api, admin));
-    let child = chatservice()
-        .args(["serve", "--config", file.to_str().expect("text")])
-        .args(["--address", &api_address, "--admin-address", &admin_address])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary runs");
-    let server = Local { child, banner: String::new() };
-    wait_until_healthy(&admin_address);
-    let (status, answer) = ask("GET", &format!("http://{api_address}/v1/models"), &[], "");
+    let mut command = chatservice();
+    command.args(["serve", "--config", file.to_str().expect("text")]);
+    let mut server =
+        Local::spawn(command.args(["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"]));
+    let (api, admin) = server.addresses();
+    wait_until_healthy(&admin);
+    let (status, answer) = ask("GET", &format!("http://{api}/v1/models"), &[], "");
     assert!(status == 200 && answer.contains("echo-1"), "{status}: {answer}");
     assert_eq!(server.stop("-TERM"), Some(0));
 }
