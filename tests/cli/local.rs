@@ -94,7 +94,7 @@ fn ask(method: &str, url: &str, headers: &[&str], body: &str) -> (u16, String) {
     let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
     let mut stream = TcpStream::connect(host).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
     let length = body.len();
     let head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}");
     write!(stream, "{head}content-length: {length}\r\n\r\n{body}").expect("sent");
