@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use moka::Expiry;
 use moka::sync::Cache;
 use serde::de::IgnoredAny;
@@ -59,48 +59,33 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
 /// A complete answer, as both levels keep it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CachedAnswer {
-    /// The configured model that answered, as the metrics name it.
-    pub model: String,
     /// The whole `chat.completion` object.
     pub completion: Bytes,
 }
 
-/// Lengths in place of the text: an answer is not for logs.
+/// A length in place of the text: an answer is not for logs.
 impl fmt::Debug for CachedAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedAnswer")
-            .field("model", &self.model)
-            .field("completion_bytes", &self.completion.len())
-            .finish()
+        f.debug_struct("CachedAnswer").field("completion_bytes", &self.completion.len()).finish()
     }
 }
 
 impl CachedAnswer {
-    /// The stored form: magic, length of the model (u16, big-endian), model, completion. None for a model whose name is
-    /// longer than that: it is not cached.
+    /// The stored form: magic, which is also its version, and the completion.
     #[must_use]
-    pub fn encode(&self) -> Option<Bytes> {
-        let length = u16::try_from(self.model.len()).ok()?;
-        let mut out = BytesMut::with_capacity(MAGIC.len() + 2 + self.model.len() + self.completion.len());
-        out.put_slice(MAGIC);
-        out.put_u16(length);
-        out.put_slice(self.model.as_bytes());
-        out.put_slice(&self.completion);
-        Some(out.freeze())
+    pub fn encode(&self) -> Bytes {
+        [MAGIC, &self.completion].concat().into()
     }
 
     /// Reads the stored form. What is not one, or holds anything but one JSON object, is None: a miss. What the store
     /// holds is not trusted.
     #[must_use]
     pub fn decode(stored: &Bytes) -> Option<Self> {
-        let rest = stored.strip_prefix(MAGIC)?;
-        let (length, rest) = rest.split_first_chunk::<2>()?;
-        let (model, completion) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let completion = stored.strip_prefix(MAGIC)?;
         let object = completion.first() == Some(&b'{')
             && serde_json::from_slice::<IgnoredAny>(completion).is_ok()
             && std::str::from_utf8(completion).is_ok();
-        let model = std::str::from_utf8(model).ok()?.to_owned();
-        object.then(|| Self { model, completion: stored.slice_ref(completion) })
+        object.then(|| Self { completion: stored.slice_ref(completion) })
     }
 }
 
@@ -144,7 +129,7 @@ impl AnswerCache {
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
         let weight = |_: &CacheKey, entry: &Entry| {
-            let bytes = entry.answer.completion.len() + entry.answer.model.len() + ENTRY_OVERHEAD;
+            let bytes = entry.answer.completion.len() + ENTRY_OVERHEAD;
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let entries =
@@ -208,10 +193,7 @@ mod tests {
         [("model", br#""gpt-4o""#), ("messages", br#"[{"role":"user"}]"#), ("temperature", b"0.7")];
 
     fn answer(length: usize) -> CachedAnswer {
-        CachedAnswer {
-            model: "echo-1".into(),
-            completion: format!("{{\"a\":\"{}\"}}", "x".repeat(length)).into(),
-        }
+        CachedAnswer { completion: format!("{{\"a\":\"{}\"}}", "x".repeat(length)).into() }
     }
 
     #[test]
@@ -246,23 +228,19 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let answer = answer(10);
-        assert_eq!(CachedAnswer::decode(&answer.encode().unwrap()), Some(answer));
+        assert_eq!(CachedAnswer::decode(&answer.encode()), Some(answer));
     }
 
     #[test]
     fn what_is_not_a_stored_answer_is_a_miss() {
-        let good = answer(3).encode().unwrap();
+        let good = answer(3).encode();
         for end in 0..good.len() {
             assert_eq!(CachedAnswer::decode(&good.slice(..end)), None, "cut at {end}");
         }
-        for garbage in
-            ["", "CSA1", "CSA1\u{0}\u{1}", "CSA2\0\0{}", "CSA1\0\0[]", "CSA1\0\0{} x", "CSA1\0\0", "{}"]
-        {
+        for garbage in ["", "CSA1", "CSA1\u{0}{}", "CSA2{}", "CSA1[]", "CSA1{} x", "CSA1 {}", "{}"] {
             assert_eq!(CachedAnswer::decode(&Bytes::from_static(garbage.as_bytes())), None, "{garbage:?}");
         }
-        assert_eq!(CachedAnswer::decode(&Bytes::from_static(b"CSA1\0\0{\"a\":\"\xff\"}")), None);
-        let too_long = CachedAnswer { model: "m".repeat(70_000), ..answer(1) };
-        assert_eq!(too_long.encode(), None);
+        assert_eq!(CachedAnswer::decode(&Bytes::from_static(b"CSA1{\"a\":\"\xff\"}")), None);
     }
 
     #[test]

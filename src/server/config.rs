@@ -1,8 +1,8 @@
 //! `ServerConfig`: the contract between the planes. The operator writes it into a ConfigMap, the server parses it.
 //! In: `controller::validate` (from a ChatService) or the environment. Out: everything a server needs to know.
 //!
-//! What is under [`ServerConfig::fixed`] changes the pod, so a change rolls pods. What is under
-//! [`ServerConfig::dynamic`] only changes behaviour. Durations and sizes are plain integers with the unit in the name.
+//! What is under [`ServerConfig::fixed`] changes the pod; what is under [`ServerConfig::dynamic`] only changes
+//! behaviour. A server reads its file once, at its start, so a change of either rolls pods. Durations and sizes are plain integers with the unit in the name.
 //! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
 
 use std::fmt::Write as _;

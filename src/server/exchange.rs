@@ -414,9 +414,9 @@ impl Exchange {
     pub(super) fn store(&mut self, completion: &Bytes) {
         let (Some(keep), Some(cache)) = (self.keep.take(), &self.live.cache) else { return };
         let life = cache::jittered(keep.ttl);
-        let answer = CachedAnswer { model: self.ask.model.to_string(), completion: completion.clone() };
+        let answer = CachedAnswer { completion: completion.clone() };
         if self.live.store.shared() && completion.len() <= SHARED_MAX {
-            self.guard.settlement.keep = answer.encode().map(|stored| (keep.key, stored, life));
+            self.guard.settlement.keep = Some((keep.key, answer.encode(), life));
         }
         cache.put(keep.key, answer, life);
     }

@@ -291,8 +291,7 @@ fn no_debug_text_holds_what_was_said() {
     let piece = Assembler::new().push(chunk).unwrap();
     assert_eq!((answer.text.as_str(), piece.text.as_str()), ("s3cret", "s3cret"));
     let event = crate::server::sse::Event { event: Bytes::new(), data: Bytes::from_static(b"s3cret") };
-    let cached =
-        crate::server::cache::CachedAnswer { model: "m".to_owned(), completion: Bytes::from_static(plain) };
+    let cached = crate::server::cache::CachedAnswer { completion: Bytes::from_static(plain) };
     let shown = format!("{answer:?} {piece:?} {:?} {event:?} {cached:?}", chunks(plain, "id", 1).unwrap());
     assert!(!shown.contains("s3cret") && !shown.contains("115"), "{shown}");
     assert!(shown.contains("text_bytes: 6"), "{shown}");
