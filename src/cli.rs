@@ -93,6 +93,30 @@ pub struct ControllerArgs {
     pub log_format: LogFormat,
 }
 
+impl From<ControllerArgs> for ControllerOptions {
+    fn from(args: ControllerArgs) -> Self {
+        Self {
+            watch_namespaces: list(&args.watch_namespaces),
+            defaults: Defaults {
+                server_image: args.server_image,
+                allowed_images: list(&args.allowed_images),
+            },
+            admin_address: args.admin_address,
+        }
+    }
+}
+
+/// A list as it was meant: a variable that is set to nothing names nothing, and twice is once.
+fn list(given: &[String]) -> Vec<String> {
+    let mut meant: Vec<String> = Vec::with_capacity(given.len());
+    for item in given.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
+        if !meant.iter().any(|known| known == item) {
+            meant.push(item.to_owned());
+        }
+    }
+    meant
+}
+
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -228,11 +252,7 @@ where
 
 async fn controller(args: ControllerArgs) -> Result<(), CliError> {
     telemetry::init(args.log_format, args.log_level)?;
-    let options = ControllerOptions {
-        watch_namespaces: args.watch_namespaces,
-        defaults: Defaults { server_image: args.server_image, allowed_images: args.allowed_images },
-        admin_address: args.admin_address,
-    };
+    let options = ControllerOptions::from(args);
     until_signal(|shutdown| async move { controller::run(options, shutdown.draining().clone()).await }).await
 }
 
@@ -319,5 +339,23 @@ mod tests {
         assert_eq!(args.watch_namespaces, ["a", "b"]);
         assert_eq!(args.allowed_images, ["x/*"]);
         assert_eq!((args.log_level, args.log_format), (LogLevel::Info, LogFormat::Json));
+    }
+
+    #[test]
+    fn an_empty_list_is_none_and_twice_is_once() {
+        for (given, meant) in
+            [("", vec![]), (",", vec![]), ("b,a,b", vec!["b", "a"]), ("a, b ,,", vec!["a", "b"])]
+        {
+            let (namespaces, images) =
+                (format!("--watch-namespaces={given}"), format!("--allowed-images={given}"));
+            let Ok(Cli { command: Command::Controller(args) }) =
+                Cli::try_parse_from(["chatservice", "controller", &namespaces, &images])
+            else {
+                panic!("{given:?} is refused");
+            };
+            let options = ControllerOptions::from(args);
+            assert_eq!(options.watch_namespaces, meant, "{given:?}");
+            assert_eq!(options.defaults.allowed_images, meant, "{given:?}");
+        }
     }
 }

@@ -66,7 +66,8 @@ pub mod reason {
     pub const AVAILABLE: &str = "Available";
     /// `Ready`: pods are on their way, nothing is known to be wrong.
     pub const PROGRESSING: &str = "Progressing";
-    /// `Ready`: fewer pods than wanted are ready and nothing says why.
+    /// `Ready`: fewer pods than wanted are ready, and no other reason fits: nothing says why, a container is not started,
+    /// or something but a quota refuses the pods.
     pub const MINIMUM_REPLICAS_UNAVAILABLE: &str = "MinimumReplicasUnavailable";
     /// A Secret that the spec names does not exist (its mount is empty).
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
@@ -80,7 +81,7 @@ pub mod reason {
     pub const CRASH_LOOPING: &str = "CrashLooping";
     /// The scheduler finds no node.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
-    /// A quota or an admission policy refuses the pods.
+    /// A ResourceQuota leaves no room for the pods or another child.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
     /// The spec says something that cannot be done.
     pub const INVALID_SPEC: &str = "InvalidSpec";
@@ -90,7 +91,7 @@ pub mod reason {
     pub const FIELD_IMMUTABLE: &str = "FieldImmutable";
     /// An object that is not ours has the name of a child.
     pub const NAME_TAKEN: &str = "NameTaken";
-    /// The API server refuses the operator a permission.
+    /// The API server refuses the operator a permission, or a policy of the cluster refuses an object.
     pub const FORBIDDEN: &str = "Forbidden";
     /// The paused annotation is set.
     pub const PAUSED: &str = "Paused";

@@ -61,17 +61,17 @@ pub async fn apply(
     } = prepared;
     // Pods need their account and their configuration, so the Deployment comes last; the Services come before it, so
     // that a pod is reachable from its first second.
-    let service_account = applier.write(&service_account).await?;
-    let config = applier.write(&config).await?;
-    let connection = applier.write(&connection).await?;
-    let api_service = applier.write(&api_service).await?;
-    let admin_service = applier.write(&admin_service).await?;
+    let service_account = applier.write(service_account).await?;
+    let config = applier.write(config).await?;
+    let connection = applier.write(connection).await?;
+    let api_service = applier.write(api_service).await?;
+    let admin_service = applier.write(admin_service).await?;
     let pod_disruption_budget = match pod_disruption_budget {
-        Some(budget) => Some(applier.write(&budget).await?),
+        Some(budget) => Some(applier.write(budget).await?),
         None => None,
     };
-    applier.write(&deployment).await?;
-    let deployment = applier.scale(service.name.as_str(), replicas).await?;
+    let deployment = applier.write(deployment).await?;
+    let deployment = applier.scale(&deployment, replicas).await?;
     let written = Resources {
         service_account,
         config,
@@ -95,22 +95,25 @@ struct Applier<'a> {
 
 impl Applier<'_> {
     /// Applies a whole child. The first time without force: a conflict then means that somebody else made the object
-    /// since it was looked for.
-    async fn write<K: Child>(&self, object: &K) -> Result<K, ApplyError> {
+    /// since it was looked for. Later with the uid that was looked at: another object of that name is a conflict too.
+    async fn write<K: Child>(&self, mut object: K) -> Result<K, ApplyError> {
         let name = object.meta().name.clone().unwrap_or_default();
-        let ours = self.references.is_ours(&ChildKey::of::<K>(&name));
-        let params = PatchParams { force: ours, ..PatchParams::apply(field_manager::CONTROLLER) };
-        self.patch(&name, &params, object).await
+        let uid = self.references.our_uid(&ChildKey::of::<K>(&name)).map(str::to_owned);
+        let params = PatchParams { force: uid.is_some(), ..PatchParams::apply(field_manager::CONTROLLER) };
+        object.meta_mut().uid = uid;
+        self.patch(&name, &params, &object).await
     }
 
     /// Sets the number of pods under its own field manager, always with force: `kubectl scale deployment` is undone,
-    /// because the ChatService's own `replicas` is what counts.
-    async fn scale(&self, name: &str, replicas: i32) -> Result<Deployment, ApplyError> {
+    /// because the ChatService's own `replicas` is what counts. The uid keeps it from making a Deployment of nothing
+    /// but a number where the one just written is gone again.
+    async fn scale(&self, written: &Deployment, replicas: i32) -> Result<Deployment, ApplyError> {
         let params = PatchParams::apply(field_manager::REPLICAS).force();
+        let name = written.metadata.name.as_deref().unwrap_or_default();
         let replicas = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": { "name": name },
+            "metadata": { "name": name, "uid": written.metadata.uid },
             "spec": { "replicas": replicas },
         });
         self.patch(name, &params, &replicas).await

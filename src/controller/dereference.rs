@@ -13,6 +13,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, Resource};
 
+use super::build::pod_disruption_budget;
 use super::children::{Cache, Child, Children, find};
 use super::error::Error;
 use super::names::ServiceName;
@@ -39,8 +40,8 @@ impl ChildKey {
 pub enum Holder {
     /// Nobody: the first apply is made without force.
     Nobody,
-    /// We: later applies take back what others changed.
-    Us,
+    /// We: later applies take back what others changed. With the object's uid, so that they cannot hit another one.
+    Us(String),
     /// An object that is not ours, and whose it is.
     Foreign(String),
 }
@@ -76,16 +77,19 @@ impl References {
         self.holders.insert(key, holder);
     }
 
-    /// Whether a child is known to be ours.
-    pub(super) fn is_ours(&self, key: &ChildKey) -> bool {
-        self.holders.get(key) == Some(&Holder::Us)
+    /// The uid of a child that is known to be ours.
+    pub(super) fn our_uid(&self, key: &ChildKey) -> Option<&str> {
+        match self.holders.get(key)? {
+            Holder::Us(uid) => Some(uid),
+            Holder::Nobody | Holder::Foreign(_) => None,
+        }
     }
 
     /// The foreign objects, sorted by kind and name.
     pub fn foreign(&self) -> impl Iterator<Item = Foreign<'_>> {
         self.holders.iter().filter_map(|(key, holder)| match holder {
             Holder::Foreign(owner) => Some(Foreign { key, owner }),
-            Holder::Nobody | Holder::Us => None,
+            Holder::Nobody | Holder::Us(_) => None,
         })
     }
 }
@@ -112,7 +116,7 @@ pub async fn dereference(
     reader.read::<Service>(&children.services, name.as_str()).await?;
     reader.read::<Service>(&children.services, &name.admin()).await?;
     reader.read::<Deployment>(&children.deployments, name.as_str()).await?;
-    if cs.spec.replicas >= 2 {
+    if pod_disruption_budget::wanted(cs.spec.replicas) {
         reader.read::<PodDisruptionBudget>(&children.pod_disruption_budgets, name.as_str()).await?;
     }
     Ok(reader.references)
@@ -128,13 +132,14 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
         let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
-        let holder = if cached == Some(Holder::Us) {
-            Holder::Us
-        } else {
-            let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-            let live = api.get_metadata_opt(name).await;
-            let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
-            live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
+        let holder = match cached {
+            Some(ours @ Holder::Us(_)) => ours,
+            _ => {
+                let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+                let live = api.get_metadata_opt(name).await;
+                let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
+                live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
+            }
         };
         self.references.insert(ChildKey::of::<K>(name), holder);
         Ok(())
@@ -145,7 +150,7 @@ impl Reader<'_> {
 fn holder(uid: &str, meta: &ObjectMeta) -> Holder {
     let owners = meta.owner_references.as_deref().unwrap_or_default();
     match owners.iter().find(|owner| owner.controller == Some(true)) {
-        Some(owner) if owner.uid == uid => Holder::Us,
+        Some(owner) if owner.uid == uid => Holder::Us(meta.uid.clone().unwrap_or_default()),
         Some(owner) => Holder::Foreign(format!("{} \"{}\" (uid {})", owner.kind, owner.name, owner.uid)),
         None => Holder::Foreign("nobody (it has no controller)".to_owned()),
     }
@@ -166,12 +171,16 @@ mod tests {
             controller,
             ..OwnerReference::default()
         };
-        ObjectMeta { owner_references: Some(vec![owner]), ..ObjectMeta::default() }
+        ObjectMeta {
+            uid: Some("child-1".into()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        }
     }
 
     #[test]
     fn only_the_controller_with_our_uid_makes_an_object_ours() {
-        assert_eq!(holder("u-1", &owned_by("u-1", Some(true))), Holder::Us);
+        assert_eq!(holder("u-1", &owned_by("u-1", Some(true))), Holder::Us("child-1".into()));
         for meta in [owned_by("u-2", Some(true)), owned_by("u-1", None), ObjectMeta::default()] {
             assert!(matches!(holder("u-1", &meta), Holder::Foreign(_)), "{meta:?}");
         }

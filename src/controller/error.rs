@@ -6,6 +6,9 @@ use kube::core::Status;
 use super::children::Child;
 use crate::constants::reason;
 
+/// How the API server says that an admission webhook or a ValidatingAdmissionPolicy refused a request, and not RBAC.
+const POLICIES: [&str; 2] = ["denied the request", "ValidatingAdmissionPolicy"];
+
 /// A reconcile, or the operator itself, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -121,6 +124,13 @@ impl Error {
             return Some((reason::QUOTA_EXCEEDED, message));
         }
         let place = format!("namespace \"{namespace}\"");
+        if POLICIES.iter().any(|words| status.message.contains(words)) {
+            let message = format!(
+                "a policy of the cluster refuses to {verb} {resource} in {place}. Fix: change the spec or the policy that is named here. The API server says: {}",
+                status.message
+            );
+            return Some((reason::FORBIDDEN, message));
+        }
         Some((reason::FORBIDDEN, forbidden(verb, resource, &place, &status.message)))
     }
 
@@ -180,6 +190,22 @@ mod tests {
     fn a_quota_is_told_from_a_missing_permission() {
         let error = refused(403, "Forbidden", "services \"demo\" is forbidden: exceeded quota: small", "");
         assert_eq!(error.reason(), reason::QUOTA_EXCEEDED);
+    }
+
+    #[test]
+    fn a_policy_is_told_from_a_missing_permission() {
+        for said in [
+            "admission webhook \"images.example.com\" denied the request: not signed",
+            "deployments.apps \"demo\" is forbidden: ValidatingAdmissionPolicy 'owners' with binding 'all' denied request: no",
+        ] {
+            let (reason, message) = refused(403, "Forbidden", said, "").condition().unwrap();
+            assert_eq!(reason, reason::FORBIDDEN);
+            assert!(
+                message.starts_with("a policy of the cluster refuses to patch deployments.apps"),
+                "{message}"
+            );
+            assert!(message.contains(said) && !message.contains("chart"), "{message}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The patterns in force.
+    /// The patterns in force, as people are told them.
     #[must_use]
     pub fn patterns(&self) -> Vec<String> {
         if self.allowed_images.is_empty() {
@@ -27,7 +27,13 @@ impl Defaults {
     /// Whether a ChatService may name `image`.
     #[must_use]
     pub fn allows(&self, image: &str) -> bool {
-        image == self.server_image || self.patterns().iter().any(|pattern| matches(pattern, image))
+        if self.allowed_images.is_empty() {
+            // Not by the pattern: in `name:5000/other:1` the name is a registry.
+            let version = image.strip_prefix(repository(&self.server_image));
+            return version.is_some_and(|rest| rest.starts_with([':', '@']) && !rest.contains('/'))
+                || image == self.server_image;
+        }
+        image == self.server_image || self.allowed_images.iter().any(|pattern| matches(pattern, image))
     }
 }
 
@@ -72,11 +78,23 @@ mod tests {
             ("registry.example.com:5000/team/chatservice:0.1.0", true),
             ("registry.example.com:5000/team/chatservice:0.2.0", true),
             ("registry.example.com:5000/team/chatservice@sha256:00", true),
+            ("registry.example.com:5000/team/chatservice:0.1.0@sha256:00", true),
+            ("registry.example.com:5000/team/chatservice", false),
+            ("registry.example.com:5000/team/chatservice:5000/evil:0.1.0", false),
+            ("registry.example.com:5000/team/chatservice@x/evil:0.1.0", false),
             ("registry.example.com:5000/team/chatservice-evil:0.1.0", false),
             ("registry.example.com:5000/team/chatservice/evil:0.1.0", false),
             ("evil.example.com/team/chatservice:0.1.0", false),
             ("x/registry.example.com:5000/team/chatservice:0.1.0", false),
         ] {
+            assert_eq!(own.allows(image), allowed, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_registry_is_none_by_default() {
+        let own = defaults("chatservice:0.1.0", &[]);
+        for (image, allowed) in [("chatservice:1", true), ("chatservice:5000/evil:1", false)] {
             assert_eq!(own.allows(image), allowed, "{image}");
         }
     }

@@ -18,10 +18,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::children::{WatchErrors, watch};
-use super::pods::{Observed, view};
+use super::pods::{Observed, Report, counts, view};
 use super::probe::Prober;
 use super::{ObjectKey, Scope, Watched};
-use crate::admin::ServerStatus;
 use crate::constants::{label, port};
 
 /// ChatServices waiting to be reconciled because of their pods. A full queue is tried again at the next tick.
@@ -87,22 +86,21 @@ struct Known {
 struct Seen {
     /// What the last reconcile was told.
     handed_out: Observed,
-    /// What another reconcile was asked for since. Asking again for the same would put it off: the controller waits
-    /// until requests for an object pause.
+    /// What another reconcile was asked for since: once is enough.
     announced: Option<Observed>,
     settled: bool,
 }
 
 /// The answers of one server.
 struct Answers {
-    last: Option<ServerStatus>,
-    believed: Option<ServerStatus>,
+    last: Option<Report>,
+    believed: Option<Report>,
     next: Instant,
 }
 
 impl Answers {
     /// Takes an answer; whether it confirms the one before.
-    fn take(&mut self, answer: Option<ServerStatus>) -> bool {
+    fn take(&mut self, answer: Option<Report>) -> bool {
         let confirmed = self.last == answer;
         if confirmed {
             self.believed.clone_from(&answer);
@@ -200,7 +198,7 @@ impl Observer {
     async fn ask(&self, pod: Arc<Pod>) {
         let Some(address) = (self.asking.address)(&pod) else { return };
         let Ok(_permit) = self.asking.in_flight.acquire().await else { return };
-        let answer = self.asking.prober.ask(address).await;
+        let answer = self.asking.prober.ask(address).await.map(Report::from);
         let mut known = self.known();
         let settled =
             owner(&pod).is_some_and(|key| known.services.get(&key).is_some_and(|seen| seen.settled));
@@ -255,7 +253,7 @@ impl Observer {
         let mut pods: Vec<_> = self
             .pods_of(key)
             .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .filter(|pod| counts(pod))
             .map(|pod| {
                 let server = known.answers.get(&uid(pod)).and_then(|answers| answers.believed.clone());
                 super::pods::PodView { server, ..view(pod) }
@@ -287,8 +285,8 @@ fn uid(pod: &Pod) -> String {
 mod tests {
     use super::*;
 
-    fn status(version: &str) -> ServerStatus {
-        ServerStatus { version: version.into(), ..ServerStatus::default() }
+    fn status(hash: &str) -> Report {
+        Report { config_hash: Some(hash.into()), ..Report::default() }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::build::CONTAINER;
-use crate::admin::ServerStatus;
-use crate::constants::reason;
+use crate::admin::{ServerStatus, StatusProblem};
+use crate::constants::{annotation, reason};
 
 /// A pod as the status of its ChatService sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,41 @@ pub struct PodView {
     pub ready: bool,
     /// What the kubelet or the scheduler says is wrong.
     pub trouble: Option<Trouble>,
+    /// The hash of the configuration in the template that it was made from.
+    pub config_hash: Option<String>,
     /// What its server said twice in a row; None before that, or when it cannot be reached.
-    pub server: Option<ServerStatus>,
+    pub server: Option<Report>,
+}
+
+impl PodView {
+    /// Whether the pod is of the template with configuration `hash` and its server runs another one: the kubelet mounted
+    /// the ConfigMap as it was before.
+    pub(super) fn is_stale(&self, hash: &str) -> bool {
+        let runs = self.server.as_ref().and_then(|report| report.config_hash.as_deref());
+        self.config_hash.as_deref() == Some(hash) && runs.is_some_and(|runs| runs != hash)
+    }
+}
+
+/// The part of a server's `/status` that the status of a ChatService is made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The hash of the configuration that runs; None of a server of another version, which may hash other fields.
+    pub config_hash: Option<String>,
+    /// What is wrong.
+    pub problems: Vec<StatusProblem>,
+    /// Whether Redis answered last.
+    pub redis_connected: Option<bool>,
+}
+
+impl From<ServerStatus> for Report {
+    fn from(status: ServerStatus) -> Self {
+        let ours = status.version == env!("CARGO_PKG_VERSION");
+        Self {
+            config_hash: ours.then_some(status.config_hash),
+            problems: status.problems,
+            redis_connected: status.redis_connected,
+        }
+    }
 }
 
 /// What is wrong with a pod.
@@ -29,7 +62,7 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// The pods of one ChatService, sorted by name. Those that are being deleted do not count.
+/// The pods of one ChatService, sorted by name: those that [`counts`] counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The pods.
@@ -44,11 +77,18 @@ impl Observed {
     }
 
     /// What the servers report, with the pod that does.
-    pub fn reports(&self) -> impl Iterator<Item = (&PodView, &crate::admin::StatusProblem)> {
+    pub fn reports(&self) -> impl Iterator<Item = (&PodView, &StatusProblem)> {
         self.pods
             .iter()
             .flat_map(|pod| pod.server.iter().flat_map(move |s| s.problems.iter().map(move |p| (pod, p))))
     }
+}
+
+/// Whether a pod can still serve: it is not being deleted, and has not ended for good (evicted, its node gone).
+#[must_use]
+pub fn counts(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// The view of a pod, without what its server says.
@@ -59,6 +99,12 @@ pub fn view(pod: &Pod) -> PodView {
         name: pod.metadata.name.clone().unwrap_or_default(),
         ready,
         trouble: if ready { None } else { trouble(pod) },
+        config_hash: pod
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotation::CONFIG_HASH))
+            .cloned(),
         server: None,
     }
 }
@@ -114,16 +160,18 @@ fn waiting(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
     }
 }
 
-/// Between two restarts a crashing container runs for a moment, so the count of restarts is looked at too.
+/// Between two restarts a crashing container runs for a moment, so the count of restarts is looked at too. It never falls,
+/// so then the last exit must have been a failure: not code 0, and not the loss of a node (reason Unknown).
 fn crashing(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
     let state = server.state.as_ref();
     let backing_off = state
         .and_then(|state| state.waiting.as_ref())
         .is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
-    if !backing_off && server.restart_count < 2 {
+    let last = server.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let failed = last.is_some_and(|last| last.exit_code != 0 && last.reason.as_deref() != Some("Unknown"));
+    if !backing_off && (server.restart_count < 2 || !failed) {
         return None;
     }
-    let last = server.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let how = last.map_or_else(
         || "ends".to_owned(),
         |last| match last.reason.as_deref() {
@@ -213,11 +261,35 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_ended_or_goes_does_not_count() {
+        for (phase, expected) in
+            [("Pending", true), ("Running", true), ("Unknown", true), ("Failed", false), ("Succeeded", false)]
+        {
+            assert_eq!(counts(&pod(&json!({ "phase": phase }))), expected, "{phase}");
+        }
+        let mut going = pod(&json!({ "phase": "Running" }));
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert!(!counts(&going));
+    }
+
+    #[test]
     fn a_pod_on_its_way_or_ready_is_in_no_trouble() {
         for pod in [
             pod(&json!({})),
             container(&json!({ "waiting": { "reason": "ContainerCreating" } }), 0, &json!({})),
             container(&json!({ "running": {} }), 1, &json!({ "terminated": { "exitCode": 1 } })),
+            container(
+                &json!({ "running": {} }),
+                5,
+                &json!({ "terminated": { "exitCode": 0, "reason": "Completed" } }),
+            ),
+            container(
+                &json!({ "running": {} }),
+                5,
+                &json!({ "terminated": { "exitCode": 255, "reason": "Unknown" } }),
+            ),
+            container(&json!({ "running": {} }), 5, &json!({})),
             pod(&json!({ "conditions": [{ "type": "Ready", "status": "True" }] })),
         ] {
             assert_eq!(view(&pod).trouble, None);

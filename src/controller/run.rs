@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -31,8 +32,6 @@ use crate::shutdown::Shutdown;
 
 /// Reconciles at once.
 const CONCURRENCY: u16 = 8;
-/// Changes of one object that come together are one reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Questions to pods at once.
 const QUESTIONS: usize = 32;
 /// For reconciles under way at shutdown, below the usual grace period of 30 s.
@@ -41,6 +40,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Between two waits for the caches.
+const AGAIN: Duration = Duration::from_secs(1);
 /// What [`Readiness`] waits for.
 const WATCHES: &str = "watches";
 
@@ -127,37 +128,25 @@ impl Operator {
         } else {
             self.watch_namespaces.iter().cloned().map(Scope::Namespace).collect()
         };
-        for scope in &scopes {
-            if shutdown.run_until_cancelled(wait_for_api(&self.client, scope)).await.is_none() {
-                return Ok(());
-            }
+        tracing::info!(scopes = ?scopes, "the operator starts");
+        let parts = Arc::new(Parts::new(self, scopes.len()));
+        // One that cannot be watched must not stop the others, so each waits and runs by itself.
+        let mut running = JoinSet::new();
+        for scope in scopes {
+            running.spawn(Arc::clone(&parts).run(scope, shutdown.clone()));
         }
-        let parts = Parts::new(&self);
-        let mut controllers = JoinSet::new();
-        let mut observers = JoinSet::new();
-        let mut contexts = Vec::new();
-        for scope in &scopes {
-            contexts.push(parts.start(scope, &shutdown, &mut controllers, &mut observers));
-        }
-        tracing::info!(scopes = ?scopes, "the operator runs");
-        let filled = async {
-            for context in &contexts {
-                while context.initialised().await.is_err() {}
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            ended = running.join_next() => {
+                let part = ended.and_then(Result::ok).flatten().unwrap_or("a part");
+                if !shutdown.is_cancelled() {
+                    return Err(Error::Ended(part));
+                }
             }
-            self.readiness.done(WATCHES);
-            std::future::pending::<()>().await;
-        };
-        let ended = tokio::select! {
-            () = shutdown.cancelled() => None,
-            _ = controllers.join_next() => Some("the controller"),
-            _ = observers.join_next() => Some("the observer of pods"),
-            () = filled => None,
-        };
-        if let Some(part) = ended.filter(|_| !shutdown.is_cancelled()) {
-            return Err(Error::Ended(part));
         }
         let drained =
-            tokio::time::timeout(DRAIN, async { while controllers.join_next().await.is_some() {} }).await;
+            tokio::time::timeout(DRAIN, async { while running.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             tracing::warn!("reconciles still under way are cut off; the next start takes them up again");
         }
@@ -166,18 +155,19 @@ impl Operator {
 }
 
 /// What all scopes share.
-struct Parts<'a> {
-    operator: &'a Operator,
+struct Parts {
+    operator: Operator,
     recorder: Recorder,
     backoff: Arc<Backoff>,
     permits: Arc<Semaphore>,
     asking: Asking,
+    /// Scopes whose caches are not filled yet.
+    unfilled: AtomicUsize,
 }
 
-impl<'a> Parts<'a> {
-    fn new(operator: &'a Operator) -> Self {
+impl Parts {
+    fn new(operator: Operator, scopes: usize) -> Self {
         Self {
-            operator,
             recorder: Recorder::new(operator.client.clone(), Reporter::from(field_manager::CONTROLLER)),
             backoff: Arc::default(),
             permits: Arc::new(Semaphore::new(usize::from(CONCURRENCY))),
@@ -187,24 +177,53 @@ impl<'a> Parts<'a> {
                 in_flight: Arc::new(Semaphore::new(QUESTIONS)),
                 prober: Prober::default(),
             },
+            unfilled: AtomicUsize::new(scopes),
+            operator,
         }
+    }
+
+    /// Waits for the API and then watches one scope, until `shutdown` and the end of its reconciles under way. What
+    /// ended before that, if something did.
+    async fn run(self: Arc<Self>, scope: Scope, shutdown: CancellationToken) -> Option<&'static str> {
+        shutdown.run_until_cancelled(wait_for_api(&self.operator.client, &scope)).await?;
+        tracing::info!(scope = ?scope, "watching");
+        let mut observers = JoinSet::new();
+        let (context, reconciling) = self.start(&scope, &shutdown, &mut observers);
+        let mut controller = JoinSet::new();
+        controller.spawn(reconciling);
+        let filling = async {
+            if shutdown.run_until_cancelled(fill(&context)).await.is_some()
+                && self.unfilled.fetch_sub(1, Ordering::AcqRel) == 1
+            {
+                self.operator.readiness.done(WATCHES);
+            }
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            biased;
+            _ = controller.join_next() => "the controller",
+            _ = observers.join_next() => "the observer of pods",
+            () = filling => "the wait for the caches",
+        };
+        Some(ended)
     }
 
     fn start(
         &self,
         scope: &Scope,
         shutdown: &CancellationToken,
-        controllers: &mut JoinSet<()>,
         observers: &mut JoinSet<()>,
-    ) -> Arc<Context> {
+    ) -> (Arc<Context>, impl Future<Output = ()> + Send + use<>) {
         let client = &self.operator.client;
         let watch_errors = Arc::new(WatchErrors::default());
         let (observer, pod_events, changed) =
             Observer::new(client, scope, self.asking.clone(), &watch_errors);
         observers.spawn(Arc::clone(&observer).follow(pod_events));
         observers.spawn(Arc::clone(&observer).poll());
+        // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
+        // at. The queue itself holds an object once.
         let controller = Controller::new(scope.api::<Watched>(client), watcher::Config::default())
-            .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+            .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
             .reconcile_on(changed);
         let (children, controller) = Children::watch(controller, client, scope, &watch_errors);
@@ -222,13 +241,20 @@ impl<'a> Parts<'a> {
         });
         let reporting = Arc::clone(&context);
         let results = controller.run(reconcile, error_policy, Arc::clone(&context));
-        controllers.spawn(async move {
+        let reconciling = async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
                 report(result, &reporting);
             }
-        });
-        context
+        };
+        (context, reconciling)
+    }
+}
+
+/// Waits until every cache is filled. A wait may end at once and in vain, hence the pause.
+async fn fill(context: &Context) {
+    while context.initialised().await.is_err() {
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use super::build::{Applied, Resources};
+use super::build::{Applied, PROGRESS_DEADLINE_SECONDS, Resources};
 use super::error::Error;
 use super::events::cut;
 use super::names::ServiceName;
@@ -85,7 +85,8 @@ impl Verdict {
     }
 }
 
-/// The status. `observed` is None while the pods are not known yet; `now` only dates conditions that flip.
+/// The status. `observed` is None while the pods are not known yet; `now` dates
+/// conditions that flip, and ends the patience with pods that are added.
 #[must_use]
 pub fn from(
     subject: &Subject,
@@ -101,12 +102,9 @@ pub fn from(
             // Over with the next try, so nothing new is claimed, and the old generation stays the observed one.
             None => return subject.previous.clone(),
         },
-        Outcome::Applied(applied) => rolled_out(
-            subject,
-            &applied.1.deployment,
-            applied.0.replicas,
-            observed.unwrap_or(&Observed::default()),
-        ),
+        Outcome::Applied(applied) => {
+            rolled_out(subject, applied, observed.unwrap_or(&Observed::default()), now)
+        }
     };
     let mut status = facts(subject, outcome, observed);
     status.observed_generation = Some(subject.generation);
@@ -147,7 +145,13 @@ fn refused(problems: &[Problem]) -> Verdict {
 }
 
 /// What the Deployment and the pods say once everything is written.
-fn rolled_out(subject: &Subject, deployment: &Deployment, wanted: i32, observed: &Observed) -> Verdict {
+fn rolled_out(
+    subject: &Subject,
+    (service, resources): &(ValidatedChatService, Resources<Applied>),
+    observed: &Observed,
+    now: Timestamp,
+) -> Verdict {
+    let (deployment, wanted) = (&resources.deployment, service.replicas);
     let progress = Progress::of(deployment, wanted);
     if progress.is_complete() {
         let mut message = format!("{} of {wanted} pods are ready", progress.ready);
@@ -156,18 +160,21 @@ fn rolled_out(subject: &Subject, deployment: &Deployment, wanted: i32, observed:
                 format!("{message}; pod \"{}\" reports {}: {}", pod.name, problem.reason, problem.message);
         }
         let surplus = progress.total - wanted;
+        let removed =
+            (surplus > 0).then(|| Claim::new(reason::SCALING, format!("{surplus} pods are removed")));
         return Verdict {
             ready: true,
             summary: Claim::new(reason::AVAILABLE, message),
-            reconciling: (surplus > 0)
-                .then(|| Claim::new(reason::SCALING, format!("{surplus} pods are removed"))),
+            reconciling: removed.or_else(|| stale(subject, observed, &service.config.hash())),
             stalled: None,
         };
     }
     let said = deployment_says(deployment);
-    let cause = cause(observed).or_else(|| said.refused.clone().map(|m| quota(subject, &m)));
+    let cause =
+        cause(observed).or_else(|| said.refused.as_deref().map(|message| pods_refused(subject, message)));
     let counts = format!("{} of {wanted} pods are ready", progress.ready);
-    let reconciling = (!said.deadline_exceeded).then(|| progress.claim(wanted));
+    let fell = said.complete && progress.is_whole() && !is_scaling(&subject.previous, now);
+    let reconciling = (!said.deadline_exceeded && !fell).then(|| progress.claim(wanted));
     // What can heal without a new spec is never a stall.
     let stalled = (said.deadline_exceeded && cause.is_none()).then(|| {
         Claim::new(
@@ -185,7 +192,41 @@ fn rolled_out(subject: &Subject, deployment: &Deployment, wanted: i32, observed:
     Verdict { ready: false, summary, reconciling, stalled }
 }
 
-fn quota(subject: &Subject, message: &str) -> Claim {
+/// A server of the current template that runs a configuration from before it.
+fn stale(subject: &Subject, observed: &Observed, hash: &str) -> Option<Claim> {
+    let pod = observed.pods.iter().find(|pod| pod.ready && pod.is_stale(hash))?;
+    Some(Claim::new(
+        reason::ROLLING_OUT,
+        format!(
+            "pod \"{}\" runs an older configuration than its template names: its node mounted the ConfigMap late. Fix: kubectl -n {} delete pod {}",
+            pod.name, subject.namespace, pod.name
+        ),
+    ))
+}
+
+/// Whether pods are still being added: a Deployment calls itself complete while it scales, so the status before has to
+/// say it. Not for longer than a rollout may take.
+fn is_scaling(previous: &ChatServiceStatus, now: Timestamp) -> bool {
+    let mut conditions = previous.conditions.iter();
+    if previous.conditions.is_empty() {
+        return true;
+    }
+    conditions.any(|c| {
+        let since = now.as_second() - c.last_transition_time.0.as_second();
+        c.type_ == condition::RECONCILING
+            && c.status == "True"
+            && since < i64::from(PROGRESS_DEADLINE_SECONDS)
+    })
+}
+
+/// The Deployment's pods are refused: by a quota, or by something else that admits pods.
+fn pods_refused(subject: &Subject, message: &str) -> Claim {
+    if !message.contains("exceeded quota") {
+        return Claim::new(
+            reason::MINIMUM_REPLICAS_UNAVAILABLE,
+            format!("pods are refused: {message}. {}", look(subject)),
+        );
+    }
     Claim::new(
         reason::QUOTA_EXCEEDED,
         format!(
@@ -255,6 +296,11 @@ impl Progress {
             && self.total <= self.updated.max(self.wanted)
     }
 
+    /// Every wanted pod exists and is of the current template.
+    fn is_whole(&self) -> bool {
+        self.observed && self.updated == self.wanted && self.total == self.wanted
+    }
+
     fn claim(&self, wanted: i32) -> Claim {
         if self.total > self.updated {
             return Claim::new(
@@ -269,6 +315,8 @@ impl Progress {
 #[derive(Default)]
 struct DeploymentSays {
     deadline_exceeded: bool,
+    /// The last rollout came to its end.
+    complete: bool,
     /// Why no pod can be made.
     refused: Option<String>,
 }
@@ -287,6 +335,8 @@ fn deployment_says(deployment: &Deployment) -> DeploymentSays {
     DeploymentSays {
         deadline_exceeded: find("Progressing", "False")
             .is_some_and(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded")),
+        complete: find("Progressing", "True")
+            .is_some_and(|c| c.reason.as_deref() == Some("NewReplicaSetAvailable")),
         refused: find("ReplicaFailure", "True").map(|c| c.message.clone().unwrap_or_default()),
     }
 }

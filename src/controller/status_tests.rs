@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 use serde_json::{Value, json};
 
 use super::super::dereference::References;
+use super::super::pods::Report;
 use super::super::pods::Trouble;
 use super::super::{Defaults, build, validate};
 use super::*;
@@ -56,9 +57,10 @@ fn pod(ready: bool, problem: Option<&str>, trouble: Option<&'static str>) -> Pod
         name: "demo-x".into(),
         ready,
         trouble: trouble.map(|reason| Trouble { reason, message: format!("trouble {reason}") }),
-        server: problem.map(|reason| ServerStatus {
+        config_hash: None,
+        server: problem.map(|reason| Report {
             problems: vec![StatusProblem { reason: reason.into(), message: format!("report {reason}") }],
-            ..ServerStatus::default()
+            ..Report::default()
         }),
     }
 }
@@ -84,9 +86,12 @@ fn conditions_follow_what_was_observed() {
     let mut quota = counts(0, 0, 0);
     quota["conditions"] =
         json!([{ "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small" }]);
+    let mut policy = counts(0, 0, 0);
+    policy["conditions"] =
+        json!([{ "type": "ReplicaFailure", "status": "True", "message": "denied: unsigned" }]);
     let mut stale = counts(2, 2, 2);
     stale["observedGeneration"] = json!(2);
-    let cases: [(&str, Value, Vec<PodView>, &[&str]); 14] = [
+    let cases: [(&str, Value, Vec<PodView>, &[&str]); 15] = [
         ("all pods ready", counts(2, 2, 2), vec![], &["Ready=True Available"]),
         ("nothing observed", json!({}), vec![], &["Ready=False Progressing", "Reconciling=True ScalingUp"]),
         ("an older generation", stale, vec![], &["Ready=False Progressing", "Reconciling=True ScalingUp"]),
@@ -126,6 +131,12 @@ fn conditions_follow_what_was_observed() {
             &["Ready=False ImagePullFailed", "Reconciling=True ScalingUp"],
         ),
         ("a quota", quota, vec![], &["Ready=False QuotaExceeded", "Reconciling=True ScalingUp"]),
+        (
+            "pods that a policy refuses",
+            policy,
+            vec![],
+            &["Ready=False MinimumReplicasUnavailable", "Reconciling=True ScalingUp"],
+        ),
         (
             "no progress and nobody knows why",
             late(0),
@@ -196,7 +207,7 @@ fn transition_times_change_only_with_the_status_of_their_condition() {
 #[test]
 fn facts_come_from_what_was_applied_and_seen() {
     let connected = |ready, redis| PodView {
-        server: Some(ServerStatus { redis_connected: redis, ..ServerStatus::default() }),
+        server: Some(Report { redis_connected: redis, ..Report::default() }),
         ..pod(ready, None, None)
     };
     for (pods, redis) in [
@@ -233,4 +244,75 @@ fn what_a_pod_says_is_bounded() {
         at(1),
     );
     assert!(status.conditions[0].message.len() <= MESSAGE_MAX);
+}
+
+/// Two wanted pods of a rollout that came to its end.
+fn rolled(total: i32, updated: i32, ready: i32) -> Value {
+    let mut status = counts(total, updated, ready);
+    status["conditions"] =
+        json!([{ "type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" }]);
+    status
+}
+
+#[test]
+fn pods_that_fall_after_a_rollout_are_no_progress() {
+    const FELL: &[&str] = &["Ready=False MinimumReplicasUnavailable"];
+    const SCALES: &[&str] = &["Ready=False Progressing", "Reconciling=True ScalingUp"];
+    let unobserved = {
+        let mut status = rolled(2, 2, 2);
+        status["observedGeneration"] = json!(2);
+        status
+    };
+    let starting = counts(2, 2, 1);
+    // What was before, what is, seconds between the two.
+    let cases: [(&str, Option<Value>, Value, i64, &[&str]); 8] = [
+        ("a pod falls", Some(rolled(2, 2, 2)), rolled(2, 2, 1), 1, FELL),
+        ("all fall", Some(rolled(2, 2, 2)), rolled(2, 2, 0), 1, FELL),
+        ("a pod is gone", Some(rolled(2, 2, 2)), rolled(1, 1, 1), 1, SCALES),
+        ("its successor starts", Some(rolled(1, 1, 1)), rolled(2, 2, 1), 9, SCALES),
+        ("its successor never starts", Some(rolled(1, 1, 1)), rolled(2, 2, 1), 600, FELL),
+        ("it was just scaled", Some(unobserved), rolled(2, 2, 1), 1, SCALES),
+        ("a new rollout", Some(rolled(2, 2, 2)), starting, 1, SCALES),
+        ("nothing is known of before", None, rolled(2, 2, 1), 1, SCALES),
+    ];
+    for (case, before, after, seconds, expected) in cases {
+        let previous = before.map_or_else(ChatServiceStatus::default, |before| {
+            from(&subject(ChatServiceStatus::default()), &applied(&before), None, at(1))
+        });
+        let status = from(&subject(previous), &applied(&after), None, at(1 + seconds));
+        let found: Vec<String> =
+            status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect();
+        assert_eq!(found, expected, "{case}");
+        // And it stays so.
+        let again = from(&subject(status.clone()), &applied(&after), None, at(2 + seconds));
+        assert_eq!(again.conditions, status.conditions, "{case}, again");
+    }
+}
+
+#[test]
+fn a_server_with_an_older_configuration_than_its_pod_is_told() {
+    let outcome = applied(&counts(2, 2, 2));
+    let Outcome::Applied(both) = &outcome else { panic!("it was applied") };
+    let hash = both.0.config.hash();
+    let version = env!("CARGO_PKG_VERSION");
+    for (case, template, version, runs, told) in [
+        ("the same", hash.as_str(), version, hash.as_str(), false),
+        ("an older one", hash.as_str(), version, "old", true),
+        ("a pod of an older template", "old", version, "old", false),
+        ("a server of another version", hash.as_str(), "0.0.0", "other", false),
+    ] {
+        let said =
+            ServerStatus { version: version.into(), config_hash: runs.into(), ..ServerStatus::default() };
+        let pods = vec![PodView {
+            config_hash: Some(template.into()),
+            server: Some(Report::from(said)),
+            ..pod(true, None, None)
+        }];
+        let previous = subject(ChatServiceStatus::default());
+        let status = from(&previous, &outcome, Some(&Observed { pods }), at(1));
+        assert_eq!(status.conditions[0].status, "True", "{case}");
+        let reconciling =
+            status.conditions.get(1).map(|c| (c.reason.as_str(), c.message.contains("delete pod demo-x")));
+        assert_eq!(reconciling, told.then_some((reason::ROLLING_OUT, true)), "{case}");
+    }
 }

@@ -10,12 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{CONTAINER, ValidatedChatService, metadata};
-use crate::constants::{annotation, mount, path, port};
+use crate::constants::{annotation, drain, mount, path, port};
 
-/// Time for open streams to end by themselves; one still open then ends with the terminal error event.
-const GRACE_SECONDS: i64 = 60;
 /// Without progress for this long the rollout counts as failed.
-const PROGRESS_DEADLINE_SECONDS: i32 = 600;
+pub const PROGRESS_DEADLINE_SECONDS: i32 = 600;
 
 pub(super) fn build(service: &ValidatedChatService) -> Deployment {
     Deployment {
@@ -57,7 +55,7 @@ fn pod(service: &ValidatedChatService) -> PodSpec {
         automount_service_account_token: Some(false),
         // Otherwise every Service of the namespace becomes environment variables.
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        termination_grace_period_seconds: Some(i64::try_from(drain::GRACE.as_secs()).unwrap_or(i64::MAX)),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             seccomp_profile: Some(SeccompProfile {

@@ -3,12 +3,13 @@
 
 mod config_map;
 mod deployment;
-mod pod_disruption_budget;
+pub(super) mod pod_disruption_budget;
 mod service;
 mod service_account;
 
 use std::marker::PhantomData;
 
+pub(super) use deployment::PROGRESS_DEADLINE_SECONDS;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;

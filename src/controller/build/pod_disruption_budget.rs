@@ -6,10 +6,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{ValidatedChatService, metadata};
 
-/// None below two pods: with one, a budget only blocks drains. Pods that are not ready may always be evicted, or a
+/// Whether so many pods have a budget. With one, a budget only blocks drains.
+pub fn wanted(replicas: i32) -> bool {
+    replicas >= 2
+}
+
+/// Pods that are not ready may always be evicted, or a
 /// broken rollout would block them too.
 pub(super) fn build(service: &ValidatedChatService) -> Option<PodDisruptionBudget> {
-    (service.replicas >= 2).then(|| PodDisruptionBudget {
+    wanted(service.replicas).then(|| PodDisruptionBudget {
         metadata: metadata(service, service.name.to_string()),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
