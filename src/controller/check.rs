@@ -96,18 +96,21 @@ pub(super) fn model_name(name: &str) -> bool {
         && name.chars().all(inner)
 }
 
-/// Whether this is a Kubernetes quantity, such as `100m`, `0.5`, `64Mi` or `1e3`.
+/// Whether this is a Kubernetes quantity and not below zero, such as `100m`, `0.5`, `64Mi`, `1e3` or `+1`.
 pub(super) fn quantity(text: &str) -> bool {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
+    let (negative, unsigned) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let zero = number.bytes().all(|b| matches!(b, b'0' | b'.'));
     let number_fits = number.bytes().any(|b| b.is_ascii_digit()) && number.matches('.').count() <= 1;
     let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let exponent = |suffix: &str| {
-        suffix
-            .strip_prefix(['e', 'E'])
-            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-    };
-    text.len() <= 32 && number_fits && (suffixes.contains(&suffix) || exponent(suffix))
+    // Rust reads what Go reads: digits behind one sign.
+    let exponent =
+        |suffix: &str| suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
+    text.len() <= 32 && number_fits && (zero || !negative) && (suffixes.contains(&suffix) || exponent(suffix))
 }
 
 /// What is wrong with a `baseURL`.
@@ -118,7 +121,7 @@ pub(super) fn base_url(url: &str) -> Option<&'static str> {
         (None, Some(rest)) => (true, rest),
         (None, None) => return Some(FORM),
     };
-    if url.len() > 2048 || rest.contains(['?', '#']) || rest.contains(char::is_whitespace) {
+    if url.len() > 2048 || rest.contains(['?', '#']) || rest.contains(|c| matches!(c, '\t'..='\r' | ' ')) {
         return Some(FORM);
     }
     let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
@@ -130,31 +133,37 @@ pub(super) fn base_url(url: &str) -> Option<&'static str> {
 
 /// The host of `host[:port]`, or None when it is not one (a user part, a bad port).
 fn host(authority: &str) -> Option<&str> {
-    let (host, port) = if authority.starts_with('[') {
-        let end = authority.find(']')? + 1;
-        (&authority[..end], authority[end..].strip_prefix(':').or((end == authority.len()).then_some("0"))?)
-    } else {
-        authority.split_once(':').unwrap_or((authority, "0"))
+    let end = match authority.strip_prefix('[') {
+        Some(_) => authority.find(']')? + 1,
+        None => authority.find(':').unwrap_or(authority.len()),
     };
-    let port_fits = port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    let (host, rest) = authority.split_at(end);
+    let port_fits = rest.is_empty()
+        || rest
+            .strip_prefix(':')
+            .is_some_and(|port| !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok());
     let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let name_fits = match host.strip_prefix('[') {
-        Some(address) => address.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
+        // An IPv4 address in the end of an IPv6 one has a plainer form.
+        Some(address) => !address.contains('.') && address.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
         None => !host.is_empty() && host.bytes().all(inner),
     };
     (port_fits && name_fits).then_some(host)
 }
 
-/// Loopback, private addresses, and names that only resolve inside.
+/// Loopback, private addresses, and names that only resolve inside. A name without dots begins with a letter: many
+/// resolvers take `134744072` and `0x8080808` for addresses.
 fn near(host: &str) -> bool {
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return address.is_loopback() || address.is_private();
     }
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        return address
-            .parse::<Ipv6Addr>()
-            .is_ok_and(|address| address.is_loopback() || address.is_unique_local());
+        return address == "::1"
+            || address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_unique_local());
+    }
+    if !host.contains('.') {
+        return host.starts_with(|c: char| c.is_ascii_alphabetic());
     }
     let ends = [".svc", ".local", ".localhost", ".internal"];
-    !host.contains('.') || ends.iter().any(|end| host.ends_with(end))
+    ends.iter().any(|end| host.strip_suffix(end).is_some_and(|name| !name.is_empty()))
 }

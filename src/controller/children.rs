@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use super::error::Error;
 use super::names::watch_selector;
 use super::{Scope, Watched};
+use crate::constants::label;
 
 /// A kind of child.
 pub trait Child:
@@ -98,7 +99,13 @@ fn owned<K: Child>(
     errors: &Arc<WatchErrors>,
 ) -> (Cache<K>, Controller<Watched>) {
     let (store, events) = watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, errors);
-    (store, controller.owns_stream(events.map(Ok).touched_objects()))
+    // By label: an object that lost its owner reference would wake nobody by that.
+    let controller = controller.watches_stream(events.map(Ok).touched_objects(), |object| {
+        let meta = object.metadata;
+        let name = meta.labels.and_then(|mut labels| labels.remove(label::INSTANCE));
+        name.zip(meta.namespace).map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
+    });
+    (store, controller)
 }
 
 /// A watch of our own objects that fills a cache, retries with backoff and never ends. Its errors are noted instead of

@@ -10,7 +10,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, claim};
+use crate::rig::{Rig, claim, until};
 
 const ACCOUNT: &str = "operator";
 
@@ -37,7 +37,13 @@ async fn allow(rig: &Rig, rules: &[Value]) {
 
 /// A rig whose operator runs as a ServiceAccount with these rules.
 async fn start_with(rules: &[Value]) -> Option<Rig> {
+    start_beside(rules, &[]).await
+}
+
+/// The same, told to watch other namespaces too, in which it may nothing.
+async fn start_beside(rules: &[Value], others: &[&str]) -> Option<Rig> {
     let mut rig = Rig::without_operator().await?;
+    rig.also_watched = others.iter().map(|&other| other.to_owned()).collect();
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": ACCOUNT } });
     rig.make::<ServiceAccount>(&account).await;
     allow(&rig, rules).await;
@@ -123,4 +129,15 @@ async fn a_missing_permission_is_a_condition_and_heals_when_it_is_given() {
         rig.until_settled("demo").await;
         rig.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_namespace_without_permissions_does_not_stop_the_others() {
+    let Some(rig) = start_beside(&rules_without("", ""), &["kube-public"]).await else { return };
+    rig.create("demo", &json!({ "model": "m", "backend": { "echo": {} } })).await;
+    rig.until_settled("demo").await;
+    let looks = || rig.recorded.count("GET", "/namespaces/kube-public/chatservices");
+    until("a second look", async || (looks() >= 2).then_some(())).await;
+    assert!(!rig.readiness.is_ready(), "it is ready only when all are watched");
+    rig.stop().await;
 }

@@ -126,5 +126,11 @@ async fn a_transition_is_one_event() {
         reasons
     };
     until("both events", async || (reasons().await == ["Available", "Progressing"]).then_some(())).await;
+    // Another reconcile of the same state says nothing more.
+    let before = rig.reconciles();
+    let touched = json!({ "metadata": { "annotations": { "example.com/touched": "yes" } } });
+    rig.merge::<ChatService>("demo", &touched).await;
+    until("another reconcile", async || (rig.reconciles() > before).then_some(())).await;
+    assert_eq!(reasons().await, ["Available", "Progressing"]);
     rig.stop().await;
 }

@@ -69,6 +69,10 @@ pub struct Rig {
     pub namespace: String,
     /// The fake pods' answer to `/status`.
     pub answer: Arc<Mutex<ServerStatus>>,
+    /// Namespaces that the operator is told to watch before this test's own.
+    pub also_watched: Vec<String>,
+    /// Whether the operator's watches are there.
+    pub readiness: Readiness,
     registry: Registry,
     pods: Address,
     shutdown: CancellationToken,
@@ -106,6 +110,8 @@ impl Rig {
             recorded: Recorded::default(),
             namespace,
             answer: Arc::default(),
+            also_watched: Vec::new(),
+            readiness: Readiness::new(Shutdown::new(), &["watches"]),
             registry: Registry::new(),
             pods: Address::default(),
             shutdown: CancellationToken::new(),
@@ -128,10 +134,12 @@ impl Rig {
         let kubeconfig = std::env::var(KUBECONFIG).unwrap();
         let client = ClientBuilder::try_from(config(&kubeconfig).await).unwrap().with_layer(&layer).build();
         let pods = Arc::clone(&self.pods);
-        let readiness = Readiness::new(Shutdown::new(), &["watches"]);
+        let readiness = self.readiness.clone();
+        let mut watch_namespaces = self.also_watched.clone();
+        watch_namespaces.push(self.namespace.clone());
         let operator = Operator {
             client,
-            watch_namespaces: vec![self.namespace.clone()],
+            watch_namespaces,
             defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![] },
             metrics: ControllerMetrics::new(&self.registry).unwrap(),
             readiness: readiness.clone(),
