@@ -132,14 +132,13 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
         let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
-        let holder = match cached {
-            Some(ours @ Holder::Us(_)) => ours,
-            _ => {
-                let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-                let live = api.get_metadata_opt(name).await;
-                let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
-                live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
-            }
+        let holder = if let Some(ours @ Holder::Us(_)) = cached {
+            ours
+        } else {
+            let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+            let live = api.get_metadata_opt(name).await;
+            let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
+            live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
         };
         self.references.insert(ChildKey::of::<K>(name), holder);
         Ok(())

@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_pod_on_its_way_or_ready_is_in_no_trouble() {
-        for pod in [
+        for pod in vec![
             pod(&json!({})),
             container(&json!({ "waiting": { "reason": "ContainerCreating" } }), 0, &json!({})),
             container(&json!({ "running": {} }), 1, &json!({ "terminated": { "exitCode": 1 } })),

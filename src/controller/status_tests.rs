@@ -265,7 +265,7 @@ fn pods_that_fall_after_a_rollout_are_no_progress() {
     };
     let starting = counts(2, 2, 1);
     // What was before, what is, seconds between the two.
-    let cases: [(&str, Option<Value>, Value, i64, &[&str]); 8] = [
+    for (case, before, after, seconds, expected) in [
         ("a pod falls", Some(rolled(2, 2, 2)), rolled(2, 2, 1), 1, FELL),
         ("all fall", Some(rolled(2, 2, 2)), rolled(2, 2, 0), 1, FELL),
         ("a pod is gone", Some(rolled(2, 2, 2)), rolled(1, 1, 1), 1, SCALES),
@@ -274,8 +274,7 @@ fn pods_that_fall_after_a_rollout_are_no_progress() {
         ("it was just scaled", Some(unobserved), rolled(2, 2, 1), 1, SCALES),
         ("a new rollout", Some(rolled(2, 2, 2)), starting, 1, SCALES),
         ("nothing is known of before", None, rolled(2, 2, 1), 1, SCALES),
-    ];
-    for (case, before, after, seconds, expected) in cases {
+    ] {
         let previous = before.map_or_else(ChatServiceStatus::default, |before| {
             from(&subject(ChatServiceStatus::default()), &applied(&before), None, at(1))
         });
