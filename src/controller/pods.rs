@@ -274,22 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn restarts_of_long_ago_or_of_a_lost_node_are_no_trouble() {
+        for last in [
+            json!({ "terminated": { "exitCode": 0, "reason": "Completed" } }),
+            json!({ "terminated": { "exitCode": 255, "reason": "Unknown" } }),
+            json!({}),
+        ] {
+            assert_eq!(view(&container(&json!({ "running": {} }), 5, &last)).trouble, None, "{last}");
+        }
+    }
+
+    #[test]
     fn a_pod_on_its_way_or_ready_is_in_no_trouble() {
-        for pod in vec![
+        for pod in [
             pod(&json!({})),
             container(&json!({ "waiting": { "reason": "ContainerCreating" } }), 0, &json!({})),
             container(&json!({ "running": {} }), 1, &json!({ "terminated": { "exitCode": 1 } })),
-            container(
-                &json!({ "running": {} }),
-                5,
-                &json!({ "terminated": { "exitCode": 0, "reason": "Completed" } }),
-            ),
-            container(
-                &json!({ "running": {} }),
-                5,
-                &json!({ "terminated": { "exitCode": 255, "reason": "Unknown" } }),
-            ),
-            container(&json!({ "running": {} }), 5, &json!({})),
             pod(&json!({ "conditions": [{ "type": "Ready", "status": "True" }] })),
         ] {
             assert_eq!(view(&pod).trouble, None);
