@@ -8,7 +8,7 @@ TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt crd image e2e
+.PHONY: help tools test lint fmt openapi crd image e2e
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ lint: ## clippy and shellcheck
 
 fmt: ## format the sources
 	cargo fmt
+
+openapi: ## write docs/openapi.json from the handlers' types
+	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document
 
 crd: ## write crds/chatservices.yaml and the chart's copy from the Rust types
 	cargo run --quiet --locked -- crd > crds/.chatservices.yaml
