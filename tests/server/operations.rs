@@ -142,14 +142,14 @@ async fn the_document_and_the_docs_page_come_from_the_binary() {
 async fn the_committed_document_is_what_is_served() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
     let server = TestServer::start(echo()).await;
-    let served = http::get(&server.at("/openapi.json")).await.json();
-    let served = serde_json::to_string_pretty(&served).unwrap() + "\n";
+    let document = http::get(&server.at("/openapi.json")).await.json();
+    let text = serde_json::to_string_pretty(&document).unwrap() + "\n";
     if std::env::var_os("UPDATE_OPENAPI").is_some() {
-        std::fs::write(path, &served).unwrap();
+        std::fs::write(path, &text).unwrap();
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
-        committed == served,
+        committed == text,
         "docs/openapi.json is not what the server serves: run `make openapi` and commit it"
     );
 }
