@@ -6,6 +6,7 @@
 pub mod edge;
 pub mod exchange;
 pub mod middleware;
+pub mod outcome;
 pub mod routes;
 pub mod stream;
 

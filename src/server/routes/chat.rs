@@ -17,8 +17,9 @@ use crate::constants::header as names;
 use crate::server::config::RequestDefaults;
 use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange::{self, Answer, Ask, Conversing, Outcome};
+use crate::server::exchange::{self, Ask, Conversing};
 use crate::server::json::{self, Object};
+use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
 use crate::server::store::{ConversationId, Retention, StoredMessage};
 
@@ -318,7 +319,7 @@ fn respond(outcome: Outcome) -> Response {
             .into_response()
         }
         Ok(Answer::Stream { body, conversation, fault }) => {
-            let mut response = exchange::event_stream(body, fault);
+            let mut response = outcome::event_stream(body, fault);
             if let Some(id) = conversation
                 && let Ok(value) = HeaderValue::from_str(&id.0.to_string())
             {

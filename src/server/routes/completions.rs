@@ -16,8 +16,9 @@ use utoipa::ToSchema;
 
 use super::input::{From, cache_control, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange::{self, Answer, Ask};
+use crate::server::exchange::{self, Ask};
 use crate::server::json::{self, Edit, Object};
+use crate::server::outcome::{self, Answer};
 use crate::server::state::{AppState, Live};
 
 /// A chat completion request. Fields that are not listed go to the backend unchanged.
@@ -78,7 +79,7 @@ pub async fn chat_completions(
                     extra.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                     Body::from(plain.completion).into_response()
                 }
-                Ok(Answer::Stream { body, fault, .. }) => exchange::event_stream(body, fault),
+                Ok(Answer::Stream { body, fault, .. }) => outcome::event_stream(body, fault),
                 Err(error) => error.into_response(Dialect::OpenAi),
             };
             response.headers_mut().extend(extra);
