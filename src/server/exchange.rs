@@ -15,7 +15,7 @@ use super::cache::{self, CacheControl, CachedAnswer, KeyScope};
 use super::completion;
 use super::config::RequestLimit;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::json::{self, Edit};
+use super::json;
 use super::metrics::{BackendCall, OK};
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
@@ -37,7 +37,7 @@ pub struct Ask {
     pub caller: CallerKey,
     /// The configured model that answers.
     pub model: Arc<str>,
-    /// The body as it goes upstream, but for `stream`.
+    /// The body as it goes upstream.
     pub body: Bytes,
     /// Whether the answer is a stream.
     pub stream: bool,
@@ -77,13 +77,13 @@ pub(super) struct Keep {
 
 /// Answers a request.
 pub async fn answer(state: &AppState, live: &Arc<Live>, ask: Ask) -> Outcome {
+    if let Some(refused) = refused_lately(state, live, &ask.caller) {
+        return refused;
+    }
     let mut outcome = Outcome::from(ApiError::Internal);
     outcome.result = run(state, live, ask, &mut outcome).await;
     if let Some(result) = outcome.cache {
         state.metrics().cache_requests.with_label_values(&[result.as_str()]).inc();
-    }
-    if let Err(ApiError::RateLimited { .. }) = &outcome.result {
-        state.metrics().rate_limited.with_label_values(&["requests"]).inc();
     }
     outcome
 }
@@ -96,10 +96,6 @@ async fn run(
 ) -> Result<Answer, ApiError> {
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
     guard.settlement.model = ask.model.clone();
-    if let Some((limit, now)) = live.limit().zip(state.denials().get(&ask.caller)) {
-        outcome.limit = Some((limit, now));
-        return Err(limited(limit, now.retry_after));
-    }
     let keep = keep(live, &ask)?;
     let looked_for = keep.as_ref().filter(|_| ask.cache.read);
     let in_memory = looked_for.and_then(|keep| live.cache.as_ref()?.get(keep.key));
@@ -163,7 +159,7 @@ async fn admit(
         outcome.limit = Some((limit, now));
         if !now.allowed {
             state.denials().add(caller.clone(), now);
-            return Err(limited(limit, now.retry_after));
+            return Err(limited(state, limit, now.retry_after));
         }
     }
     Ok(admitted.cached)
@@ -177,11 +173,13 @@ pub(super) fn busy() -> ApiError {
 /// What a caller gets that was refused within the last second: nothing need be read for it.
 pub(super) fn refused_lately(state: &AppState, live: &Live, caller: &CallerKey) -> Option<Outcome> {
     let (limit, now) = live.limit().zip(state.denials().get(caller))?;
-    let error = limited(limit, now.retry_after);
+    let error = limited(state, limit, now.retry_after);
     Some(Outcome { limit: Some((limit, now)), ..Outcome::from(error) })
 }
 
-fn limited(limit: RequestLimit, retry_after: Duration) -> ApiError {
+/// The refusal, counted: each is made once.
+fn limited(state: &AppState, limit: RequestLimit, retry_after: Duration) -> ApiError {
+    state.metrics().rate_limited.with_label_values(&["requests"]).inc();
     let limit = format!("{} requests per {} s", limit.requests, limit.period_seconds);
     ApiError::RateLimited { limit, retry_after }
 }
@@ -245,7 +243,7 @@ impl Exchange {
 
     /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
     async fn call(&mut self) -> Result<UpstreamAnswer, ApiError> {
-        let request = UpstreamRequest { body: self.body()?, stream: self.ask.stream };
+        let request = UpstreamRequest { body: self.ask.body.clone(), stream: self.ask.stream };
         self.call.begin();
         self.settle(Some(self.estimate(0)));
         let called = self.live.backend.call(request).await;
@@ -309,18 +307,6 @@ impl Exchange {
         tracing::warn!(request.id = &*self.ask.id, error.code = error.code(), error = cause, "no answer");
     }
 
-    /// The simple dialect's bodies are made without `stream`; OpenAI's hold what the caller sent.
-    fn body(&self) -> Result<Bytes, ApiError> {
-        if self.ask.dialect == Dialect::OpenAi || !self.ask.stream {
-            return Ok(self.ask.body.clone());
-        }
-        let object = json::object(&self.ask.body).map_err(|_| ApiError::Internal)?;
-        Ok(Bytes::from(object.rewrite(&[
-            Edit::Set { key: "stream", value: b"true" },
-            Edit::Set { key: "stream_options", value: br#"{"include_usage":true}"# },
-        ])))
-    }
-
     fn relay(self, state: &AppState, events: stream::Events, cached: bool) -> Answer {
         let conversation = self.ask.conversation.as_ref().map(|turn| turn.id);
         let fault = StreamFault::default();
@@ -328,9 +314,14 @@ impl Exchange {
         Answer::Stream { body, conversation, fault }
     }
 
+    /// What these tokens cost, when the model's price is known.
+    pub(super) fn cost(&self, usage: Usage) -> Option<NanoUsd> {
+        Some(self.live.price.as_ref()?.cost(usage))
+    }
+
     /// Writes down what was used; returns its price.
     pub(super) fn settle(&mut self, usage: Option<Usage>) -> Option<NanoUsd> {
-        let cost = usage.and_then(|usage| Some(self.live.price.as_ref()?.cost(usage)));
+        let cost = usage.and_then(|usage| self.cost(usage));
         self.guard.settlement.usage = usage;
         self.guard.settlement.cost = cost;
         cost

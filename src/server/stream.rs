@@ -139,12 +139,9 @@ impl Relay {
         if !self.exchange.ask.include_usage {
             return None;
         }
-        let cost = if self.cached { Some(NanoUsd(0)) } else { self.cost(self.assembler.usage()) };
+        let reported = || self.assembler.usage().and_then(|usage| self.exchange.cost(usage));
+        let cost = if self.cached { Some(NanoUsd(0)) } else { reported() };
         Some(sse(&with_cost(data, cost).unwrap_or_else(|| data.to_vec())))
-    }
-
-    fn cost(&self, usage: Option<Usage>) -> Option<NanoUsd> {
-        Some(self.exchange.live.price.as_ref()?.cost(usage?))
     }
 
     /// The upstream has said all: settle, keep, append, and only then tell the caller.

@@ -78,12 +78,14 @@ async fn what_goes_wrong_is_counted() {
     mock.script(Script::Status(500, Vec::new(), "{}".to_owned()));
     http::post(&server.at("/v1/chat/completions"), &ask("fail")).await;
     http::post(&server.at("/v1/chat/completions"), &ask("refuse")).await;
+    // This refusal is remembered, and counted all the same.
+    http::post(&server.at("/api/v1/chat"), &json!({"message": "refuse"})).await;
     let metrics = http::get(&format!("{}/metrics", server.admin)).await;
     let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
     for line in [
         "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_invalid_response\"} 1",
         "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_unavailable\"} 1",
-        "chat_rate_limited_total{limit=\"requests\"} 1",
+        "chat_rate_limited_total{limit=\"requests\"} 2",
         "chat_time_to_first_token_seconds_count 1",
         "chat_streams_active 0",
     ] {

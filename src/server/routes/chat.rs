@@ -205,7 +205,7 @@ async fn prepare(
         caller: from.caller,
         id: from.id,
         room,
-        body: upstream_body(&live, &model, &question, &history),
+        body: upstream_body(&live, &model, &question, &history, stream),
         dialect: Dialect::Simple,
         stream,
         include_usage: true,
@@ -287,16 +287,27 @@ async fn history(
     }
 }
 
-fn upstream_body(live: &Live, model: &str, question: &Question, history: &[StoredMessage]) -> Bytes {
+/// A stream is asked for its usage, without which nothing could be charged.
+fn upstream_body(
+    live: &Live,
+    model: &str,
+    question: &Question,
+    history: &[StoredMessage],
+    stream: bool,
+) -> Bytes {
     let retention = Retention::from(&live.config.dynamic.conversations);
     let system = question.system_prompt.as_deref();
     let messages = conversations::messages(system, history, &question.message, retention);
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "model": model,
         "messages": messages,
         "temperature": question.temperature,
         (live.max_tokens_field()): question.max_tokens,
     });
+    if stream {
+        body["stream"] = true.into();
+        body["stream_options"] = serde_json::json!({ "include_usage": true });
+    }
     Bytes::from(body.to_string())
 }
 
