@@ -146,6 +146,10 @@ pub mod mount {
     pub const CREDENTIALS_DIR: &str = "/etc/chatservice/secrets/credentials";
     /// Directory of the Secret that `spec.redis.secretRef` names.
     pub const REDIS_DIR: &str = "/etc/chatservice/secrets/redis";
+    /// Directory of the ConfigMap that `spec.backend.openai.caBundleConfigMapRef` names.
+    pub const CA_DIR: &str = "/etc/chatservice/ca";
+    /// The data key in that ConfigMap: certificates in PEM.
+    pub const CA_FILE: &str = "ca.crt";
 }
 
 /// Data keys of the Secrets that a ChatService names.
@@ -224,7 +228,7 @@ pub mod header {
     pub const CONVERSATION_ID: &str = "x-conversation-id";
     /// The id that the backend gave the call.
     pub const UPSTREAM_REQUEST_ID: &str = "x-upstream-request-id";
-    /// `hit`, `miss` or `bypass`.
+    /// `hit`, `miss`, `coalesced` or `bypass`.
     pub const CACHE: &str = "x-chat-cache";
     /// USD of this answer, as a decimal.
     pub const COST: &str = "x-chat-cost-usd";
@@ -240,6 +244,12 @@ pub mod header {
     pub const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
     /// Time until the bucket is full, as `6m0s`.
     pub const RESET_REQUESTS: &str = "x-ratelimit-reset-requests";
+    /// Tokens a minute.
+    pub const LIMIT_TOKENS: &str = "x-ratelimit-limit-tokens";
+    /// Tokens that could be reserved now.
+    pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
+    /// Time until the bucket of tokens is full, as `6m0s`.
+    pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
     /// `retry-after` in milliseconds.
     pub const RETRY_AFTER_MS: &str = "retry-after-ms";
 }
@@ -262,7 +272,21 @@ pub mod metric {
     pub const TIME_TO_FIRST_TOKEN: &str = "chat_time_to_first_token_seconds";
     /// Counter, USD. Label `model`.
     pub const COST: &str = "chat_cost_usd_total";
-    /// Counter. Label `result`: `hit`, `miss`, `bypass`.
+    /// Counter: tokens. Labels `model`, `caller`, `kind`: `prompt`, `completion`.
+    pub const TOKENS: &str = "chat_tokens_total";
+    /// Counter. Label `reason`.
+    pub const BACKEND_RETRIES: &str = "chat_backend_retries_total";
+    /// Gauge: 0 closed, 1 half open, 2 open.
+    pub const BACKEND_BREAKER_STATE: &str = "chat_backend_breaker_state";
+    /// Gauge: 1 for the mode that is in force. Label `mode`: `shared`, `local`, `open`, `closed`.
+    pub const STORE_MODE: &str = "chat_store_mode";
+    /// Counter. Label `result`: `applied`, `rejected`.
+    pub const CONFIG_RELOADS: &str = "chat_config_reload_total";
+    /// Gauge: spent part of a budget. Label `caller`.
+    pub const BUDGET_USED_RATIO: &str = "chat_budget_used_ratio";
+    /// Counter, USD that answers of the cache would have cost.
+    pub const CACHE_SAVED_USD: &str = "chat_cache_saved_usd_total";
+    /// Counter. Label `result`: `hit`, `miss`, `coalesced`, `bypass`.
     pub const CACHE_REQUESTS: &str = "chat_cache_requests_total";
     /// Counter: requests refused. Label `limit`.
     pub const RATE_LIMITED: &str = "chat_rate_limited_total";

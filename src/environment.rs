@@ -86,7 +86,7 @@ pub fn server_config(variables: &Variables) -> Result<ServerConfig, ConfigError>
     };
     let service = ChatService::new("serve", spec);
     let mut config = of_chat_service(&service).map_err(|problems| of_problems(&problems))?;
-    config.dynamic.request_limit = request_limit(variables)?;
+    config.dynamic.limits.requests = request_limit(variables)?;
     Ok(config)
 }
 
@@ -146,11 +146,11 @@ mod tests {
     fn a_key_alone_is_enough() {
         let config = of(&[("OPENAI_API_KEY", "sk-1")]).unwrap();
         let base_url = DEFAULT_BASE_URL.to_owned();
-        assert_eq!(config.dynamic.backend, BackendConfig::OpenAi { base_url });
+        assert_eq!(config.dynamic.backend, BackendConfig::OpenAi { base_url, proxy_url: None });
         assert_eq!(config.dynamic.model, DEFAULT_MODEL);
         assert_eq!(config.fixed.credentials_secret.as_deref(), Some("openai-api-key"));
         assert_eq!(config.fixed.redis_secret, None);
-        assert_eq!(config.dynamic.request_limit, None);
+        assert_eq!(config.dynamic.limits.requests, None);
         assert!(!config.to_text().contains("sk-1"), "a configuration holds no secret");
     }
 
@@ -165,12 +165,12 @@ mod tests {
         ])
         .unwrap();
         let base_url = "http://localhost:11434/v1".to_owned();
-        assert_eq!(config.dynamic.backend, BackendConfig::OpenAi { base_url });
+        assert_eq!(config.dynamic.backend, BackendConfig::OpenAi { base_url, proxy_url: None });
         assert_eq!(config.dynamic.model, "llama3.2:3b");
         assert_eq!(config.fixed.credentials_secret, None, "no key is sent that was not given");
         assert_eq!(config.fixed.redis_secret.as_deref(), Some("redis-url"));
         let limit = RequestLimit { requests: 100, period_seconds: 3600, burst: 100 };
-        assert_eq!(config.dynamic.request_limit, Some(limit));
+        assert_eq!(config.dynamic.limits.requests, Some(limit));
     }
 
     #[test]

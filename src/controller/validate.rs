@@ -19,8 +19,9 @@ use super::names::ServiceName;
 use crate::constants::{KIND, port, reason};
 use crate::crd::{Backend, ChatService, Resources, ServiceType};
 use crate::server::config::{
-    BackendConfig, CacheConfig, ConversationConfig, DynamicConfig, FORMAT_VERSION, Identity, RequestDefaults,
-    RequestLimit, ServerConfig, StaticConfig,
+    BackendConfig, CacheConfig, ConversationConfig, DEFAULT_ATTEMPTS, DynamicConfig, FORMAT_VERSION,
+    Identity, LimitsConfig, ModelConfig, RequestDefaults, RequestLimit, ServerConfig, StaticConfig,
+    TimeoutConfig,
 };
 
 /// `cache.memory` when it is left out.
@@ -167,13 +168,19 @@ fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerConfig> {
         fixed: StaticConfig {
             credentials_secret,
             redis_secret,
+            ca_config_map: None,
+            otlp_endpoint: None,
             log_format: logging.format.unwrap_or_default(),
         },
         dynamic: DynamicConfig {
             model: spec.model.clone(),
+            models: vec![ModelConfig::named(&spec.model)],
             backend,
+            timeouts: TimeoutConfig::default(),
+            max_attempts: DEFAULT_ATTEMPTS,
             defaults: request_defaults(cs, checks),
-            request_limit: request_limit(cs, checks),
+            limits: LimitsConfig { requests: request_limit(cs, checks), ..LimitsConfig::default() },
+            budget: None,
             cache: cache(cs, checks),
             conversations: conversations(cs, checks),
             log_level: logging.level.unwrap_or_default(),
@@ -207,7 +214,7 @@ fn backend(backend: &Backend, checks: &mut Checks) -> Option<(BackendConfig, Opt
                 checks.secret_name("spec.backend.openai.credentialsSecretRef.name", name);
             }
             let base_url = openai.base_url.trim_end_matches('/').to_owned();
-            Some((BackendConfig::OpenAi { base_url }, secret))
+            Some((BackendConfig::OpenAi { base_url, proxy_url: None }, secret))
         }
         (Some(_), Some(_)) | (None, None) => {
             checks.push(
@@ -263,7 +270,7 @@ fn conversations(cs: &ChatService, checks: &mut Checks) -> ConversationConfig {
     });
     let max_messages = given.max_messages.unwrap_or(built_in.max_messages);
     checks.range("spec.conversations.maxMessages", max_messages.into(), 2, 200);
-    ConversationConfig { ttl_ms, max_messages }
+    ConversationConfig { ttl_ms, max_messages, max_tokens: None }
 }
 
 fn image(cs: &ChatService, defaults: &Defaults, checks: &mut Checks) -> String {

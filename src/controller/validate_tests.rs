@@ -46,7 +46,7 @@ fn a_minimal_spec_gets_every_default() {
     let dynamic = validated.config.dynamic;
     assert_eq!(dynamic.backend, BackendConfig::Echo {});
     assert_eq!((dynamic.defaults.temperature, dynamic.defaults.max_tokens), (0.7, 1000));
-    assert_eq!((dynamic.request_limit, dynamic.cache), (None, None));
+    assert_eq!((dynamic.limits.requests, dynamic.cache), (None, None));
     assert_eq!((dynamic.conversations.ttl_ms, dynamic.conversations.max_messages), (86_400_000, 20));
     assert_eq!((dynamic.log_level, validated.config.fixed.log_format), (LogLevel::Info, LogFormat::Json));
     assert_eq!(validated.resources.limits.unwrap()["memory"].0, "256Mi");
@@ -67,16 +67,19 @@ fn what_the_spec_says_reaches_the_server() {
     .unwrap();
     assert_eq!(
         config.dynamic.backend,
-        BackendConfig::OpenAi { base_url: "https://api.openai.com/v1".into() }
+        BackendConfig::OpenAi { base_url: "https://api.openai.com/v1".into(), proxy_url: None }
     );
     assert_eq!(config.fixed.credentials_secret.as_deref(), Some("openai"));
     assert_eq!(config.fixed.redis_secret.as_deref(), Some("demo-redis"));
     assert_eq!(
-        config.dynamic.request_limit,
+        config.dynamic.limits.requests,
         Some(RequestLimit { requests: 600, period_seconds: 60, burst: 50 })
     );
     assert_eq!(config.dynamic.cache, Some(CacheConfig { ttl_ms: 3_600_000, memory_bytes: 32 << 20 }));
-    assert_eq!(config.dynamic.conversations, ConversationConfig { ttl_ms: 7_200_000, max_messages: 6 });
+    assert_eq!(
+        config.dynamic.conversations,
+        ConversationConfig { ttl_ms: 7_200_000, max_messages: 6, max_tokens: None }
+    );
     assert_eq!(config.dynamic.defaults.max_tokens, 77);
     assert_eq!((config.dynamic.log_level, config.fixed.log_format), (LogLevel::Debug, LogFormat::Text));
     assert_eq!(
@@ -89,7 +92,7 @@ fn what_the_spec_says_reaches_the_server() {
 fn the_default_burst_is_never_above_the_rate() {
     for (rate, burst) in [(1, 1), (9, 9), (10, 10), (600, 10)] {
         let cs = with("rateLimits", &json!({ "requestsPerMinute": rate }));
-        assert_eq!(server_config(&cs).unwrap().dynamic.request_limit.unwrap().burst, burst);
+        assert_eq!(server_config(&cs).unwrap().dynamic.limits.requests.unwrap().burst, burst);
     }
 }
 

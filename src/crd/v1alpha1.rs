@@ -345,6 +345,70 @@ pub enum LogFormat {
     Text,
 }
 
+/// What an output cap is called in a request to a backend.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// The old name, which OpenAI's newer models refuse.
+    MaxTokens,
+    /// The new name, which most other servers do not know.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    /// As in a request.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// Who has a limit.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Per {
+    /// Each caller has its own.
+    #[default]
+    Caller,
+    /// All callers share one.
+    Service,
+}
+
+/// What holds while Redis is away.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnStoreFailure {
+    /// Each pod keeps its own share of the limit.
+    #[default]
+    Local,
+    /// Nothing is limited.
+    Open,
+    /// Nothing is admitted.
+    Closed,
+}
+
+/// Whether limits are enforced.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitMode {
+    /// What is over a limit is refused.
+    #[default]
+    Enforce,
+    /// What would be refused is counted and served.
+    Shadow,
+}
+
+/// A period of the calendar in UTC.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum BudgetPeriod {
+    /// From midnight to midnight.
+    Day,
+    /// From Monday.
+    Week,
+    /// From the first of the month.
+    Month,
+}
+
 /// What was observed. Never a wish and never a clock.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

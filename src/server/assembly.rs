@@ -208,7 +208,7 @@ impl Assembler {
     }
 
     fn backend(&self, loaded: &Loaded) -> Option<Arc<dyn Backend>> {
-        let BackendConfig::OpenAi { base_url } = &self.config.dynamic.backend else {
+        let BackendConfig::OpenAi { base_url, .. } = &self.config.dynamic.backend else {
             return Some(Arc::new(Echo::new()));
         };
         let credentials = loaded.credentials.as_ref();

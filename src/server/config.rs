@@ -2,7 +2,7 @@
 //! In: `controller::validate` (from a ChatService) or the environment. Out: everything a server needs to know.
 //!
 //! What is under [`ServerConfig::fixed`] changes the pod; what is under [`ServerConfig::dynamic`] only changes
-//! behaviour. A server reads its file once, at its start, so a change of either rolls pods. Durations and sizes are plain integers with the unit in the name.
+//! behaviour. Durations and sizes are plain integers with the unit in the name.
 //! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
 
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::crd::{LogFormat, LogLevel};
+use crate::crd::{BudgetPeriod, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per};
 
 /// The form of the file that this build writes. It rises when an older server would misread a newer file.
 pub const FORMAT_VERSION: u32 = 1;
@@ -55,6 +55,12 @@ pub struct StaticConfig {
     /// Name of the Secret with the Redis address, for messages; its files are in `mount::REDIS_DIR`. None: memory store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_secret: Option<String>,
+    /// Name of the ConfigMap with the backend's certificate authority, for messages; its file is in `mount::CA_DIR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map: Option<String>,
+    /// Where traces go, an OTLP endpoint over HTTP. The exporter is made once, at the start. None: no traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
     /// Form of the log. A subscriber is installed once, so it is fixed for the life of the process.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -64,16 +70,27 @@ pub struct StaticConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DynamicConfig {
-    /// The model of a request that names none.
+    /// The model of a request that names none; one of [`Self::models`].
     pub model: String,
+    /// What callers may ask for, in the order of the spec; never empty.
+    pub models: Vec<ModelConfig>,
     /// What answers.
     pub backend: BackendConfig,
+    /// How long each part of a call to it may take.
+    #[serde(default)]
+    pub timeouts: TimeoutConfig,
+    /// Calls made for one request at most, the first one counted. At least 1.
+    #[serde(default = "default_attempts")]
+    pub max_attempts: u32,
     /// What fills requests.
     pub defaults: RequestDefaults,
-    /// Requests a caller may make. None: no limit.
+    /// How much may be asked. Everything None: no limit.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// How much money may be spent. None: no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_limit: Option<RequestLimit>,
-    /// The cache. None: off.
+    pub budget: Option<BudgetConfig>,
+    /// The cache. None: off, and no coalescing either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
     /// Conversations.
@@ -81,6 +98,133 @@ pub struct DynamicConfig {
     /// Level of the log.
     #[serde(default)]
     pub log_level: LogLevel,
+}
+
+impl DynamicConfig {
+    /// One model of one backend, everything else at its default: no limits, no cache.
+    #[must_use]
+    pub fn new(model: &str, backend: BackendConfig) -> Self {
+        Self {
+            model: model.to_owned(),
+            models: vec![ModelConfig::named(model)],
+            backend,
+            timeouts: TimeoutConfig::default(),
+            max_attempts: DEFAULT_ATTEMPTS,
+            defaults: RequestDefaults::default(),
+            limits: LimitsConfig::default(),
+            budget: None,
+            cache: None,
+            conversations: ConversationConfig::default(),
+            log_level: LogLevel::default(),
+        }
+    }
+}
+
+/// `spec.retries.maxAttempts` when it is left out.
+pub const DEFAULT_ATTEMPTS: u32 = 3;
+
+fn default_attempts() -> u32 {
+    DEFAULT_ATTEMPTS
+}
+
+/// A model that callers may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelConfig {
+    /// What callers call it.
+    pub name: String,
+    /// What the backend calls it. None: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_model: Option<String>,
+    /// Its price. None: that of the built-in table, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<PriceConfig>,
+    /// Most tokens of an answer, where it is known; reserved for a budget, and then sent upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u32>,
+    /// Names of models that are tried in this order when this one has no answer. Never leads back to one already tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
+    /// What the output cap is called. None: `max_completion_tokens` for api.openai.com, else `max_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// Members of a request that this model refuses and that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omit: Vec<String>,
+}
+
+impl ModelConfig {
+    /// A model of which nothing but the name is said.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+}
+
+/// A price in decimals of USD for a million tokens, as the spec has it: `"0.15"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriceConfig {
+    /// Of the prompt.
+    pub input_per_million_tokens: String,
+    /// Of the answer.
+    pub output_per_million_tokens: String,
+}
+
+/// How long each part of a call may take, in ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TimeoutConfig {
+    /// Name resolution, TCP and TLS together.
+    pub connect_ms: u64,
+    /// Streams: from the call to the first event.
+    pub first_token_ms: u64,
+    /// Streams: from one event to the next, while somebody waits for it.
+    pub idle_ms: u64,
+    /// The whole request: its attempts together, streams too.
+    pub request_ms: u64,
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        Self { connect_ms: 1000, first_token_ms: 120_000, idle_ms: 60_000, request_ms: 600_000 }
+    }
+}
+
+/// How much may be asked. What is None is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsConfig {
+    /// Requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestLimit>,
+    /// Tokens a minute: the size of a bucket that refills evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u32>,
+    /// Requests at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
+    /// Who has these limits.
+    #[serde(default)]
+    pub per: Per,
+    /// What holds while Redis is away.
+    #[serde(default)]
+    pub on_store_failure: OnStoreFailure,
+    /// Whether they are enforced.
+    #[serde(default)]
+    pub mode: LimitMode,
+}
+
+/// How much money may be spent in a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetConfig {
+    /// Billionths of a USD.
+    pub amount_nano_usd: u64,
+    /// The period, of the calendar in UTC.
+    pub period: BudgetPeriod,
+    /// Who has this budget.
+    pub per: Per,
 }
 
 /// What answers.
@@ -95,6 +239,9 @@ pub enum BackendConfig {
     OpenAi {
         /// The URL in front of `/chat/completions`, without a trailing slash.
         base_url: String,
+        /// The proxy that calls go through. None: none, whatever the environment says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proxy_url: Option<String>,
     },
 }
 
@@ -158,11 +305,14 @@ pub struct ConversationConfig {
     pub ttl_ms: u64,
     /// Messages kept and sent along.
     pub max_messages: u32,
+    /// Tokens of them all, estimated. None: not bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
 }
 
 impl Default for ConversationConfig {
     fn default() -> Self {
-        Self { ttl_ms: 24 * 60 * 60 * 1000, max_messages: 20 }
+        Self { ttl_ms: 24 * 60 * 60 * 1000, max_messages: 20, max_tokens: None }
     }
 }
 
@@ -268,15 +418,7 @@ mod tests {
                 generation: 3,
             },
             fixed: StaticConfig::default(),
-            dynamic: DynamicConfig {
-                model: "echo-1".into(),
-                backend: BackendConfig::Echo {},
-                defaults: RequestDefaults::default(),
-                request_limit: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
-                cache: None,
-                conversations: ConversationConfig::default(),
-                log_level: LogLevel::Info,
-            },
+            dynamic: DynamicConfig::new("echo-1", BackendConfig::Echo {}),
         }
     }
 

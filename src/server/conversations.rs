@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn upstream_gets_system_history_and_the_new_message_in_this_order() {
-        let retention = Retention::from(&ConversationConfig { ttl_ms: 1000, max_messages: 2 });
+        let retention =
+            Retention::from(&ConversationConfig { ttl_ms: 1000, max_messages: 2, max_tokens: None });
         assert_eq!(retention.ttl, Duration::from_secs(1));
         let history = turns(2);
         let sent = messages(Some("be brief"), &history, "hello \"there\"", retention);

@@ -17,11 +17,14 @@ use super::config::RequestLimit;
 use super::error::{ApiError, Dialect, StreamFault};
 use super::json;
 use super::metrics::{BackendCall, OK};
+use super::models::Model;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
-use super::store::{Admit, CacheKey, CallerKey, ConversationId, Retention, Store, Turn};
+use super::store::{
+    Admit, CacheKey, CallerKey, ConversationId, LimitStore, ReservationId, Reserve, Retention, Settle, Turn,
+};
 use super::stream::{self, Relay};
 
 /// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
@@ -36,7 +39,7 @@ pub struct Ask {
     /// Whose limit.
     pub caller: CallerKey,
     /// The configured model that answers.
-    pub model: Arc<str>,
+    pub model: Arc<Model>,
     /// The body as it goes upstream.
     pub body: Bytes,
     /// Whether the answer is a stream.
@@ -95,14 +98,14 @@ async fn run(
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
-    guard.settlement.model = ask.model.clone();
+    guard.settlement.model = ask.model.name.clone();
     let keep = keep(live, &ask)?;
     let looked_for = keep.as_ref().filter(|_| ask.cache.read);
     let in_memory = looked_for.and_then(|keep| live.cache.as_ref()?.get(keep.key));
     let found = match in_memory {
         // The shared store is not asked for what this pod knows: the request is charged afterwards.
         Some(found) if live.store.shared() => {
-            guard.settlement.charge = live.limit().map(|limit| (ask.caller.clone(), limit));
+            guard.settlement.charge = late(live, &ask.caller);
             Some(found)
         }
         in_memory => {
@@ -117,7 +120,7 @@ async fn run(
         (None, Some(_)) => CacheResult::Miss,
         (None, None) => CacheResult::Bypass,
     });
-    let call = BackendCall::new(state.metrics().clone(), ask.model.clone());
+    let call = BackendCall::new(state.metrics().clone(), ask.model.name.clone());
     let mut exchange = Exchange { live: live.clone(), ask, keep, guard, call };
     if let Some(found) = found {
         outcome.cost = Some(NanoUsd(0));
@@ -148,14 +151,15 @@ async fn admit(
     if limit.is_none() && cache_key.is_none() {
         return Ok(None);
     }
-    let ask = Admit { limit: limit.map(|limit| (caller.clone(), limit)), cache_key };
+    let ask = Admit { reserve: reserve(live, caller), cache_key };
     let admitted = if let Ok(admitted) = live.store.admit(ask.clone()).await {
         admitted
     } else {
         state.metrics().store_error("admit");
         state.local().admit(ask).await.map_err(|_| ApiError::Internal)?
     };
-    if let (Some(limit), Some(now)) = (limit, admitted.limit) {
+    let now = admitted.standing.and_then(|standing| standing.requests);
+    if let (Some(limit), Some(now)) = (limit, now) {
         outcome.limit = Some((limit, now));
         if !now.allowed {
             state.denials().add(caller.clone(), now);
@@ -163,6 +167,25 @@ async fn admit(
         }
     }
     Ok(admitted.cached)
+}
+
+/// What a request takes of its limits.
+fn reserve(live: &Live, caller: &CallerKey) -> Option<Reserve> {
+    Some(Reserve {
+        id: ReservationId(rand::random()),
+        caller: caller.clone(),
+        requests: Some(live.limit()?),
+        tokens: None,
+        concurrent: None,
+        budget: None,
+        life: Duration::from_millis(live.config.dynamic.timeouts.request_ms) + Duration::from_mins(1),
+        enforce: true,
+    })
+}
+
+/// The charge of a request that is served without asking the store.
+fn late(live: &Live, caller: &CallerKey) -> Option<Settle> {
+    Some(Settle { reserve: reserve(live, caller)?, reserved: false, tokens: 0, cost: NanoUsd(0) })
 }
 
 /// More at once than is taken; the wait is spread so that those refused together do not come back together.
@@ -235,7 +258,7 @@ impl Exchange {
             Found::Plain(completion, read) => {
                 let conversation = self.append(state, &read.text).await;
                 let cost = Some(NanoUsd(0));
-                let model = self.ask.model.clone();
+                let model = self.ask.model.name.clone();
                 Ok(Answer::Plain(Plain { completion, model, read, cached: true, cost, conversation }))
             }
         }
@@ -286,7 +309,7 @@ impl Exchange {
                 }
                 let conversation = self.append(state, &read.text).await;
                 let cost = outcome.cost;
-                let model = self.ask.model.clone();
+                let model = self.ask.model.name.clone();
                 Ok(Answer::Plain(Plain { completion: body, model, read, cached: false, cost, conversation }))
             }
         }
@@ -316,7 +339,7 @@ impl Exchange {
 
     /// What these tokens cost, when the model's price is known.
     pub(super) fn cost(&self, usage: Usage) -> Option<NanoUsd> {
-        Some(self.live.price.as_ref()?.cost(usage))
+        Some(self.ask.model.price.as_ref()?.cost(usage))
     }
 
     /// Writes down what was used; returns its price.

@@ -27,6 +27,7 @@ pub mod assembly;
 pub mod config;
 pub mod error;
 pub mod metrics;
+pub mod models;
 mod openapi;
 pub mod secrets;
 pub mod state;

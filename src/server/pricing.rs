@@ -40,6 +40,12 @@ impl Price {
     /// Of what costs nothing: the echo backend's models.
     pub const FREE: Self = Self { input: 0, output: 0 };
 
+    /// From decimals of USD for a million tokens, with six decimals at most. None for anything else.
+    #[must_use]
+    pub fn per_million(input: &str, output: &str) -> Option<Self> {
+        Some(Self { input: pico_usd(input)?, output: pico_usd(output)? })
+    }
+
     /// What the tokens cost, rounded up to a billionth. What a backend reports is not trusted: an absurd count costs
     /// [`NanoUsd::MAX`].
     #[must_use]
@@ -65,9 +71,7 @@ static PRICES: LazyLock<HashMap<String, Price>> = LazyLock::new(|| {
     // The file is part of the binary and a test reads every row of it, so nothing is lost here.
     let rows: Vec<Row> = serde_json::from_str(include_str!("prices.json")).unwrap_or_default();
     rows.into_iter()
-        .filter_map(|row| {
-            Some((row.model, Price { input: pico_usd(&row.input)?, output: pico_usd(&row.output)? }))
-        })
+        .filter_map(|row| Some((row.model, Price::per_million(&row.input, &row.output)?)))
         .collect()
 });
 

@@ -11,12 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::config::RequestLimit;
 use super::denials::Denials;
 use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
 use super::state::LiveHandle;
-use super::store::{CacheKey, CallerKey, Store};
+use super::store::{CacheKey, Settle, Store};
 
 /// Requests that may be unsettled at once; admission refuses beyond it.
 pub const QUEUE: usize = 4096;
@@ -50,7 +49,7 @@ pub struct Settlement {
     /// Its price, when known.
     pub cost: Option<NanoUsd>,
     /// A request that was served without asking the store (memory cache hit) and is still to be charged.
-    pub charge: Option<(CallerKey, RequestLimit)>,
+    pub charge: Option<Settle>,
     /// An answer for the store's cache, and its life.
     pub keep: Option<(CacheKey, Bytes, Duration)>,
 }
@@ -120,16 +119,11 @@ impl Settler {
     }
 
     /// One batch, all of it on the wire at once; each operation has the store's own deadline.
-    async fn tell(
-        &self,
-        store: &dyn Store,
-        charges: Vec<(CallerKey, RequestLimit)>,
-        answers: Vec<(CacheKey, Bytes, Duration)>,
-    ) {
+    async fn tell(&self, store: &dyn Store, charges: Vec<Settle>, answers: Vec<(CacheKey, Bytes, Duration)>) {
         let puts = futures::future::join_all(
             answers.into_iter().map(|(key, answer, ttl)| store.cache_put(key, answer, ttl)),
         );
-        let charge = async { if charges.is_empty() { Ok(Vec::new()) } else { store.charge(charges).await } };
+        let charge = async { if charges.is_empty() { Ok(Vec::new()) } else { store.settle(charges).await } };
         let (puts, states) = futures::future::join(puts, charge).await;
         match states {
             Ok(exhausted) => exhausted.into_iter().for_each(|(caller, now)| self.denials.add(caller, now)),

@@ -12,7 +12,7 @@ use super::config::{BackendConfig, RequestLimit, ServerConfig};
 use super::denials::Denials;
 use super::error::ApiError;
 use super::metrics::ServerMetrics;
-use super::pricing::{self, Price};
+use super::models::{Model, Models};
 use super::settlement::SettlementQueue;
 use super::store::Store;
 use super::store::memory::MemoryStore;
@@ -31,8 +31,8 @@ pub struct Live {
     pub store: Arc<dyn Store>,
     /// The memory cache; None when the cache is off.
     pub cache: Option<Arc<AnswerCache>>,
-    /// Price of the model, when known.
-    pub price: Option<Price>,
+    /// What callers may ask for.
+    pub models: Models,
     /// Part of cache keys: what the answers come from.
     pub origin: String,
 }
@@ -45,44 +45,28 @@ impl Live {
         store: Arc<dyn Store>,
         previous: Option<&Self>,
     ) -> Self {
-        let (price, origin) = match &config.dynamic.backend {
-            BackendConfig::Echo {} => (Some(Price::FREE), "echo".to_owned()),
-            BackendConfig::OpenAi { base_url } => {
-                (pricing::price_of(&config.dynamic.model), base_url.clone())
-            }
+        let origin = match &config.dynamic.backend {
+            BackendConfig::Echo {} => "echo".to_owned(),
+            BackendConfig::OpenAi { base_url, .. } => base_url.clone(),
         };
+        let models = Models::new(&config.dynamic);
         let kept = previous.filter(|live| live.config == config).and_then(|live| live.cache.clone());
         let new = || Some(Arc::new(AnswerCache::new(config.dynamic.cache.as_ref()?.memory_bytes)));
         let cache = kept.or_else(new);
-        Self { config, backend, store, cache, price, origin }
+        Self { config, backend, store, cache, models, origin }
     }
 
     /// The model that a request gets: the one it names, when it is ours, else the service's.
-    pub fn model(&self, named: Option<&str>) -> Result<Arc<str>, ApiError> {
-        let own = self.config.dynamic.model.as_str();
-        match named {
-            Some(name) if name != own => {
-                Err(ApiError::ModelNotFound { model: name.chars().take(128).collect() })
-            }
-            _ => Ok(Arc::from(own)),
-        }
-    }
-
-    /// Name of the output cap: OpenAI's newer models refuse the old one, other servers do not know the new one.
-    #[must_use]
-    pub fn max_tokens_field(&self) -> &'static str {
-        match &self.config.dynamic.backend {
-            BackendConfig::OpenAi { base_url } if base_url.starts_with("https://api.openai.com/") => {
-                "max_completion_tokens"
-            }
-            _ => "max_tokens",
-        }
+    pub fn model(&self, named: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        let Some(name) = named else { return Ok(self.models.default().clone()) };
+        let unknown = || ApiError::ModelNotFound { model: name.chars().take(128).collect() };
+        self.models.get(name).cloned().ok_or_else(unknown)
     }
 
     /// The limit of a caller.
     #[must_use]
     pub fn limit(&self) -> Option<RequestLimit> {
-        self.config.dynamic.request_limit
+        self.config.dynamic.limits.requests
     }
 }
 

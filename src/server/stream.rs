@@ -169,7 +169,7 @@ impl Relay {
             finished: true,
             tokens_used: usage.map(Usage::total),
             totals: Some(ChatTotals {
-                model: self.exchange.live.config.dynamic.model.clone(),
+                model: self.exchange.ask.model.name.to_string(),
                 cost_estimate: cost.map(NanoUsd::usd),
                 cached: self.cached,
                 persisted: turn.is_some_and(|turn| turn.persisted),

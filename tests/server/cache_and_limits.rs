@@ -19,7 +19,7 @@ fn with_cache(mut config: ServerConfig) -> ServerConfig {
 }
 
 fn limited(mut config: ServerConfig) -> ServerConfig {
-    config.dynamic.request_limit = Some(RequestLimit { requests: 6, period_seconds: 3600, burst: 3 });
+    config.dynamic.limits.requests = Some(RequestLimit { requests: 6, period_seconds: 3600, burst: 3 });
     config
 }
 
@@ -154,7 +154,7 @@ async fn a_caller_over_the_limit_is_told_when_to_come_back_on_redis() {
 #[tokio::test]
 async fn a_refusal_that_is_remembered_tells_the_same_time() {
     let mut config = echo();
-    config.dynamic.request_limit = Some(RequestLimit { requests: 6, period_seconds: 60, burst: 1 });
+    config.dynamic.limits.requests = Some(RequestLimit { requests: 6, period_seconds: 60, burst: 1 });
     let server = TestServer::start(config).await;
     let url = server.at("/v1/chat/completions");
     assert_eq!(http::post(&url, &ask("first")).await.status, 200);

@@ -69,7 +69,7 @@ async fn metrics_count_what_happened_under_bounded_labels() {
 async fn what_goes_wrong_is_counted() {
     let mock = MockOpenAi::start().await;
     let mut config = openai(&mock.base_url());
-    config.dynamic.request_limit = Some(RequestLimit { requests: 1, period_seconds: 3600, burst: 2 });
+    config.dynamic.limits.requests = Some(RequestLimit { requests: 1, period_seconds: 3600, burst: 2 });
     let server = TestServer::start(config).await;
     let mut streamed = ask("count the first token");
     streamed["stream"] = json!(true);

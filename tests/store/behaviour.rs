@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use chatservice::server::config::RequestLimit;
 use chatservice::server::conversations::new_id;
+use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::{
-    Admit, CallerKey, ConversationId, LimitState, Retention, Role, Store, StoreError, Turn,
+    Admit, CallerKey, ConversationId, LimitState, ReservationId, Reserve, Retention, Role, Settle, Store,
+    StoreError, Turn,
 };
 use futures::future::{join_all, try_join_all};
 
@@ -41,8 +43,27 @@ pub fn limit(requests: u32, period_seconds: u32, burst: u32) -> RequestLimit {
     RequestLimit { requests, period_seconds, burst }
 }
 
+/// One request of a limit and nothing else.
+pub fn reserve(caller: &str, limit: RequestLimit) -> Reserve {
+    Reserve {
+        id: ReservationId(uuid::Uuid::new_v4().as_u128()),
+        caller: CallerKey(caller.to_owned()),
+        requests: Some(limit),
+        tokens: None,
+        concurrent: None,
+        budget: None,
+        life: Duration::from_mins(1),
+        enforce: true,
+    }
+}
+
+/// One request that the store was not asked about.
+pub fn late(caller: &str, limit: RequestLimit) -> Settle {
+    Settle { reserve: reserve(caller, limit), reserved: false, tokens: 0, cost: NanoUsd(0) }
+}
+
 pub fn ask(caller: &str, limit: RequestLimit) -> Admit {
-    Admit { limit: Some((CallerKey(caller.to_owned()), limit)), cache_key: None }
+    Admit { reserve: Some(reserve(caller, limit)), cache_key: None }
 }
 
 pub async fn try_admit(
@@ -50,7 +71,12 @@ pub async fn try_admit(
     caller: &str,
     limit: RequestLimit,
 ) -> Result<LimitState, StoreError> {
-    Ok(store.admit(ask(caller, limit)).await?.limit.expect("the state of the limit"))
+    Ok(store
+        .admit(ask(caller, limit))
+        .await?
+        .standing
+        .and_then(|now| now.requests)
+        .expect("the state of the limit"))
 }
 
 /// For where a request that was charged twice makes no difference.
@@ -155,8 +181,8 @@ pub async fn requests_charged_after_the_fact_count(store: &dyn Store) {
     let limit = limit(1, 3600, 3);
     in_time(async |attempt| {
         let caller = |name: &str| format!("{name}-{attempt}");
-        let charge = |name: &str, times: usize| vec![(CallerKey(caller(name)), limit); times];
-        store.charge([charge("a", 2), charge("b", 5)].concat()).await?;
+        let charge = |name: &str, times: usize| vec![late(&caller(name), limit); times];
+        store.settle([charge("a", 2), charge("b", 5)].concat()).await?;
         let a = try_admit(store, &caller("a"), limit).await?;
         assert_eq!((a.allowed, a.remaining), (true, 0), "two of three were charged");
         let b = try_admit(store, &caller("b"), limit).await?;
@@ -168,8 +194,8 @@ pub async fn requests_charged_after_the_fact_count(store: &dyn Store) {
 }
 
 pub async fn nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache(store: &dyn Store) {
-    let admitted = store.admit(Admit { limit: None, cache_key: None }).await.unwrap();
-    assert_eq!((admitted.limit, admitted.cached), (None, None));
+    let admitted = store.admit(Admit { reserve: None, cache_key: None }).await.unwrap();
+    assert_eq!((admitted.standing, admitted.cached), (None, None));
 }
 
 pub async fn a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns(store: &dyn Store) {

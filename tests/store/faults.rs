@@ -7,7 +7,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
-use chatservice::server::store::{Store, StoreError};
+use chatservice::server::store::{LimitStore, Store, StoreError};
 
 use crate::behaviour::{DEADLINE, admit, ask, limit};
 use crate::pod;

@@ -7,12 +7,13 @@ use chatservice::constants::REDIS_KEY_PREFIX;
 use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, CacheKey, CallerKey, ConversationId, Retention, Store, StoreError, StoredMessage,
+    Admit, Admitted, AnswerStore, CacheKey, ConversationId, ConversationStore, LimitStore, Retention, Store,
+    StoreError, StoredMessage,
 };
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use crate::behaviour::{admit, answered, in_time, limit, turn};
+use crate::behaviour::{admit, answered, in_time, late, limit, reserve, turn};
 use crate::pod;
 use crate::redis_server::RedisServer;
 
@@ -25,8 +26,8 @@ async fn keys(connection: &mut MultiplexedConnection) -> Vec<String> {
 
 /// Asks for an answer, with a limit or without.
 async fn lookup(store: &RedisStore, caller: Option<&str>) -> Admitted {
-    let limit = caller.map(|caller| (CallerKey(caller.to_owned()), limit(1, 3600, 1)));
-    answered(|| store.admit(Admit { limit: limit.clone(), cache_key: Some(KEY) })).await
+    let reserve = caller.map(|caller| reserve(caller, limit(1, 3600, 1)));
+    answered(|| store.admit(Admit { reserve: reserve.clone(), cache_key: Some(KEY) })).await
 }
 
 /// The only key.
@@ -42,7 +43,7 @@ async fn every_key_is_ours_names_no_caller_and_has_a_life() {
     let mut connection = server.connection().await;
     let store = pod(&server, "u-1");
     admit(&store, "203.0.113.7", limit(60, 60, 10)).await;
-    answered(|| store.charge(vec![(CallerKey("203.0.113.8".to_owned()), limit(60, 60, 10))])).await;
+    answered(|| store.settle(vec![late("203.0.113.8", limit(60, 60, 10))])).await;
     answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
     answered(|| store.append_turn(new_id(), turn(1, true), Retention { max_messages: 20, ttl: HOUR })).await;
     let keys = keys(&mut connection).await;
@@ -96,7 +97,7 @@ async fn a_refused_request_is_not_given_the_answer_and_writes_nothing() {
     answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
 
     let refused = lookup(&store, Some("a")).await;
-    assert!(!refused.limit.unwrap().allowed);
+    assert!(refused.standing.unwrap().refused.is_some());
     assert_eq!(refused.cached, None);
     assert_eq!(connection.get::<_, String>(&bucket).await.unwrap(), before);
     assert!(connection.pttl::<_, i64>(&bucket).await.unwrap() <= 1_000_000, "its life was not renewed");

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chatservice::crd::{LogFormat, LogLevel};
+use chatservice::crd::LogFormat;
 use chatservice::server::config::{
-    BackendConfig, CacheConfig, ConversationConfig, DynamicConfig, FORMAT_VERSION, Identity, RequestDefaults,
-    ServerConfig, StaticConfig,
+    BackendConfig, CacheConfig, DynamicConfig, FORMAT_VERSION, Identity, ServerConfig, StaticConfig,
 };
 use chatservice::server::edge::EdgeOptions;
 use chatservice::server::secrets::SecretSource;
@@ -21,7 +20,7 @@ pub fn echo() -> ServerConfig {
 
 /// A configuration that asks an OpenAI-compatible server for `gpt-4o-mini`.
 pub fn openai(base_url: &str) -> ServerConfig {
-    config("gpt-4o-mini", BackendConfig::OpenAi { base_url: base_url.to_owned() })
+    config("gpt-4o-mini", BackendConfig::OpenAi { base_url: base_url.to_owned(), proxy_url: None })
 }
 
 fn config(model: &str, backend: BackendConfig) -> ServerConfig {
@@ -33,16 +32,8 @@ fn config(model: &str, backend: BackendConfig) -> ServerConfig {
             uid: uuid::Uuid::new_v4().to_string(),
             generation: 7,
         },
-        fixed: StaticConfig { credentials_secret: None, redis_secret: None, log_format: LogFormat::Json },
-        dynamic: DynamicConfig {
-            model: model.to_owned(),
-            backend,
-            defaults: RequestDefaults::default(),
-            request_limit: None,
-            cache: None,
-            conversations: ConversationConfig::default(),
-            log_level: LogLevel::Info,
-        },
+        fixed: StaticConfig { log_format: LogFormat::Json, ..StaticConfig::default() },
+        dynamic: DynamicConfig::new(model, backend),
     }
 }
 

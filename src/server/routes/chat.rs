@@ -19,6 +19,7 @@ use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::{self, Ask, Conversing};
 use crate::server::json::{self, Object};
+use crate::server::models::Model;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
 use crate::server::store::{ConversationId, Retention, StoredMessage};
@@ -290,7 +291,7 @@ async fn history(
 /// A stream is asked for its usage, without which nothing could be charged.
 fn upstream_body(
     live: &Live,
-    model: &str,
+    model: &Model,
     question: &Question,
     history: &[StoredMessage],
     stream: bool,
@@ -299,10 +300,10 @@ fn upstream_body(
     let system = question.system_prompt.as_deref();
     let messages = conversations::messages(system, history, &question.message, retention);
     let mut body = serde_json::json!({
-        "model": model,
+        "model": &*model.upstream,
         "messages": messages,
         "temperature": question.temperature,
-        (live.max_tokens_field()): question.max_tokens,
+        (model.max_tokens_field.as_str()): question.max_tokens,
     });
     if stream {
         body["stream"] = true.into();

@@ -18,6 +18,7 @@ use super::input::{From, cache_control, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::{self, Ask};
 use crate::server::json::{self, Edit, Object};
+use crate::server::models::Model;
 use crate::server::outcome::{self, Answer};
 use crate::server::state::{AppState, Live};
 
@@ -163,14 +164,14 @@ fn include_usage(object: &Object<'_>) -> Result<bool, ApiError> {
 fn upstream_body(
     body: &Bytes,
     object: &Object<'_>,
-    model: &str,
+    model: &Model,
     messages: Option<&str>,
     stream: bool,
 ) -> Result<Bytes, ApiError> {
     let mut edits = Vec::new();
-    let named = object.non_null("model").is_some();
-    let quoted = serde_json::Value::from(model).to_string();
-    if !named {
+    let named: Option<String> = field(object, "model", "a string")?;
+    let quoted = serde_json::Value::from(&*model.upstream).to_string();
+    if named.as_deref() != Some(&*model.upstream) {
         edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
     if let Some(messages) = messages {

@@ -43,13 +43,14 @@ pub async fn list_models(State(state): State<AppState>) -> axum::response::Respo
     match state.live() {
         Ok(live) => {
             let config = &live.config;
-            let model = Model {
-                id: config.dynamic.model.clone(),
+            let model = |model: &crate::server::models::Model| Model {
+                id: model.name.to_string(),
                 object: "model",
                 created: state.started_at(),
                 owned_by: config.identity.name.clone(),
             };
-            Json(ModelList { object: "list", data: vec![model] }).into_response()
+            let data = live.models.iter().map(|named| model(named)).collect();
+            Json(ModelList { object: "list", data }).into_response()
         }
         Err(error) => error.into_response(Dialect::OpenAi),
     }

@@ -100,7 +100,7 @@ pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
 }
 
 fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Credentials>, StatusProblem> {
-    let (Some(name), BackendConfig::OpenAi { base_url }) =
+    let (Some(name), BackendConfig::OpenAi { base_url, .. }) =
         (&config.fixed.credentials_secret, &config.dynamic.backend)
     else {
         return Ok(None);

@@ -1,8 +1,7 @@
 //! What a server says and uses for every state of its Secrets.
 
 use super::*;
-use crate::crd::LogLevel;
-use crate::server::config::{ConversationConfig, DynamicConfig, Identity, RequestDefaults, StaticConfig};
+use crate::server::config::{DynamicConfig, Identity, StaticConfig};
 use std::fs;
 use std::path::Path;
 
@@ -20,15 +19,10 @@ fn config(base_url: &str, redis: bool) -> ServerConfig {
             redis_secret: redis.then(|| "demo-redis".into()),
             ..StaticConfig::default()
         },
-        dynamic: DynamicConfig {
-            model: "gpt-4o-mini".into(),
-            backend: BackendConfig::OpenAi { base_url: base_url.into() },
-            defaults: RequestDefaults::default(),
-            request_limit: None,
-            cache: None,
-            conversations: ConversationConfig::default(),
-            log_level: LogLevel::Info,
-        },
+        dynamic: DynamicConfig::new(
+            "gpt-4o-mini",
+            BackendConfig::OpenAi { base_url: base_url.into(), proxy_url: None },
+        ),
     }
 }
 

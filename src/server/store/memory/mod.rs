@@ -1,0 +1,68 @@
+//! This process's own store: limits and conversations hold within one pod and end with it. In and out: as
+//! [`super::Store`] says; it never fails.
+//!
+//! Answers are not in here: the first level of the cache (`server::cache`) is memory already, so a second copy would only
+//! halve it. [`super::LimitStore::admit`] finds none and [`super::AnswerStore::cache_put`] keeps none.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use moka::Expiry;
+
+use super::{AnswerStore, CacheKey, Store, StoreError};
+
+mod conversations;
+mod limits;
+
+use conversations::Conversations;
+use limits::Limits;
+
+/// The in-memory store.
+#[derive(Default)]
+pub struct MemoryStore {
+    limits: Limits,
+    conversations: Conversations,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// What says itself how long it lives, from each write on.
+trait Lives {
+    fn life(&self) -> Duration;
+}
+
+struct OwnLife;
+
+impl<K, V: Lives> Expiry<K, V> for OwnLife {
+    fn expire_after_create(&self, _: &K, value: &V, _: Instant) -> Option<Duration> {
+        Some(value.life())
+    }
+
+    fn expire_after_update(&self, _: &K, value: &V, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(value.life())
+    }
+}
+
+impl AnswerStore for MemoryStore {
+    fn cache_put(&self, _: CacheKey, _: Bytes, _: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+impl Store for MemoryStore {
+    fn shared(&self) -> bool {
+        false
+    }
+
+    fn connected(&self) -> Option<bool> {
+        None
+    }
+}
