@@ -16,11 +16,12 @@ const ENTRY_OVERHEAD: usize = 256;
 /// Life of an entry differs by up to this part, so that what was stored together does not expire together.
 const JITTER: f64 = 0.1;
 /// Rises when the same request must no longer find what an older server stored.
-const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v1";
+const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v2";
 /// First bytes of a stored answer, with the version of the form.
 const MAGIC: &[u8] = b"CSA1";
-/// Members of a request that do not change its answer: a stream and a plain request share an entry.
-const NOT_IN_THE_KEY: [&str; 2] = ["stream", "stream_options"];
+/// Members of a request that are not hashed as they stand: a stream and a plain request share an entry, and the model is
+/// part of the scope.
+const NOT_IN_THE_KEY: [&str; 3] = ["stream", "stream_options", "model"];
 
 /// Whose answers a request may be given, and from where: equal requests of different places have different keys.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +32,15 @@ pub struct KeyScope<'a> {
     pub scope: &'a str,
     /// Host of the backend, or `echo`.
     pub backend_host: &'a str,
+    /// The configured model that is asked, also where the request names none.
+    pub model: &'a str,
+    /// What the backend calls it: another one behind the same name gives other answers.
+    pub upstream: &'a str,
 }
 
-/// The key of a request: every top-level member but `stream` and `stream_options`, byte for byte and in order. White
-/// space between members does not matter, since the slices do not hold it; the order of members and everything inside
-/// their values does: two spellings of one request are two keys, never two requests one key.
+/// The key of a request: its model and every other top-level member but `stream` and `stream_options`, byte for byte and
+/// in order. White space between members does not matter, since the slices do not hold it; the order of members and
+/// everything inside their values does: two spellings of one request are two keys, never two requests one key.
 #[must_use]
 pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> CacheKey {
     let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
@@ -44,9 +49,9 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    part(scope.uid.as_bytes());
-    part(scope.scope.as_bytes());
-    part(scope.backend_host.as_bytes());
+    for place in [scope.uid, scope.scope, scope.backend_host, scope.model, scope.upstream] {
+        part(place.as_bytes());
+    }
     for (name, value) in members {
         if !NOT_IN_THE_KEY.contains(&name) {
             part(name.as_bytes());
@@ -188,9 +193,15 @@ impl CacheControl {
 mod tests {
     use super::*;
 
-    const SCOPE: KeyScope<'_> = KeyScope { uid: "u-1", scope: "service", backend_host: "api.openai.com" };
+    const SCOPE: KeyScope<'_> = KeyScope {
+        uid: "u-1",
+        scope: "service",
+        backend_host: "api.openai.com",
+        model: "chat",
+        upstream: "gpt-4o",
+    };
     const MEMBERS: [(&str, &[u8]); 3] =
-        [("model", br#""gpt-4o""#), ("messages", br#"[{"role":"user"}]"#), ("temperature", b"0.7")];
+        [("seed", b"1"), ("messages", br#"[{"role":"user"}]"#), ("temperature", b"0.7")];
 
     fn answer(length: usize) -> CachedAnswer {
         CachedAnswer { completion: format!("{{\"a\":\"{}\"}}", "x".repeat(length)).into() }
@@ -202,16 +213,25 @@ mod tests {
         let streamed: Vec<(&str, &[u8])> =
             MEMBERS.into_iter().chain([("stream", &b"true"[..]), ("stream_options", b"{}")]).collect();
         assert_eq!(key(SCOPE, streamed), plain);
+        let named = MEMBERS.into_iter().chain([("model", &br#""chat""#[..])]);
+        assert_eq!(
+            key(SCOPE, named),
+            plain,
+            "a request that names the default model and one that names none"
+        );
 
         let mut keys = vec![
             plain,
             key(KeyScope { uid: "u-2", ..SCOPE }, MEMBERS),
             key(KeyScope { scope: "alice", ..SCOPE }, MEMBERS),
             key(KeyScope { backend_host: "llm.internal", ..SCOPE }, MEMBERS),
+            key(KeyScope { model: "other", ..SCOPE }, MEMBERS),
+            key(KeyScope { upstream: "gpt-5", ..SCOPE }, MEMBERS),
+            key(KeyScope { model: "chatg", upstream: "pt-4o", ..SCOPE }, MEMBERS),
             key(KeyScope { uid: "u-1service", scope: "", ..SCOPE }, MEMBERS),
             key(SCOPE, MEMBERS.into_iter().rev()),
-            key(SCOPE, MEMBERS.into_iter().chain([("seed", &b"1"[..])])),
-            key(SCOPE, [("mode", &br#"l"gpt-4o""#[..]), MEMBERS[1], MEMBERS[2]]),
+            key(SCOPE, MEMBERS.into_iter().chain([("user", &b"1"[..])])),
+            key(SCOPE, [("see", &b"d1"[..]), MEMBERS[1], MEMBERS[2]]),
         ];
         for left_out in 0..MEMBERS.len() {
             keys.push(key(

@@ -15,7 +15,6 @@ use super::cache::{self, CacheControl, CachedAnswer, KeyScope};
 use super::completion;
 use super::config::RequestLimit;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::json;
 use super::metrics::{BackendCall, OK};
 use super::models::Model;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
@@ -48,6 +47,8 @@ pub struct Ask {
     pub include_usage: bool,
     /// What the caller says of the cache.
     pub cache: CacheControl,
+    /// Where its answer is looked for and kept, when it is.
+    pub keep: Option<Keep>,
     /// The conversation that the answer belongs to.
     pub conversation: Option<Conversing>,
     /// When the request came.
@@ -70,12 +71,34 @@ pub struct Conversing {
     pub persistent: bool,
 }
 
-/// Where answers of this request are kept, when they are.
-pub(super) struct Keep {
+/// Where the answer of a request is kept.
+#[derive(Clone, Copy)]
+pub struct Keep {
     /// Under which key.
-    pub(super) key: CacheKey,
+    key: CacheKey,
     /// How long.
-    pub(super) ttl: Duration,
+    ttl: Duration,
+}
+
+impl Keep {
+    /// Of a request with these members, as the caller means it and before anything is rewritten for the backend. None
+    /// where the cache is off or the caller wants nothing of it.
+    pub fn new<'a>(
+        live: &Live,
+        control: CacheControl,
+        model: &Model,
+        members: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Self> {
+        let config = live.config.dynamic.cache.filter(|_| control.store)?;
+        let scope = KeyScope {
+            uid: &live.config.identity.uid,
+            scope: "service",
+            backend_host: &live.origin,
+            model: &model.name,
+            upstream: &model.upstream,
+        };
+        Some(Self { key: cache::key(scope, members), ttl: Duration::from_millis(config.ttl_ms) })
+    }
 }
 
 /// Answers a request.
@@ -99,8 +122,7 @@ async fn run(
 ) -> Result<Answer, ApiError> {
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
     guard.settlement.model = ask.model.name.clone();
-    let keep = keep(live, &ask)?;
-    let looked_for = keep.as_ref().filter(|_| ask.cache.read);
+    let looked_for = ask.keep.filter(|_| ask.cache.read);
     let in_memory = looked_for.and_then(|keep| live.cache.as_ref()?.get(keep.key));
     let found = match in_memory {
         // The shared store is not asked for what this pod knows: the request is charged afterwards.
@@ -121,7 +143,7 @@ async fn run(
         (None, None) => CacheResult::Bypass,
     });
     let call = BackendCall::new(state.metrics().clone(), ask.model.name.clone());
-    let mut exchange = Exchange { live: live.clone(), ask, keep, guard, call };
+    let mut exchange = Exchange { live: live.clone(), ask, guard, call };
     if let Some(found) = found {
         outcome.cost = Some(NanoUsd(0));
         return exchange.replay(state, found).await;
@@ -208,26 +230,16 @@ fn limited(state: &AppState, limit: RequestLimit, retry_after: Duration) -> ApiE
 }
 
 /// Takes an answer of the shared store into memory too.
-fn remember(live: &Live, keep: &Keep, stored: &Bytes) -> Option<CachedAnswer> {
+fn remember(live: &Live, keep: Keep, stored: &Bytes) -> Option<CachedAnswer> {
     let answer = CachedAnswer::decode(stored)?;
     live.cache.as_ref()?.put(keep.key, answer.clone(), cache::jittered(keep.ttl));
     Some(answer)
-}
-
-/// The cache key of a request, unless the cache is off or the caller wants nothing of it.
-fn keep(live: &Live, ask: &Ask) -> Result<Option<Keep>, ApiError> {
-    let Some(config) = live.config.dynamic.cache.filter(|_| ask.cache.store) else { return Ok(None) };
-    let object = json::object(&ask.body).map_err(|error| ApiError::BadJson(error.to_string()))?;
-    let scope = KeyScope { uid: &live.config.identity.uid, scope: "service", backend_host: &live.origin };
-    let key = cache::key(scope, object.members());
-    Ok(Some(Keep { key, ttl: Duration::from_millis(config.ttl_ms) }))
 }
 
 /// A request that was admitted.
 pub(super) struct Exchange {
     pub(super) live: Arc<Live>,
     pub(super) ask: Ask,
-    pub(super) keep: Option<Keep>,
     pub(super) guard: SettlementGuard,
     pub(super) call: BackendCall,
 }
@@ -252,7 +264,6 @@ impl Found {
 impl Exchange {
     /// Answers from the cache, in whichever form was asked for.
     async fn replay(mut self, state: &AppState, found: Found) -> Result<Answer, ApiError> {
-        self.keep = None;
         match found {
             Found::Stream(events) => Ok(self.relay(state, events, true)),
             Found::Plain(completion, read) => {
@@ -352,7 +363,7 @@ impl Exchange {
 
     /// Keeps a complete answer: in memory at once, in the shared store when the request has ended.
     pub(super) fn store(&mut self, completion: &Bytes) {
-        let (Some(keep), Some(cache)) = (self.keep.take(), &self.live.cache) else { return };
+        let (Some(keep), Some(cache)) = (self.ask.keep, &self.live.cache) else { return };
         let life = cache::jittered(keep.ttl);
         let answer = CachedAnswer { completion: completion.clone() };
         if self.live.store.shared() && completion.len() <= SHARED_MAX {

@@ -7,17 +7,17 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::input::{From, cache_control, field, invalid, read_json};
 use crate::constants::header as names;
+use crate::server::completion::{Members, to_bytes};
 use crate::server::config::RequestDefaults;
 use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange::{self, Ask, Conversing};
+use crate::server::exchange::{self, Ask, Conversing, Keep};
 use crate::server::json::{self, Object};
 use crate::server::models::Model;
 use crate::server::outcome::{self, Answer, Outcome};
@@ -202,15 +202,19 @@ async fn prepare(
     }
     let (history, id, persistent) = history(state, &live, question.conversation).await?;
     let stream = always_stream || question.stream;
+    let cache = cache_control(headers);
+    let upstream = upstream_body(&live, &model, &question, &history, stream);
+    let members = upstream.0.iter().map(|(name, value)| (name.as_ref(), value.get().as_bytes()));
     let ask = Ask {
         caller: from.caller,
         id: from.id,
         room,
-        body: upstream_body(&live, &model, &question, &history, stream),
+        body: to_bytes(&upstream),
         dialect: Dialect::Simple,
         stream,
         include_usage: true,
-        cache: cache_control(headers),
+        cache,
+        keep: Keep::new(&live, cache, &model, members),
         conversation: Some(Conversing {
             id,
             user: question.message,
@@ -289,27 +293,26 @@ async fn history(
 }
 
 /// A stream is asked for its usage, without which nothing could be charged.
-fn upstream_body(
+fn upstream_body<'a>(
     live: &Live,
-    model: &Model,
+    model: &'a Model,
     question: &Question,
     history: &[StoredMessage],
     stream: bool,
-) -> Bytes {
+) -> Members<'a> {
     let retention = Retention::from(&live.config.dynamic.conversations);
     let system = question.system_prompt.as_deref();
     let messages = conversations::messages(system, history, &question.message, retention);
-    let mut body = serde_json::json!({
-        "model": &*model.upstream,
-        "messages": messages,
-        "temperature": question.temperature,
-        (model.max_tokens_field.as_str()): question.max_tokens,
-    });
+    let mut body = Members::default();
+    body.push("model", &*model.upstream);
+    body.push("messages", &messages);
+    body.push("temperature", &question.temperature);
+    body.push(model.max_tokens_field.as_str(), &question.max_tokens);
     if stream {
-        body["stream"] = true.into();
-        body["stream_options"] = serde_json::json!({ "include_usage": true });
+        body.push("stream", &true);
+        body.push("stream_options", &serde_json::json!({ "include_usage": true }));
     }
-    Bytes::from(body.to_string())
+    body
 }
 
 fn respond(outcome: Outcome) -> Response {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::input::{From, cache_control, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange::{self, Ask};
+use crate::server::exchange::{self, Ask, Keep};
 use crate::server::json::{self, Edit, Object};
 use crate::server::models::Model;
 use crate::server::outcome::{self, Answer};
@@ -104,6 +104,12 @@ async fn prepare(
     let stream = field(&object, "stream", "true or false")?.unwrap_or(false);
     let messages = messages(&object, live.config.dynamic.defaults.system_prompt.as_deref())?;
     let include_usage = include_usage(&object)?;
+    let cache = cache_control(headers);
+    let members = object.members().map(|(name, value)| match (&messages, name) {
+        (Some(messages), "messages") => (name, messages.as_bytes()),
+        _ => (name, value),
+    });
+    let keep = Keep::new(&live, cache, &model, members);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
@@ -112,7 +118,8 @@ async fn prepare(
         dialect: Dialect::OpenAi,
         stream,
         include_usage,
-        cache: cache_control(headers),
+        cache,
+        keep,
         conversation: None,
         model,
         started,
