@@ -207,7 +207,13 @@ fn reserve(live: &Live, caller: &CallerKey) -> Option<Reserve> {
 
 /// The charge of a request that is served without asking the store.
 fn late(live: &Live, caller: &CallerKey) -> Option<Settle> {
-    Some(Settle { reserve: reserve(live, caller)?, reserved: false, tokens: 0, cost: NanoUsd(0) })
+    Some(Settle {
+        reserve: reserve(live, caller)?,
+        reserved: false,
+        requests: 1,
+        tokens: 0,
+        cost: NanoUsd(0),
+    })
 }
 
 /// More at once than is taken; the wait is spread so that those refused together do not come back together.

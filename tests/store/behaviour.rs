@@ -59,7 +59,7 @@ pub fn reserve(caller: &str, limit: RequestLimit) -> Reserve {
 
 /// One request that the store was not asked about.
 pub fn late(caller: &str, limit: RequestLimit) -> Settle {
-    Settle { reserve: reserve(caller, limit), reserved: false, tokens: 0, cost: NanoUsd(0) }
+    Settle { reserve: reserve(caller, limit), reserved: false, requests: 1, tokens: 0, cost: NanoUsd(0) }
 }
 
 pub fn ask(caller: &str, limit: RequestLimit) -> Admit {
@@ -182,7 +182,8 @@ pub async fn requests_charged_after_the_fact_count(store: &dyn Store) {
     in_time(async |attempt| {
         let caller = |name: &str| format!("{name}-{attempt}");
         let charge = |name: &str, times: usize| vec![late(&caller(name), limit); times];
-        store.settle([charge("a", 2), charge("b", 5)].concat()).await?;
+        let told_as_one = Settle { requests: 3, ..late(&caller("b"), limit) };
+        store.settle([charge("a", 2), charge("b", 2), vec![told_as_one]].concat()).await?;
         let a = try_admit(store, &caller("a"), limit).await?;
         assert_eq!((a.allowed, a.remaining), (true, 0), "two of three were charged");
         let b = try_admit(store, &caller("b"), limit).await?;

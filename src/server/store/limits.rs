@@ -156,6 +156,8 @@ pub struct Settle {
     /// Whether the store was asked and reserved it. If not (a hit of the memory cache, a store that was away), all is
     /// charged now, and may take limits below empty.
     pub reserved: bool,
+    /// Requests that are charged where nothing was reserved: 1, or more where several are told as one.
+    pub requests: u32,
     /// Tokens of all attempts.
     pub tokens: u64,
     /// Cost of all attempts; what is not known costs nothing.

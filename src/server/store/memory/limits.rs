@@ -67,11 +67,11 @@ impl Limits {
         decided
     }
 
-    fn charge_one(&self, caller: CallerKey, limit: RequestLimit) -> LimitState {
+    fn charge(&self, caller: CallerKey, limit: RequestLimit, requests: u32) -> LimitState {
         let now = self.now();
         let mut charged = now;
         self.buckets.entry(caller).and_compute_with(|bucket| {
-            let full_at = limits::charge(bucket.map(|entry| entry.value().full_at), now, limit, 1);
+            let full_at = limits::charge(bucket.map(|entry| entry.value().full_at), now, limit, requests);
             charged = full_at;
             Op::Put(Bucket { full_at, life: Duration::from_micros(full_at - now) })
         });
@@ -93,7 +93,7 @@ impl LimitStore for MemoryStore {
         let late = settles.into_iter().filter(|settle| !settle.reserved);
         let states = late.filter_map(|settle| {
             let (caller, limit) = (settle.reserve.caller, settle.reserve.requests?);
-            Some((caller.clone(), self.limits.charge_one(caller, limit)))
+            Some((caller.clone(), self.limits.charge(caller, limit, settle.requests)))
         });
         ready(Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
     }

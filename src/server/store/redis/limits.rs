@@ -55,7 +55,7 @@ impl RedisStore {
         let mut counts: HashMap<_, u64> = HashMap::new();
         for settle in settles.into_iter().filter(|settle| !settle.reserved) {
             let Some(limit) = settle.reserve.requests else { continue };
-            *counts.entry((settle.reserve.caller, limit)).or_default() += 1;
+            *counts.entry((settle.reserve.caller, limit)).or_default() += u64::from(settle.requests);
         }
         if counts.is_empty() {
             return Ok(Vec::new());
