@@ -31,5 +31,6 @@ pub mod models;
 mod openapi;
 pub mod secrets;
 pub mod state;
+pub mod upstream_body;
 
 pub use assembly::{Listeners, ServeError, ServerOptions, bind, build_router, run};

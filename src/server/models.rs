@@ -57,6 +57,8 @@ impl Model {
 #[derive(Clone, Debug)]
 pub struct Models {
     all: Vec<Arc<Model>>,
+    /// For each of them, in the same order, what is tried for it.
+    chains: Vec<Arc<[Arc<Model>]>>,
     default: Arc<Model>,
 }
 
@@ -71,13 +73,22 @@ impl Models {
             all.push(added.clone());
             added
         });
-        Self { all, default }
+        let chains = all.iter().map(|model| chain(model, &all)).collect();
+        Self { all, chains, default }
     }
 
     /// The model with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Model>> {
         self.all.iter().find(|model| *model.name == *name)
+    }
+
+    /// What is tried for a request for this model: itself, then its fallbacks and theirs, none twice.
+    #[must_use]
+    pub fn chain(&self, model: &Arc<Model>) -> Arc<[Arc<Model>]> {
+        let position = self.all.iter().position(|other| Arc::ptr_eq(other, model));
+        let chain = position.and_then(|position| self.chains.get(position)).cloned();
+        chain.unwrap_or_else(|| Arc::from([model.clone()]))
     }
 
     /// What a request gets that names none.
@@ -89,5 +100,70 @@ impl Models {
     /// All, in the order of the spec.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.all.iter()
+    }
+}
+
+/// Depth first, in the order of the spec. A fallback that is not there, which the operator refuses, is left out.
+fn chain(model: &Arc<Model>, all: &[Arc<Model>]) -> Arc<[Arc<Model>]> {
+    let mut chain: Vec<Arc<Model>> = Vec::new();
+    let mut next = vec![model.clone()];
+    while let Some(model) = next.pop() {
+        if chain.iter().any(|tried| tried.name == model.name) {
+            continue;
+        }
+        let named = |name: &Arc<str>| all.iter().find(|other| other.name == *name).cloned();
+        next.extend(model.fallbacks.iter().rev().filter_map(named));
+        chain.push(model);
+    }
+    chain.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each model's name and its fallbacks.
+    type Spec<'a> = &'a [(&'a str, &'a [&'a str])];
+
+    fn models(spec: Spec) -> Models {
+        let mut config = DynamicConfig::new("a", BackendConfig::Echo {});
+        config.models = spec
+            .iter()
+            .map(|(name, fallbacks)| ModelConfig {
+                fallbacks: fallbacks.iter().map(|name| (*name).to_owned()).collect(),
+                ..ModelConfig::named(name)
+            })
+            .collect();
+        Models::new(&config)
+    }
+
+    #[test]
+    fn fallbacks_are_followed_in_order_and_none_is_tried_twice() {
+        let cases: [(Spec, &[&str]); 5] = [
+            (&[("a", &[])], &["a"]),
+            (&[("a", &["b", "c"]), ("b", &[]), ("c", &[])], &["a", "b", "c"]),
+            (&[("a", &["b", "c"]), ("b", &["d"]), ("c", &[]), ("d", &[])], &["a", "b", "d", "c"]),
+            (&[("a", &["b"]), ("b", &["a"])], &["a", "b"]),
+            (&[("a", &["gone", "b"]), ("b", &[])], &["a", "b"]),
+        ];
+        for (spec, expected) in cases {
+            let models = models(spec);
+            let chain = models.chain(models.default());
+            let names: Vec<&str> = chain.iter().map(|model| &*model.name).collect();
+            assert_eq!(names, expected, "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn the_output_cap_is_named_as_the_backend_wants_it() {
+        let field = |base_url: &str, given| {
+            let backend = BackendConfig::OpenAi { base_url: base_url.to_owned(), proxy_url: None };
+            let config = ModelConfig { max_tokens_field: given, ..ModelConfig::named("m") };
+            Model::new(&config, &backend).max_tokens_field
+        };
+        let given = MaxTokensField::MaxTokens;
+        assert_eq!(field("https://api.openai.com/v1", None), MaxTokensField::MaxCompletionTokens);
+        assert_eq!(field("https://api.openai.com/v1", Some(given)), given);
+        assert_eq!(field("https://llm.example/v1", None), MaxTokensField::MaxTokens);
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+pub mod attempts;
 pub mod connect;
 pub mod echo;
 mod events;
