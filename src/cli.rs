@@ -18,6 +18,7 @@ use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
 use crate::local::{self, LocalOptions};
 use crate::server::config::{ConfigError, ServerConfig};
 use crate::server::edge::EdgeOptions;
+use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::{Shutdown, Signals};
@@ -270,7 +271,8 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
     until_signal(|shutdown| async move {
         let api = server::bind(args.address, "--address").await?;
         let admin = Some(server::bind(args.admin_address, "--admin-address").await?);
-        let options = ServerOptions { config, secrets, edge: EdgeOptions::default() };
+        let options =
+            ServerOptions { config, secrets, edge: EdgeOptions::default(), load: LoadOptions::here() };
         server::run(Listeners { api, admin }, options, shutdown).await
     })
     .await

@@ -16,6 +16,7 @@ use crate::environment::Variables;
 use crate::output;
 use crate::server::config::ServerConfig;
 use crate::server::edge::EdgeOptions;
+use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::Shutdown;
@@ -121,7 +122,7 @@ pub async fn run(prepared: Prepared, options: LocalOptions, shutdown: Shutdown) 
     };
     output::print(&banner(&prepared, api.local_addr()?))?;
     let Prepared { config, secrets, .. } = prepared;
-    let server = ServerOptions { config, secrets, edge: EdgeOptions::local() };
+    let server = ServerOptions { config, secrets, edge: EdgeOptions::local(), load: LoadOptions::here() };
     Ok(Box::pin(server::run(Listeners { api, admin }, server, shutdown)).await?)
 }
 

@@ -12,6 +12,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::backend::Backend;
 use super::backend::echo::Echo;
@@ -20,7 +21,8 @@ use super::config::{BackendConfig, ServerConfig};
 use super::denials::Denials;
 use super::edge::{self, EdgeOptions};
 use super::metrics::ServerMetrics;
-use super::middleware::observe;
+use super::middleware::{observe, panic};
+use super::overload::{LoadOptions, Overload};
 use super::routes;
 use super::secrets::{self, Loaded, SecretSource, SecretsReceiver};
 use super::settlement;
@@ -35,6 +37,9 @@ use crate::shutdown::Shutdown;
 /// Longest time for what is owed to the store at the end.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Longest time for the connections to backends to end.
+const CLOSE: Duration = Duration::from_secs(1);
+
 /// What a server is started with.
 pub struct ServerOptions {
     /// Its configuration.
@@ -43,6 +48,8 @@ pub struct ServerOptions {
     pub secrets: SecretSource,
     /// Limits of the API listener, and the times of the drain.
     pub edge: EdgeOptions,
+    /// How many requests are answered at once.
+    pub load: LoadOptions,
 }
 
 /// Where a server listens.
@@ -77,9 +84,10 @@ pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener
 }
 
 /// Every path of the API listener with the layers that every request passes.
-pub fn build_router(state: AppState) -> Router {
+pub fn build_router(state: AppState, overload: Overload) -> Router {
     let observed = axum::middleware::from_fn_with_state(state.clone(), observe::observe);
-    routes::router(state).0.layer(observed)
+    let caught = axum::middleware::from_fn(panic::catch);
+    routes::router(state, overload).0.layer(caught).layer(observed)
 }
 
 /// Serves until `shutdown` begins and the drain is over.
@@ -93,6 +101,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let state = AppState::new(live.clone(), metrics.clone(), settlements, denials, shutdown.clone());
     let ready = Readiness::new(shutdown.clone(), &[readiness::CREDENTIALS]);
     let end = CancellationToken::new();
+    let connections = TaskTracker::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
     let (receiver, watching) = secrets::watch(config.clone(), options.secrets, end.clone()).await;
@@ -101,14 +110,15 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
         live: live.clone(),
         ready: ready.clone(),
         in_cluster,
+        connections: connections.clone(),
         store: None,
     };
     assembler.take(&receiver.borrow().clone());
 
-    log_addresses(&listeners);
+    log_start(&listeners, options.load);
     let mut tasks = JoinSet::new();
     if let Some(listener) = listeners.admin {
-        let status = status_source(config, live, receiver.clone(), ready.clone());
+        let status = status_source(config, live.clone(), receiver.clone(), ready.clone());
         let admin =
             AdminState { registry: metrics.registry().clone(), readiness: ready, status: Some(status) };
         tasks.spawn(admin::serve_admin(listener, admin, end.clone()));
@@ -118,23 +128,35 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let mut settling = JoinSet::new();
     settling.spawn(settler.run());
 
-    let report = edge::serve(listeners.api, build_router(state), options.edge, shutdown).await;
+    let router = build_router(state, Overload::new(options.load));
+    let report = edge::serve(listeners.api, router, options.edge, shutdown).await;
     // The router was the last to hold a handle to the queue, so the settler ends when the queue is empty.
     if tokio::time::timeout(SETTLE, settling.join_next()).await.is_err() {
         tracing::warn!("the store did not take everything that was owed to it in time");
     }
     end.cancel();
     while tasks.join_next().await.is_some() {}
+    // With the last handle to a backend its client goes, and with that each of its connections ends.
+    live.store(None);
+    connections.close();
+    if tokio::time::timeout(CLOSE, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections to the backend did not end in time");
+    }
     let drain_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(answers.cut = report.cut, drain_ms, "server ended");
     Ok(())
 }
 
-/// Port 0 asks for any port: this says which.
-fn log_addresses(listeners: &Listeners) {
+/// Port 0 asks for any port, and memory decides how many requests there are at once: this says which, and how many.
+fn log_start(listeners: &Listeners, load: LoadOptions) {
     let shown = |listener: &TcpListener| listener.local_addr().ok().map(tracing::field::display);
     let admin = listeners.admin.as_ref().and_then(shown);
-    tracing::info!(api.address = shown(&listeners.api), admin.address = admin, "listening");
+    tracing::info!(
+        api.address = shown(&listeners.api),
+        admin.address = admin,
+        requests.at_once = load.permits,
+        "listening"
+    );
 }
 
 fn status_source(
@@ -160,6 +182,8 @@ struct Assembler {
     live: LiveHandle,
     ready: Readiness,
     in_cluster: bool,
+    /// The tasks of connections to backends.
+    connections: TaskTracker,
     /// Kept here and not only in what runs: conversations in memory outlive a key that is revoked for a moment.
     store: Option<(Option<RedisAddress>, Arc<dyn Store>)>,
 }
@@ -220,6 +244,7 @@ impl Assembler {
                 .unwrap_or_default(),
             timeouts: Timeouts::default(),
             in_cluster: self.in_cluster,
+            connections: self.connections.clone(),
         };
         match OpenAi::new(options) {
             Ok(backend) => Some(Arc::new(backend)),
@@ -249,6 +274,7 @@ mod tests {
             live: LiveHandle::default(),
             ready: Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]),
             in_cluster: true,
+            connections: TaskTracker::new(),
             store: None,
         }
     }

@@ -52,6 +52,9 @@ pub enum ApiError {
     /// Unknown, expired, or somebody else's.
     #[error("there is no such conversation: leave conversation_id out to begin one")]
     ConversationNotFound,
+    /// `Host` is missing, there twice, or not a host.
+    #[error("{0}")]
+    BadHost(&'static str),
     /// No such path.
     #[error("there is nothing at this path: GET /docs describes the API")]
     NotFound,
@@ -143,6 +146,7 @@ impl ApiError {
             Self::ConversationNotFound => {
                 row(S::NOT_FOUND, "conversation_not_found", REQUEST, Some("conversation_not_found"), false)
             }
+            Self::BadHost(_) => row(S::BAD_REQUEST, "invalid_host", REQUEST, Some("invalid_host"), false),
             Self::NotFound => row(S::NOT_FOUND, "not_found", REQUEST, Some("unknown_url"), false),
             Self::MethodNotAllowed => {
                 row(S::METHOD_NOT_ALLOWED, "method_not_allowed", REQUEST, Some("method_not_supported"), false)

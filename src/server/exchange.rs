@@ -1,13 +1,14 @@
 //! One question and its answer, for both dialects: the order in which everything happens to it. In: [`Ask`], made by a
 //! route. Out: [`Outcome`], which the route puts into its dialect's form.
 //!
-//! Order: settlement guard → denied lately? → cache key → memory cache → one trip to the store (limit, cached answer)
+//! Order: settlement guard → cache key → memory cache → one trip to the store (limit, cached answer)
 //! → backend → conversation appended → answer. Not awaited, but owed by the guard: usage, cost, answers to keep.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
@@ -103,9 +104,6 @@ impl Keep {
 
 /// Answers a request.
 pub async fn answer(state: &AppState, live: &Arc<Live>, ask: Ask) -> Outcome {
-    if let Some(refused) = refused_lately(state, live, &ask.caller) {
-        return refused;
-    }
     let mut outcome = Outcome::from(ApiError::Internal);
     outcome.result = run(state, live, ask, &mut outcome).await;
     if let Some(result) = outcome.cache {
@@ -222,10 +220,15 @@ pub(super) fn busy() -> ApiError {
 }
 
 /// What a caller gets that was refused within the last second: nothing need be read for it.
-pub(super) fn refused_lately(state: &AppState, live: &Live, caller: &CallerKey) -> Option<Outcome> {
+pub(super) fn refused_lately(
+    state: &AppState,
+    live: &Live,
+    caller: &CallerKey,
+) -> Option<(ApiError, HeaderMap)> {
     let (limit, now) = live.limit().zip(state.denials().get(caller))?;
     let error = limited(state, limit, now.retry_after);
-    Some(Outcome { limit: Some((limit, now)), ..Outcome::from(error) })
+    let outcome = Outcome { limit: Some((limit, now)), ..Outcome::from(error.clone()) };
+    Some((error, outcome.headers()))
 }
 
 /// The refusal, counted: each is made once.

@@ -29,6 +29,7 @@ pub mod error;
 pub mod metrics;
 pub mod models;
 mod openapi;
+pub mod overload;
 pub mod secrets;
 pub mod state;
 pub mod upstream_body;

@@ -20,6 +20,7 @@ use chatservice::server::backend::{Backend, BackendError, UpstreamAnswer, Upstre
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mock_openai::MockOpenAi;
+use tokio_util::task::TaskTracker;
 
 /// Looks like a key and must appear nowhere but in the Authorization header.
 const KEY: &str = "sk-canary-0123456789";
@@ -34,6 +35,7 @@ fn options(mock: &MockOpenAi) -> OpenAiOptions {
         api_key: Some(KEY.into()),
         allowed_hosts: vec!["127.0.0.1".into()],
         in_cluster: false,
+        connections: TaskTracker::new(),
         timeouts: Timeouts {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(20),

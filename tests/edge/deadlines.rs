@@ -16,7 +16,7 @@ fn app() -> Router {
 }
 
 #[tokio::test]
-async fn a_silent_connection_is_closed() {
+async fn x5_a_silent_connection_is_closed() {
     let edge = Edge::start(app(), EdgeOptions { first_byte: SHORT, ..patient() }).await;
     let began = Instant::now();
     let mut client = edge.connect().await;
@@ -25,7 +25,7 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_drop_by_drop_is_closed_although_bytes_keep_coming() {
+async fn x5_a_head_that_comes_drop_by_drop_is_closed_although_bytes_keep_coming() {
     let edge = Edge::start(app(), EdgeOptions { head: SHORT, ..patient() }).await;
     for answered_before in [false, true] {
         let mut client = edge.connect().await;
@@ -73,7 +73,7 @@ async fn an_answer_may_take_longer_than_every_deadline_of_the_client() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_read_is_given_up() {
+async fn x5_an_answer_that_is_not_read_is_given_up() {
     let endless = get(async || {
         let chunk = || Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 16 * 1024]));
         Body::from_stream(stream::repeat_with(chunk))

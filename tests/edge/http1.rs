@@ -48,7 +48,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_host_is_refused_and_one_of_http_1_0_is_answered_once() {
+async fn x4_a_request_without_a_host_is_refused_and_one_of_http_1_0_is_answered_once() {
     let edge = Edge::start(app(), patient()).await;
     for (request, status) in [
         ("GET /say/hi HTTP/1.1\r\n\r\n", "400 Bad Request"),
@@ -65,7 +65,21 @@ async fn a_request_without_a_host_is_refused_and_one_of_http_1_0_is_answered_onc
 }
 
 #[tokio::test]
-async fn requests_that_two_readers_could_read_differently_get_at_most_one_answer() {
+async fn x4_a_wrong_host_is_told_in_the_dialect_of_the_path() {
+    let edge = Edge::start(app(), patient()).await;
+    for (path, pointer) in [("/v1/models", "/error/code"), ("/api/v1/chat", "/error")] {
+        let mut client = edge.connect().await;
+        client.send(&format!("GET {path} HTTP/1.1\r\nhost: a/b\r\n\r\n")).await;
+        let answer = client.rest().await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 ") && head.contains("connection: close"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body.pointer(pointer).unwrap(), "invalid_host", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn x4_requests_that_two_readers_could_read_differently_get_at_most_one_answer() {
     let edge = Edge::start(app(), patient()).await;
     let hidden = "GET /say/smuggled HTTP/1.1\r\nhost: demo\r\n\r\n";
     let cases = [
@@ -124,7 +138,7 @@ fn hanging() -> (Router, mpsc::Receiver<&'static str>) {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_left_is_dropped_even_behind_a_pipelined_byte() {
+async fn s10_a_request_whose_client_left_is_dropped_even_behind_a_pipelined_byte() {
     let (app, mut events) = hanging();
     let edge = Edge::start(app, patient()).await;
     for behind in ["", "G", "GET / HTTP/1.1\r\nhost: demo\r\n\r\n"] {
@@ -141,7 +155,7 @@ async fn a_request_whose_client_left_is_dropped_even_behind_a_pipelined_byte() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_a_large_body_reaches_the_client() {
+async fn x6_an_answer_before_the_end_of_a_large_body_reaches_the_client() {
     let edge = Edge::start(app(), patient()).await;
     let mut client = edge.connect().await;
     let body = vec![b'x'; 8 << 20];

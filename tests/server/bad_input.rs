@@ -132,7 +132,7 @@ async fn unknown_paths_methods_and_media_types_are_refused_in_the_dialect_of_the
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_before_it_is_read() {
+async fn x6_a_body_over_the_limit_is_refused_before_it_is_read() {
     let server = TestServer::start(echo()).await;
     let headers = [("content-type", "application/json")];
     let body = vec![b' '; (16 << 20) + 1];
@@ -142,7 +142,7 @@ async fn a_body_over_the_limit_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn an_object_of_very_many_keys_is_refused_early() {
+async fn x7_an_object_of_very_many_keys_is_refused_early() {
     let server = TestServer::start(echo()).await;
     let keys: Vec<String> = (0..5000).map(|key| format!("\"k{key}\":0")).collect();
     let body = format!("{{{}}}", keys.join(","));

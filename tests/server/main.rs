@@ -4,6 +4,8 @@
 
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../support/metrics.rs"]
+mod metrics;
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;
 #[path = "../support/redis.rs"]
@@ -16,6 +18,7 @@ mod cache_and_limits;
 mod conversations;
 mod openai_dialect;
 mod operations;
+mod overload;
 mod secrecy;
 mod simple_dialect;
 mod streams;

@@ -8,6 +8,7 @@ use chatservice::server::config::{
     BackendConfig, CacheConfig, DynamicConfig, FORMAT_VERSION, Identity, ServerConfig, StaticConfig,
 };
 use chatservice::server::edge::EdgeOptions;
+use chatservice::server::overload::LoadOptions;
 use chatservice::server::secrets::SecretSource;
 use chatservice::server::{self, Listeners, ServerOptions};
 use chatservice::shutdown::Shutdown;
@@ -64,6 +65,15 @@ impl TestServer {
 
     /// With these environment variables.
     pub async fn start_with(config: ServerConfig, environment: BTreeMap<String, String>) -> Self {
+        Self::run(config, environment, LoadOptions::default()).await
+    }
+
+    /// That answers only so much at once.
+    pub async fn start_narrow(config: ServerConfig, load: LoadOptions) -> Self {
+        Self::run(config, BTreeMap::new(), load).await
+    }
+
+    async fn run(config: ServerConfig, environment: BTreeMap<String, String>, load: LoadOptions) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let local = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners {
@@ -76,6 +86,7 @@ impl TestServer {
             config,
             secrets: SecretSource::Environment(environment),
             edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
+            load,
         };
         let shutdown = Shutdown::new();
         let mut task = JoinSet::new();

@@ -13,10 +13,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use super::connect::{Connector, DialError, DialPolicy, Resolve, SystemResolver, host};
 use super::events::{Events, Piece};
@@ -78,6 +79,8 @@ pub struct OpenAiOptions {
     pub in_cluster: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// Owns the tasks of the connections, which end with their client: who runs the server waits for them.
+    pub connections: TaskTracker,
 }
 
 /// Why options were refused.
@@ -92,6 +95,16 @@ pub enum OptionsError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
+}
+
+/// Runs the tasks of connections where they are waited for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tracked {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
 }
 
 /// An OpenAI-compatible API.
@@ -136,7 +149,7 @@ impl OpenAi {
         let policy = DialPolicy { loopback: !options.in_cluster || is_allowed };
         let connector = Connector::new(resolver, policy, options.timeouts.connect)
             .map_err(|error| OptionsError::Tls(error.to_string()))?;
-        let client = Client::builder(TokioExecutor::new())
+        let client = Client::builder(Tracked(options.connections))
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_SIZE)

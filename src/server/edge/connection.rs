@@ -10,9 +10,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use axum::response::IntoResponse;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -25,6 +24,7 @@ use tower::ServiceExt;
 
 use super::EdgeOptions;
 use super::socket::{Phase, Pulse, Socket, peer_left};
+use crate::server::error::{ApiError, Dialect};
 use crate::shutdown::Shutdown;
 
 /// How long, and how much, of what a client still sends is read after the answer. A close with unread bytes resets the
@@ -165,11 +165,12 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let answering = Answering::begin(&self.pulse);
         let shutdown = self.shared.shutdown.clone();
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let refused = host_error(request.version(), request.headers());
+        let refused = host_error(request.version(), request.headers())
+            .map(|message| bad_host(message, request.uri().path()));
         let app = self.shared.app.clone();
         Box::pin(async move {
             let mut response = match refused {
-                Some(message) => bad_request(message),
+                Some(response) => response,
                 None => app.oneshot(request).await?,
             };
             if shutdown.is_draining() {
@@ -184,10 +185,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 fn host_error(version: Version, headers: &HeaderMap) -> Option<&'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) if version >= Version::HTTP_11 => Some("the request has no Host header\n"),
-        (Some(_), Some(_)) => Some("the request has more than one Host header\n"),
+        (None, _) if version >= Version::HTTP_11 => Some("the request has no Host header"),
+        (Some(_), Some(_)) => Some("the request has more than one Host header"),
         (Some(host), None) if !is_host_and_port(host) => {
-            Some("the request's Host header is not a host and port\n")
+            Some("the request's Host header is not a host and port")
         }
         _ => None,
     }
@@ -201,8 +202,9 @@ fn is_host_and_port(value: &HeaderValue) -> bool {
     !host.is_empty() && port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn bad_request(message: &'static str) -> Response<Body> {
-    let mut response = (StatusCode::BAD_REQUEST, message).into_response();
+/// In the dialect of the path: SDKs read an error's body.
+fn bad_host(message: &'static str, path: &str) -> Response<Body> {
+    let mut response = ApiError::BadHost(message).into_response(Dialect::of(path));
     close_after(&mut response);
     response
 }

@@ -1,3 +1,5 @@
 //! What every request passes, whatever its path. One layer a file.
 
+pub mod load;
 pub mod observe;
+pub mod panic;

@@ -196,10 +196,6 @@ async fn prepare(
     let defaults = &live.config.dynamic.defaults;
     let question = read_question(&object, defaults)?;
     let model = live.model(question.model.as_deref())?;
-    // The history of a caller that is refused anyway is not read.
-    if let Some(refused) = exchange::refused_lately(state, &live, &from.caller) {
-        return Err(refused);
-    }
     let (history, id, persistent) = history(state, &live, question.conversation).await?;
     let stream = always_stream || question.stream;
     let cache = cache_control(headers);

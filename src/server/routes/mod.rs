@@ -9,24 +9,30 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Dialect};
+use super::middleware::load;
 use super::openapi;
+use super::overload::Overload;
 use super::state::AppState;
 use crate::constants::path;
 
 pub mod chat;
 pub mod completions;
-mod input;
+pub(super) mod input;
 pub mod meta;
 pub mod models;
 
 /// Every path of the API listener, and the document that describes them.
-pub fn router(state: AppState) -> (Router, OpenApi) {
-    let (router, document) = OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(meta::root))
-        .routes(routes!(meta::health))
+pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
+    let admitted = axum::middleware::from_fn_with_state((state.clone(), overload), load::admit);
+    let asked = OpenApiRouter::new()
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))
         .routes(routes!(completions::chat_completions))
+        .route_layer(admitted);
+    let (router, document) = OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(meta::root))
+        .routes(routes!(meta::health))
+        .merge(asked)
         .routes(routes!(models::list_models))
         .split_for_parts();
     let document = openapi::finish(document);

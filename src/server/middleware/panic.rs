@@ -1,0 +1,54 @@
+//! A handler that panics. In: any request. Out: its response; or, when that panicked, an internal error in the dialect
+//! of the path in place of a closed connection. The panic hook has logged the place, and not the text, by then.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::FutureExt;
+
+use crate::server::error::{ApiError, Dialect};
+
+/// The layer.
+pub async fn catch(request: Request, next: Next) -> Response {
+    let dialect = Dialect::of(request.uri().path());
+    // What the handler shared with others is behind locks that outlive a panic; what was its own is gone.
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answered.unwrap_or_else(|_| ApiError::Internal.into_response(dialect))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_an_internal_error_in_the_dialect_of_its_path() {
+        async fn broken() -> &'static str {
+            panic!("a prompt")
+        }
+        let app = Router::new()
+            .route("/v1/broken", get(broken))
+            .route("/api/v1/broken", get(broken))
+            .route("/v1/good", get(async || "good"))
+            .layer(axum::middleware::from_fn(catch));
+        for (path, status, pointer) in [
+            ("/v1/broken", 500, Some("/error/message")),
+            ("/api/v1/broken", 500, Some("/message")),
+            ("/v1/good", 200, None),
+        ] {
+            let request = http::Request::get(path).body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            let body = to_bytes(response.into_body(), 4096).await.unwrap();
+            let Some(pointer) = pointer else { continue };
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert!(body.pointer(pointer).is_some_and(serde_json::Value::is_string), "{path}: {body}");
+            assert!(!body.to_string().contains("a prompt"), "{body}");
+        }
+    }
+}
