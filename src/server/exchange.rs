@@ -193,6 +193,7 @@ async fn admit(
 fn reserve(live: &Live, caller: &CallerKey) -> Option<Reserve> {
     Some(Reserve {
         id: ReservationId(rand::random()),
+        since: Instant::now(),
         caller: caller.clone(),
         requests: Some(live.limit()?),
         tokens: None,

@@ -7,8 +7,8 @@ use chatservice::server::config::RequestLimit;
 use chatservice::server::conversations::new_id;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::{
-    Admit, CallerKey, ConversationId, LimitState, ReservationId, Reserve, Retention, Role, Settle, Store,
-    StoreError, Turn,
+    Admit, CallerKey, ConversationId, LimitState, PodId, ReservationId, Reserve, Retention, Role, Settle,
+    Store, StoreError, Turn,
 };
 use futures::future::{join_all, try_join_all};
 
@@ -47,6 +47,7 @@ pub fn limit(requests: u32, period_seconds: u32, burst: u32) -> RequestLimit {
 pub fn reserve(caller: &str, limit: RequestLimit) -> Reserve {
     Reserve {
         id: ReservationId(uuid::Uuid::new_v4().as_u128()),
+        since: Instant::now(),
         caller: CallerKey(caller.to_owned()),
         requests: Some(limit),
         tokens: None,
@@ -192,6 +193,15 @@ pub async fn requests_charged_after_the_fact_count(store: &dyn Store) {
         Ok(())
     })
     .await;
+}
+
+pub async fn a_store_counts_the_servers_that_share_it(store: &dyn Store) {
+    let pods = [PodId(1), PodId(2), PodId(2)];
+    for (index, pod) in pods.into_iter().enumerate() {
+        let count = answered(|| store.heartbeat(pod)).await;
+        let expected = if store.shared() { [1, 2, 2][index] } else { 1 };
+        assert_eq!(count, expected, "{pod:?}");
+    }
 }
 
 pub async fn nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache(store: &dyn Store) {

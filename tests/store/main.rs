@@ -48,6 +48,7 @@ for_both_stores!(
     a_refused_caller_is_admitted_at_the_told_time_and_not_before,
     callers_have_their_own_buckets,
     requests_charged_after_the_fact_count,
+    a_store_counts_the_servers_that_share_it,
     nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache,
     a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns,
     turns_that_come_at_once_stay_whole,

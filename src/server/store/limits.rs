@@ -5,7 +5,7 @@
 //! given up after its deadline still runs when a frozen Redis thaws, so either may be asked for twice and counts once.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -22,11 +22,18 @@ pub struct CallerKey(pub String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReservationId(pub u128);
 
+/// Names a server among those that share a store: random, made once a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PodId(pub u128);
+
 /// What one request takes of every limit that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
     /// Its name.
     pub id: ReservationId,
+    /// When it was named. A store that does not know a reservation it once made has forgotten it if more than its life
+    /// has passed since, and has lost its data if not: then what was used is charged all the same.
+    pub since: Instant,
     /// Whose limits.
     pub caller: CallerKey,
     /// One request of this limit.
@@ -153,8 +160,9 @@ pub struct BudgetState {
 pub struct Settle {
     /// What was asked for.
     pub reserve: Reserve,
-    /// Whether the store was asked and reserved it. If not (a hit of the memory cache, a store that was away), all is
-    /// charged now, and may take limits below empty.
+    /// Whether the store answered that it is reserved. If not (a hit of the memory cache, a store that was away), all is
+    /// charged now, and may take limits below empty; a store that did reserve it, though nobody heard so, corrects its
+    /// reservation instead.
     pub reserved: bool,
     /// Requests that are charged where nothing was reserved: 1, or more where several are told as one.
     pub requests: u32,
@@ -172,6 +180,9 @@ pub trait LimitStore: Send + Sync {
     /// Reserves everything or nothing and looks for a cached answer.
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>>;
 
-    /// Ends reservations, all in one trip.
+    /// Ends reservations, all in one trip. Each counts once, however often it is told.
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>>;
+
+    /// Says that this server is there. Out: how many share the store, those that said so in the last 15 s; at least 1.
+    fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>>;
 }

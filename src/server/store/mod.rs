@@ -17,7 +17,7 @@ mod redis_address;
 pub use answers::{AnswerStore, CacheKey};
 pub use conversations::{ConversationId, ConversationStore, Retention, Role, StoredMessage, Turn};
 pub use limits::{
-    Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, Refused,
+    Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
     ReservationId, Reserve, Settle, Standing, TokenDemand, TokenState,
 };
 

@@ -12,7 +12,8 @@ use super::{Lives, MemoryStore, OwnLife};
 use crate::server::config::RequestLimit;
 use crate::server::limits;
 use crate::server::store::{
-    Admit, Admitted, CallerKey, Exhausted, LimitState, LimitStore, Refused, Settle, Standing, StoreError,
+    Admit, Admitted, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused, Settle, Standing,
+    StoreError,
 };
 
 /// Callers whose bucket is remembered. Beyond it the one that was seen longest ago is forgotten, and so is full again.
@@ -96,6 +97,10 @@ impl LimitStore for MemoryStore {
             Some((caller.clone(), self.limits.charge(caller, limit, settle.requests)))
         });
         ready(Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
+    }
+
+    fn heartbeat(&self, _: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
+        ready(Ok(1)).boxed()
     }
 }
 

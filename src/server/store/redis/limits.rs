@@ -12,12 +12,16 @@ use super::{RedisStore, millis};
 use crate::server::config::RequestLimit;
 use crate::server::limits::{self, Rate};
 use crate::server::store::{
-    Admit, Admitted, CacheKey, CallerKey, Exhausted, LimitStore, Refused, Settle, Standing, StoreError,
+    Admit, Admitted, CacheKey, CallerKey, Exhausted, LimitStore, PodId, Refused, Settle, Standing, StoreError,
 };
 
 /// Shortest life of a bucket's key. A Redis that evicts by `volatile-ttl` takes what expires first, so buckets outlive
 /// everything else: at least this, and twice the longest life that was given to anything.
 const BUCKET_LIFE: Duration = Duration::from_hours(24);
+
+/// How long a server is counted after its last heartbeat: three of those that come every 5 s.
+const POD_LIFE: Duration = Duration::from_secs(15);
+
 impl RedisStore {
     fn bucket_key(&self, caller: &CallerKey) -> String {
         // A caller may be an address or a name of any form: neither belongs into a key that operators list.
@@ -94,5 +98,11 @@ impl LimitStore for RedisStore {
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
         self.charge_all(settles).boxed()
+    }
+
+    fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
+        let mut script = self.scripts.heartbeat.key(self.key(None, "pods1"));
+        script.arg(&pod.0.to_le_bytes()).arg(millis(POD_LIFE) * 1000).arg(self.bucket_life(0));
+        async move { self.invoke(&script).await }.boxed()
     }
 }

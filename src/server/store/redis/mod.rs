@@ -3,6 +3,7 @@
 //!
 //! Keys, all with a life that is set in the same call:
 //! - `chatservice:{uid}:rl1:<hash of the caller>`: the time at which the bucket is full;
+//! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
 //! - `chatservice:{uid:id}:t1`: a conversation's turns.
 //!
@@ -35,6 +36,7 @@ pub struct RedisStore {
 struct Scripts {
     admit: Script,
     charge: Script,
+    heartbeat: Script,
     append_turn: Script,
 }
 
@@ -45,6 +47,7 @@ impl RedisStore {
         let scripts = Scripts {
             admit: Script::new(include_str!("../admit.lua")),
             charge: Script::new(include_str!("../charge.lua")),
+            heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
         };
         Self { link: Link::new(address), uid: uid.to_owned(), scripts, longest_life: AtomicU64::new(0) }
