@@ -168,6 +168,12 @@ pub mod secret_key {
     pub const REDIS_USERNAME: &str = "username";
     /// Password.
     pub const REDIS_PASSWORD: &str = "password";
+    /// The certificates that may sign Redis', in PEM; absent: the system's.
+    pub const REDIS_CA: &str = "ca.crt";
+    /// The server's own certificate for Redis, in PEM.
+    pub const REDIS_CERTIFICATE: &str = "tls.crt";
+    /// Its key, in PEM.
+    pub const REDIS_KEY: &str = "tls.key";
 }
 
 /// The host that a key may be sent to when its owner names none.

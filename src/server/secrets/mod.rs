@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::mount::Mount;
 use super::config::{BackendConfig, ServerConfig};
-use super::store::redis::{RedisAddress, RedisAddressError};
+use super::store::redis::{RedisAddress, RedisAddressError, RedisCertificates};
 use crate::admin::StatusProblem;
 use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
@@ -165,13 +165,21 @@ fn redis(config: &ServerConfig, source: &SecretSource) -> Result<Option<RedisAdd
     let secret = Secret { namespace: &config.identity.namespace, name };
     let mount = secret.open(directory, secret_key::REDIS_URL)?;
     let optional = |key| secret.optional(&mount, key);
+    let (ca, certificate, key) = (
+        optional(secret_key::REDIS_CA)?,
+        optional(secret_key::REDIS_CERTIFICATE)?,
+        optional(secret_key::REDIS_KEY)?,
+    );
+    let certificates =
+        RedisCertificates { ca: ca.as_deref(), certificate: certificate.as_deref(), key: key.as_deref() };
     let address = if let Some(url) = optional(secret_key::REDIS_URL)? {
-        RedisAddress::from_url(&url)
+        RedisAddress::from_url_with(&url, &certificates)
     } else if let Some(host) = optional(secret_key::REDIS_HOST)? {
         let port = optional(secret_key::REDIS_PORT)?;
         let user = optional(secret_key::REDIS_USERNAME)?;
         let password = optional(secret_key::REDIS_PASSWORD)?;
-        RedisAddress::from_parts(&host, port.as_deref(), user.as_deref(), password.as_deref())
+        let (port, user, password) = (port.as_deref(), user.as_deref(), password.as_deref());
+        RedisAddress::from_parts(&host, port, user, password, &certificates)
     } else {
         return Err(secret.key_missing(&mount, secret_key::REDIS_URL));
     };

@@ -214,7 +214,7 @@ fn a_bad_redis_secret_is_told_without_quoting_it() {
         (&[("token", "canary")], reason::SECRET_KEY_MISSING, "has no key \"url\" (found: token)"),
         (&[("url", "canary")], reason::SECRET_KEY_MISSING, "key \"url\" of Secret"),
         (&[("url", "http://:canary@r")], reason::SECRET_KEY_MISSING, "write redis://"),
-        (&[("url", "redis://:canary@r:0")], reason::SECRET_KEY_MISSING, "port 0"),
+        (&[("url", "redis://:canary@r:0")], reason::SECRET_KEY_MISSING, "from 1 to 65535"),
         (&[("url", "redis://canary@r")], reason::SECRET_KEY_MISSING, "a user and no password"),
         (&[("url", "redis://:canary@r/70000")], reason::SECRET_KEY_MISSING, "from 0 to 65535"),
         (&[("url", "redis://:canary@r?x=1")], reason::SECRET_KEY_MISSING, "options after `?`"),

@@ -8,12 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::time::timeout;
 
 use super::StoreError;
 use super::breaker::{Breaker, Permit, SPREAD};
-use super::redis_address::RedisAddress;
+use super::redis_address::{RedisAddress, Topology};
+use super::sentinel;
 
 /// Deadline of connecting, authentication included.
 pub const CONNECT: Duration = Duration::from_millis(250);
@@ -60,6 +61,12 @@ impl Link {
     #[must_use]
     pub fn new(address: RedisAddress) -> Self {
         Self { address, state: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    }
+
+    /// Whether keys that are used together must have the same hash tag: one script over several then is one trip each.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        *self.address.topology() == Topology::Cluster
     }
 
     /// Whether the last operation was answered; None before the first.
@@ -115,13 +122,7 @@ impl Link {
             if permit == Permit::Closed && self.state().breaker.is_open() {
                 return Err("it could not be connected to a moment ago".to_owned());
             }
-            // The deadline around this is the only one.
-            let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-            let client = self.address.client();
-            let connection = client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
-                .map_err(|error| describe(&error))?;
+            let connection = self.open().await.map_err(|error| describe(&error))?;
             let mut state = self.state();
             state.generation += 1;
             state.connection = Some(connection.clone());
@@ -138,6 +139,16 @@ impl Link {
                 Err(StoreError::Timeout(CONNECT))
             }
         }
+    }
+
+    /// A new connection, to the master that Sentinels name where there are Sentinels.
+    async fn open(&self) -> RedisResult<MultiplexedConnection> {
+        let master = match self.address.topology() {
+            Topology::Sentinel { master } => Some(sentinel::master(&self.address, master).await?),
+            Topology::Single | Topology::Cluster => None,
+        };
+        let server = master.as_ref().unwrap_or(&self.address.servers()[0]);
+        sentinel::connect(self.address.redis(server)).await
     }
 
     fn current(&self, permit: Permit) -> Option<Lease> {

@@ -13,6 +13,9 @@ mod link;
 pub mod memory;
 pub mod redis;
 mod redis_address;
+mod redis_tls;
+mod redis_url;
+mod sentinel;
 
 pub use answers::{AnswerStore, CacheKey};
 pub use conversations::{ConversationId, ConversationStore, Retention, Role, StoredMessage, Turn};

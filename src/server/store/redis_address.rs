@@ -1,23 +1,63 @@
-//! Where Redis is. In: a URL, or the parts of one, from a Secret or the environment. Out: a [`RedisAddress`], or what is
-//! wrong with the text and what is allowed. No message and no `Debug` holds the password.
+//! Where Redis is and who we are there. In: a URL or the parts of one, and certificates, from a Secret or the environment.
+//! Out: a [`RedisAddress`], or what is wrong with the text and what is allowed. No message and no `Debug` holds a password
+//! or a key.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 
+pub use super::redis_tls::RedisCertificates;
+use super::redis_tls::Tls;
+use super::redis_url::{RedisUrl, is_host};
 use crate::constants::secret_key;
 
 /// Port where none is given.
-const DEFAULT_PORT: u16 = 6379;
+pub(super) const DEFAULT_PORT: u16 = 6379;
 /// What is allowed, for messages.
-const URL_FORM: &str = "write redis://[[user]:password@]host[:port][/database], or rediss:// for TLS";
+const URL_FORM: &str = "write redis://[[user]:password@]host[:port][/database], redis+sentinel://host[:port],.../master or \
+                        redis+cluster://host[:port],..., and rediss for redis where there is TLS";
 
 /// An address that has been checked. Nothing has been connected to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct RedisAddress {
-    client: Client,
+    topology: Topology,
+    /// Redis itself, the Sentinels, or some nodes of the Cluster; never empty.
+    servers: Vec<Server>,
+    login: Login,
+    sentinel_login: Login,
+    database: u16,
+    tls: Option<Tls>,
+}
+
+/// What is behind the servers of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One Redis.
+    Single,
+    /// Sentinels, which know where the master of this name is.
+    Sentinel {
+        /// The name.
+        master: String,
+    },
+    /// A Redis Cluster.
+    Cluster,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Who we are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Login {
+    pub username: Option<String>,
+    pub password: Option<String>,
 }
 
 /// What is wrong with an address. The text that was given is not repeated: it may hold the password.
@@ -50,46 +90,40 @@ impl RedisAddressError {
     }
 }
 
+/// A part that cannot be used.
+pub(super) fn wrong(key: &'static str, allowed: &'static str) -> RedisAddressError {
+    RedisAddressError::Part { key, allowed }
+}
+
 impl RedisAddress {
-    /// An address from `redis://[[user]:password@]host[:port][/database]`, or `rediss://` for TLS, whose certificate is
-    /// checked against the system's roots. A password is percent-encoded, as in every URL.
+    /// An address from one of the forms of docs/redis.md. Certificates are checked against the system's roots.
     pub fn from_url(text: &str) -> Result<Self, RedisAddressError> {
-        let wrong = |reason| RedisAddressError::Url { reason };
-        let url = redis::parse_redis_url(text.trim()).ok_or(wrong("is not one that Redis clients know"))?;
-        if !["redis", "rediss"].contains(&url.scheme()) {
-            return Err(wrong("has a scheme that is not supported"));
-        }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err(wrong("has no host"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong(
-                "has options after `?` or `#`, which are not supported (percent-encode them in a password)",
-            ));
-        }
-        if url.port() == Some(0) {
-            return Err(wrong("has port 0"));
-        }
-        let database = url.path().trim_matches('/');
-        if !database.is_empty() && database.parse::<u16>().is_err() {
-            return Err(wrong("has a database that is not a number from 0 to 65535"));
-        }
-        if !url.username().is_empty() && url.password().is_none() {
-            return Err(wrong("has a user and no password"));
-        }
-        let info = url.into_connection_info().map_err(|_| wrong("cannot be used"))?;
-        Self::from_info(info).ok_or(wrong("cannot be used"))
+        Self::from_url_with(text, &RedisCertificates::default())
     }
 
-    /// An address from a Secret's `host`, `port`, `username` and `password`. Surrounding white space of all but the
-    /// password is ignored; empty is absent.
+    /// An address from a URL, and the certificates of a Secret, which only a URL with TLS can use.
+    pub fn from_url_with(text: &str, certificates: &RedisCertificates) -> Result<Self, RedisAddressError> {
+        let RedisUrl { topology, tls, servers, login, sentinel_login, database } =
+            RedisUrl::parse(text.trim()).map_err(|reason| RedisAddressError::Url { reason })?;
+        if let Some(key) = certificates.first_key().filter(|_| !tls) {
+            return Err(wrong(
+                key,
+                "can only be used with TLS: write rediss for redis in `url`, or remove it",
+            ));
+        }
+        let tls = tls.then(|| Tls::new(certificates)).transpose()?;
+        Ok(Self { topology, servers, login, sentinel_login, database, tls })
+    }
+
+    /// An address from a Secret's `host`, `port`, `username` and `password`, with TLS where there are certificates.
+    /// Surrounding white space of all but the password is ignored; empty is absent.
     pub fn from_parts(
         host: &str,
         port: Option<&str>,
         username: Option<&str>,
         password: Option<&str>,
+        certificates: &RedisCertificates,
     ) -> Result<Self, RedisAddressError> {
-        let wrong = |key, allowed| RedisAddressError::Part { key, allowed };
         let given = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(str::to_owned);
         let host = host.trim();
         if !is_host(host) {
@@ -105,63 +139,87 @@ impl RedisAddress {
                 "must be a number from 1 to 65535, or be left out for 6379",
             ))?,
         };
-        let mut settings = RedisConnectionInfo::default();
-        match (given(username.map(str::trim)), given(password)) {
-            (Some(_), None) => {
-                return Err(wrong(secret_key::REDIS_PASSWORD, "must be given where `username` is given"));
-            }
-            (user, password) => {
-                if let Some(user) = user {
-                    settings = settings.set_username(user);
-                }
-                if let Some(password) = password {
-                    settings = settings.set_password(password);
-                }
-            }
+        let login = Login { username: given(username.map(str::trim)), password: given(password) };
+        if login.username.is_some() && login.password.is_none() {
+            return Err(wrong(secret_key::REDIS_PASSWORD, "must not be absent where `username` is given"));
         }
-        let unusable = wrong(secret_key::REDIS_HOST, "cannot be used");
-        let info = (host, port).into_connection_info().map_err(|_| unusable.clone())?;
-        Self::from_info(info.set_redis_settings(settings)).ok_or(unusable)
+        let tls = certificates.first_key().map(|_| Tls::new(certificates)).transpose()?;
+        Ok(Self {
+            topology: Topology::Single,
+            servers: vec![Server { host: host.to_owned(), port }],
+            login,
+            sentinel_login: Login::default(),
+            database: 0,
+            tls,
+        })
     }
 
-    fn from_info(info: ConnectionInfo) -> Option<Self> {
-        // CLIENT SETINFO would be one more exchange before the first answer, for a name that nobody looks up.
-        let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        let info =
-            info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(settings);
-        Client::open(info).ok().map(|client| Self { client })
+    /// What is behind the servers.
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
     }
 
-    /// What opens connections.
-    pub(super) fn client(&self) -> Client {
-        self.client.clone()
+    /// Redis itself, the Sentinels, or some nodes of the Cluster; never empty.
+    pub(super) fn servers(&self) -> &[Server] {
+        &self.servers
     }
-}
 
-/// Whether this is a name or an address, and nothing around it.
-fn is_host(text: &str) -> bool {
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    text.parse::<IpAddr>().is_ok() || (!text.is_empty() && text.len() <= 253 && text.bytes().all(name))
-}
+    /// How to connect to a Redis.
+    pub(super) fn redis(&self, server: &Server) -> RedisResult<Client> {
+        self.client(server, &self.login, self.database)
+    }
 
-/// Whether both lead to the same data as the same user: a Secret that was written again without a change is no change.
-impl PartialEq for RedisAddress {
-    fn eq(&self, other: &Self) -> bool {
-        let (mine, other) = (self.client.get_connection_info(), other.client.get_connection_info());
-        let login = |info: &ConnectionInfo| {
-            let settings = info.redis_settings();
-            (settings.db(), settings.username().map(str::to_owned), settings.password().map(str::to_owned))
+    /// How to connect to a Sentinel.
+    pub(super) fn sentinel(&self, server: &Server) -> RedisResult<Client> {
+        self.client(server, &self.sentinel_login, 0)
+    }
+
+    fn client(&self, server: &Server, login: &Login, database: u16) -> RedisResult<Client> {
+        let (host, port) = (server.host.clone(), server.port);
+        let address = match &self.tls {
+            Some(tls) => tls.address(host, port),
+            None => ConnectionAddr::Tcp(host, port),
         };
-        mine.addr() == other.addr() && login(mine) == login(other)
+        // CLIENT SETINFO would be one more exchange before the first answer, for a name that nobody looks up.
+        let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(i64::from(database));
+        if let Some(username) = &login.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &login.password {
+            settings = settings.set_password(password);
+        }
+        let info = address
+            .into_connection_info()?
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true))
+            .set_redis_settings(settings);
+        Client::open(info)
     }
 }
 
-/// The address without user and password.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// The address without users and passwords.
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.client.get_connection_info().addr();
-        let scheme = if matches!(address, ConnectionAddr::TcpTls { .. }) { "rediss" } else { "redis" };
-        write!(f, "{scheme}://{address}")
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        let kind = match self.topology {
+            Topology::Single => "",
+            Topology::Sentinel { .. } => "+sentinel",
+            Topology::Cluster => "+cluster",
+        };
+        write!(f, "{scheme}{kind}://")?;
+        for (index, server) in self.servers.iter().enumerate() {
+            write!(f, "{}{server}", if index == 0 { "" } else { "," })?;
+        }
+        match &self.topology {
+            Topology::Sentinel { master } => write!(f, "/{master}"),
+            Topology::Single | Topology::Cluster => Ok(()),
+        }
     }
 }
 
@@ -175,33 +233,60 @@ impl fmt::Debug for RedisAddress {
 mod tests {
     use super::*;
 
+    fn address(url: &str) -> RedisAddress {
+        RedisAddress::from_url(url).unwrap()
+    }
+
+    fn parts(
+        host: &str,
+        port: Option<&str>,
+        user: Option<&str>,
+        password: Option<&str>,
+    ) -> Result<RedisAddress, RedisAddressError> {
+        RedisAddress::from_parts(host, port, user, password, &RedisCertificates::default())
+    }
+
     #[test]
-    fn urls_and_parts_are_read_and_shown_without_the_password() {
+    fn addresses_are_shown_without_passwords() {
         for (url, shown) in [
             ("redis://cache", "redis://cache:6379"),
             ("redis://:s3cret%2F@cache:7000/3\n", "redis://cache:7000"),
             ("rediss://app:s3cret@10.0.0.7", "rediss://10.0.0.7:6379"),
+            (
+                "rediss+sentinel://:s3cret@a,[fd00::7]:1/m/2?sentinel_password=s3cret",
+                "rediss+sentinel://a:26379,[fd00::7]:1/m",
+            ),
+            ("redis+cluster://:s3cret@a,b:7000", "redis+cluster://a:6379,b:7000"),
         ] {
-            let address = RedisAddress::from_url(url).unwrap();
+            let address = address(url);
             assert_eq!(address.to_string(), shown);
-            assert!(!format!("{address:?}").contains("s3cret"));
+            assert_eq!(format!("{address:?}"), format!("RedisAddress({shown})"));
         }
-        let url = RedisAddress::from_url("redis://:s3cret%2F@cache").unwrap().client();
-        assert_eq!(url.get_connection_info().redis_settings().password(), Some("s3cret/"));
-
-        let parts =
-            RedisAddress::from_parts(" cache\n", Some("7000\n"), Some("app"), Some("s3cret")).unwrap();
+        let parts = parts(" cache\n", Some("7000\n"), Some("app"), Some("s3cret")).unwrap();
         assert_eq!(format!("{parts:?}"), "RedisAddress(redis://cache:7000)");
-        assert_eq!(parts.client().get_connection_info().redis_settings().username(), Some("app"));
         assert_eq!(
-            RedisAddress::from_parts("fd00::7", Some(""), None, None).unwrap().to_string(),
-            "redis://fd00::7:6379"
+            super::tests::parts("fd00::7", Some(""), None, None).unwrap(),
+            address("redis://[fd00::7]")
         );
     }
 
     #[test]
-    fn addresses_are_equal_when_host_port_database_and_login_are() {
-        let address = |url| RedisAddress::from_url(url).unwrap();
+    fn each_server_is_connected_to_with_its_own_login() {
+        let address = address("redis+sentinel://app:pw@s1/m/3?sentinel_password=watch");
+        let server = &address.servers()[0];
+        let login = |client: Client| {
+            let settings = client.get_connection_info().redis_settings().clone();
+            let (user, password) =
+                (settings.username().map(str::to_owned), settings.password().map(str::to_owned));
+            (user, password, settings.db())
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(login(address.redis(server).unwrap()), (text("app"), text("pw"), 3));
+        assert_eq!(login(address.sentinel(server).unwrap()), (None, text("watch"), 0));
+    }
+
+    #[test]
+    fn addresses_are_equal_when_they_lead_to_the_same_data_as_the_same_user() {
         let one = address("redis://app:pw@cache:6379/1");
         assert_eq!(one, address("redis://app:pw@cache/1"));
         for other in [
@@ -211,11 +296,12 @@ mod tests {
             "redis://app:new@cache/1",
             "redis://api:pw@cache/1",
             "rediss://app:pw@cache/1",
+            "redis+cluster://app:pw@cache",
         ] {
             assert_ne!(one, address(other), "{other}");
         }
-        let parts = RedisAddress::from_parts("cache", None, None, Some("p@/:")).unwrap();
-        assert_eq!(parts, address("redis://:p%40%2F%3A@cache"));
+        assert_ne!(address("redis+sentinel://s/a"), address("redis+sentinel://s/b"));
+        assert_eq!(parts("cache", None, None, Some("p@/:")), Ok(address("redis://:p%40%2F%3A@cache")));
     }
 
     #[test]
@@ -225,18 +311,17 @@ mod tests {
             "cache:6379",
             "http://:s3cret@cache",
             "unix:///s3cret.sock",
-            "redis://",
-            "redis://:s3cret@cache:0",
             "redis://:s3cret@cache:99999",
             "redis://:s3cret@cache/s3cret",
-            "redis://:s3cret@cache/-1",
             "redis://s3cret@cache",
             "redis://:pass#s3cret@cache",
             "redis://:s3cret@cache?db=s3cret",
             "rediss://:s3cret@cache/#insecure",
+            "redis+sentinel://:s3cret@a",
+            "redis+cluster://:s3cret@a/s3cret",
         ] {
             let message = RedisAddress::from_url(url).unwrap_err().to_string();
-            assert!(message.contains("rediss://"), "{message}");
+            assert!(message.contains("redis+sentinel://host") && message.contains("TLS"), "{message}");
             assert!(!message.contains("s3cret"), "{message}");
         }
     }
@@ -252,8 +337,18 @@ mod tests {
             ("cache", Some("redis"), None, None, "`port`"),
             ("cache", None, Some("app"), None, "`password`"),
         ] {
-            let message = RedisAddress::from_parts(host, port, user, password).unwrap_err().to_string();
+            let message = parts(host, port, user, password).unwrap_err().to_string();
             assert!(message.contains(named), "{message}");
         }
+    }
+
+    #[test]
+    fn certificates_need_tls() {
+        let certificates = RedisCertificates { ca: Some("x"), ..RedisCertificates::default() };
+        let error = RedisAddress::from_url_with("redis://cache", &certificates).unwrap_err();
+        assert_eq!(error.key(), secret_key::REDIS_CA);
+        assert!(error.to_string().contains("rediss"), "{error}");
+        let empty = RedisCertificates { ca: Some(" \n"), ..RedisCertificates::default() };
+        assert_eq!(RedisAddress::from_url_with("redis://cache", &empty), Ok(address("redis://cache")));
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use redis::{Cmd, Script, ScriptInvocation};
 
 use super::link::Link;
-pub use super::redis_address::{RedisAddress, RedisAddressError};
+pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificates};
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
 
@@ -51,6 +51,12 @@ impl RedisStore {
             append_turn: Script::new(include_str!("../append_turn.lua")),
         };
         Self { link: Link::new(address), uid: uid.to_owned(), scripts, longest_life: AtomicU64::new(0) }
+    }
+
+    /// Whether what is in different slots needs a trip each.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.link.is_cluster()
     }
 
     /// A key in the slot of `{uid}` or, with a part, of `{uid:part}`.
