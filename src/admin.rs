@@ -31,12 +31,29 @@ pub struct ServerStatus {
     pub config_hash: String,
     /// The generation of the ChatService that it was made from.
     pub generation: i64,
+    /// Why a newer configuration does not run; None when the newest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<RejectedConfig>,
+    /// Fields of the running configuration that this version does not know and that have no effect, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_fields: Vec<String>,
     /// What keeps the server from being ready, or would after a restart.
     #[serde(default)]
     pub problems: Vec<StatusProblem>,
     /// Whether Redis answered last; None without Redis or before it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_connected: Option<bool>,
+}
+
+/// A configuration that was read and does not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedConfig {
+    /// Its [`crate::server::config::ServerConfig::hash`]; None where it is not even JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// Why not, and what to do.
+    pub message: String,
 }
 
 /// One thing that is wrong.

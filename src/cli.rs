@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -16,7 +17,7 @@ use crate::constants::{env, path};
 use crate::controller::{self, ControllerOptions, Defaults};
 use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
 use crate::local::{self, LocalOptions};
-use crate::server::config::{ConfigError, ServerConfig};
+use crate::server::config_file::{ConfigError, ConfigFile};
 use crate::server::edge::EdgeOptions;
 use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
@@ -259,7 +260,7 @@ async fn controller(args: ControllerArgs) -> Result<(), CliError> {
 
 async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let (config, secrets) = if let Some(path) = &args.config {
-        (ServerConfig::read(path)?, SecretSource::mounted())
+        (Arc::unwrap_or_clone(ConfigFile::read(path)?.config), SecretSource::mounted())
     } else {
         let variables = environment::variables()?;
         let config = environment::server_config(&variables)?;
@@ -271,8 +272,13 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
     until_signal(|shutdown| async move {
         let api = server::bind(args.address, "--address").await?;
         let admin = Some(server::bind(args.admin_address, "--admin-address").await?);
-        let options =
-            ServerOptions { config, secrets, edge: EdgeOptions::default(), load: LoadOptions::here() };
+        let options = ServerOptions {
+            config,
+            config_file: args.config,
+            secrets,
+            edge: EdgeOptions::default(),
+            load: LoadOptions::here(),
+        };
         server::run(Listeners { api, admin }, options, shutdown).await
     })
     .await

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use crate::constants::env;
 use crate::controller::validate::{Problem, server_config as of_chat_service};
 use crate::crd::{Backend, ChatService, ChatServiceSpec, OpenAiBackend, Redis, SecretRef};
-use crate::server::config::{ConfigError, RequestLimit, ServerConfig};
+use crate::server::config::{RequestLimit, ServerConfig};
+use crate::server::config_file::ConfigError;
 
 /// What is asked when [`env::OPENAI_BASE_URL`] is not set.
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";

@@ -122,7 +122,13 @@ pub async fn run(prepared: Prepared, options: LocalOptions, shutdown: Shutdown) 
     };
     output::print(&banner(&prepared, api.local_addr()?))?;
     let Prepared { config, secrets, .. } = prepared;
-    let server = ServerOptions { config, secrets, edge: EdgeOptions::local(), load: LoadOptions::here() };
+    let server = ServerOptions {
+        config,
+        config_file: None,
+        secrets,
+        edge: EdgeOptions::local(),
+        load: LoadOptions::here(),
+    };
     Ok(Box::pin(server::run(Listeners { api, admin }, server, shutdown)).await?)
 }
 

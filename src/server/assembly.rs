@@ -5,11 +5,13 @@
 //! written, then the admin listener, which was answering all the while, closes.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,14 +19,15 @@ use tokio_util::task::TaskTracker;
 use super::backend::Backend;
 use super::backend::echo::Echo;
 use super::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
-use super::config::{BackendConfig, ServerConfig};
+use super::config::{BackendConfig, ServerConfig, TimeoutConfig};
 use super::denials::Denials;
 use super::edge::{self, EdgeOptions};
 use super::metrics::ServerMetrics;
 use super::middleware::{observe, panic};
 use super::overload::{LoadOptions, Overload};
+use super::reload::{Reloader, Report, Sources};
 use super::routes;
-use super::secrets::{self, Loaded, SecretSource, SecretsReceiver};
+use super::secrets::{Credentials, Loaded, SecretSource};
 use super::settlement;
 use super::state::{AppState, Live, LiveHandle};
 use super::store::Store;
@@ -44,6 +47,8 @@ const CLOSE: Duration = Duration::from_secs(1);
 pub struct ServerOptions {
     /// Its configuration.
     pub config: ServerConfig,
+    /// The file that it came from, which is read again when it changes; None: it does not change.
+    pub config_file: Option<PathBuf>,
     /// Where its secrets are.
     pub secrets: SecretSource,
     /// Limits of the API listener, and the times of the drain.
@@ -93,8 +98,6 @@ pub fn build_router(state: AppState, overload: Overload) -> Router {
 /// Serves until `shutdown` begins and the drain is over.
 pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdown) -> Result<(), ServeError> {
     let metrics = ServerMetrics::new()?;
-    let config = Arc::new(options.config);
-    metrics.config_generation.set(config.identity.generation);
     let live = LiveHandle::default();
     let denials = Denials::default();
     let (settlements, settler) = settlement::queue(live.clone(), metrics.clone(), denials.clone());
@@ -104,27 +107,19 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let connections = TaskTracker::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
-    let (receiver, watching) = secrets::watch(config.clone(), options.secrets, end.clone()).await;
-    let mut assembler = Assembler {
-        config: config.clone(),
-        live: live.clone(),
-        ready: ready.clone(),
-        in_cluster,
-        connections: connections.clone(),
-        store: None,
-    };
-    assembler.take(&receiver.borrow().clone());
+    let assembler = Assembler::new(live.clone(), ready.clone(), in_cluster, connections.clone());
+    let sources = Sources { file: options.config_file, secrets: options.secrets };
+    let (reloader, report) = Reloader::start(options.config, sources, assembler, metrics.clone()).await;
 
     log_start(&listeners, options.load);
     let mut tasks = JoinSet::new();
     if let Some(listener) = listeners.admin {
-        let status = status_source(config, live.clone(), receiver.clone(), ready.clone());
+        let status = status_source(live.clone(), report, ready.clone());
         let admin =
             AdminState { registry: metrics.registry().clone(), readiness: ready, status: Some(status) };
         tasks.spawn(admin::serve_admin(listener, admin, end.clone()));
     }
-    tasks.spawn(watching);
-    tasks.spawn(assembler.run(receiver, end.clone()));
+    tasks.spawn(reloader.run(end.clone()));
     let mut settling = JoinSet::new();
     settling.spawn(settler.run());
 
@@ -159,26 +154,25 @@ fn log_start(listeners: &Listeners, load: LoadOptions) {
     );
 }
 
-fn status_source(
-    config: Arc<ServerConfig>,
-    live: LiveHandle,
-    secrets: SecretsReceiver,
-    ready: Readiness,
-) -> admin::StatusSource {
-    let config_hash = config.hash();
-    Arc::new(move || ServerStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ready: ready.is_ready(),
-        config_hash: config_hash.clone(),
-        generation: config.identity.generation,
-        problems: secrets.borrow().problems.clone(),
-        redis_connected: live.load().as_ref().and_then(|live| live.store.connected()),
+fn status_source(live: LiveHandle, report: watch::Receiver<Report>, ready: Readiness) -> admin::StatusSource {
+    Arc::new(move || {
+        let Report { config_hash, generation, unknown_fields, rejected, problems } = report.borrow().clone();
+        ServerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: ready.is_ready(),
+            config_hash,
+            generation,
+            rejected,
+            unknown_fields,
+            problems,
+            redis_connected: live.load().as_ref().and_then(|live| live.store.connected()),
+        }
     })
 }
 
-/// Makes the running state from the configuration and the secrets, again whenever a secret changes.
-struct Assembler {
-    config: Arc<ServerConfig>,
+/// Makes the running state from a configuration and its secrets. What both share with what ran before is kept: the
+/// store, the backend with its connections, the memory cache.
+pub struct Assembler {
     live: LiveHandle,
     ready: Readiness,
     in_cluster: bool,
@@ -186,58 +180,108 @@ struct Assembler {
     connections: TaskTracker,
     /// Kept here and not only in what runs: conversations in memory outlive a key that is revoked for a moment.
     store: Option<(Option<RedisAddress>, Arc<dyn Store>)>,
+    /// What the last backend was made of, and it.
+    backend: Option<(BackendParts, Arc<dyn Backend>)>,
+}
+
+/// Everything that a backend is made of.
+#[derive(PartialEq)]
+struct BackendParts {
+    config: BackendConfig,
+    timeouts: TimeoutConfig,
+    credentials: Option<Credentials>,
+}
+
+/// Why a configuration cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A Secret that it names is missing or cannot be used for it.
+    #[error("{0}")]
+    Secrets(String),
+    /// Its backend.
+    #[error("spec.backend cannot be used: {0}")]
+    Backend(String),
 }
 
 impl Assembler {
-    async fn run(mut self, mut secrets: SecretsReceiver, end: CancellationToken) {
-        while let Some(Ok(())) = end.run_until_cancelled(secrets.changed()).await {
-            let loaded = secrets.borrow_and_update().clone();
-            self.take(&loaded);
-        }
+    /// Nothing runs yet. `live` is filled, `ready` is told. In a cluster loopback is the pod itself. `connections` are
+    /// the tasks of connections to backends.
+    #[must_use]
+    pub fn new(live: LiveHandle, ready: Readiness, in_cluster: bool, connections: TaskTracker) -> Self {
+        Self { live, ready, in_cluster, connections, store: None, backend: None }
     }
 
-    /// Takes what can be used, and is ready from then on. As long as something is missing, nothing runs.
-    fn take(&mut self, loaded: &Loaded) {
-        let wants = &self.config.fixed;
+    /// Lets a configuration run, if everything that it needs is there. If not, nothing changes.
+    pub fn take(&mut self, config: &Arc<ServerConfig>, loaded: &Loaded) -> Result<(), Unfit> {
+        let wants = &config.fixed;
         // Without a problem, what is absent is not needed: outside a cluster the memory store serves for Redis.
-        let incomplete = !loaded.problems.is_empty()
+        if let Some(problem) = loaded.problems.first()
             && ((wants.credentials_secret.is_some() && loaded.credentials.is_none())
-                || (wants.redis_secret.is_some() && loaded.redis.is_none()));
-        if incomplete {
-            // A key that may no longer be sent to this host must not go on being used.
-            self.live.store(None);
-            return;
+                || (wants.redis_secret.is_some() && loaded.redis.is_none()))
+        {
+            return Err(Unfit::Secrets(problem.message.clone()));
         }
-        let store = self.store(loaded);
-        let Some(backend) = self.backend(loaded) else { return };
+        let backend = self.backend(config, loaded)?;
+        let store = self.store(config, loaded);
         let previous = self.live.load_full();
-        let live = Live::new(self.config.clone(), backend, store, previous.as_deref());
+        let live = Live::new(config.clone(), backend, store, previous.as_deref());
         self.live.store(Some(Arc::new(live)));
         self.ready.done(readiness::CREDENTIALS);
+        Ok(())
+    }
+
+    /// Lets nothing run: requests are told to come back.
+    pub fn stop(&mut self) {
+        self.live.store(None);
+        self.backend = None;
+    }
+
+    /// Whether a configuration runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.live.load().is_some()
     }
 
     /// The store that there is, unless another Redis is to be used.
-    fn store(&mut self, loaded: &Loaded) -> Arc<dyn Store> {
+    fn store(&mut self, config: &ServerConfig, loaded: &Loaded) -> Arc<dyn Store> {
         if let Some((address, store)) = &self.store
             && *address == loaded.redis
         {
             return store.clone();
         }
         let store: Arc<dyn Store> = match &loaded.redis {
-            Some(address) => Arc::new(RedisStore::new(address.clone(), &self.config.identity.uid)),
+            Some(address) => Arc::new(RedisStore::new(address.clone(), &config.identity.uid)),
             None => Arc::new(MemoryStore::new()),
         };
         self.store = Some((loaded.redis.clone(), store.clone()));
         store
     }
 
-    fn backend(&self, loaded: &Loaded) -> Option<Arc<dyn Backend>> {
-        let BackendConfig::OpenAi { base_url, .. } = &self.config.dynamic.backend else {
-            return Some(Arc::new(Echo::new()));
+    /// The backend that there is, with its open connections, unless something that it is made of has changed.
+    fn backend(&mut self, config: &ServerConfig, loaded: &Loaded) -> Result<Arc<dyn Backend>, Unfit> {
+        let dynamic = &config.dynamic;
+        let parts = BackendParts {
+            config: dynamic.backend.clone(),
+            timeouts: dynamic.timeouts,
+            credentials: loaded.credentials.clone(),
         };
-        let credentials = loaded.credentials.as_ref();
+        if let Some((made_of, backend)) = &self.backend
+            && *made_of == parts
+        {
+            return Ok(backend.clone());
+        }
+        let backend: Arc<dyn Backend> = match &dynamic.backend {
+            BackendConfig::Echo {} => Arc::new(Echo::new()),
+            BackendConfig::OpenAi { base_url, .. } => Arc::new(self.openai(base_url, &parts)?),
+        };
+        self.backend = Some((parts, backend.clone()));
+        Ok(backend)
+    }
+
+    fn openai(&self, base_url: &str, parts: &BackendParts) -> Result<OpenAi, Unfit> {
+        let credentials = parts.credentials.as_ref();
         let options = OpenAiOptions {
-            base_url: base_url.clone(),
+            base_url: base_url.to_owned(),
             api_key: credentials.map(|credentials| credentials.api_key.clone()),
             allowed_hosts: credentials
                 .map(|credentials| credentials.allowed_hosts.clone())
@@ -246,13 +290,7 @@ impl Assembler {
             in_cluster: self.in_cluster,
             connections: self.connections.clone(),
         };
-        match OpenAi::new(options) {
-            Ok(backend) => Some(Arc::new(backend)),
-            Err(error) => {
-                tracing::error!(%error, "the backend cannot be used");
-                None
-            }
-        }
+        OpenAi::new(options).map_err(|error| Unfit::Backend(error.to_string()))
     }
 }
 
@@ -261,22 +299,20 @@ mod tests {
     use super::*;
     use crate::admin::StatusProblem;
     use crate::constants::reason;
-    use crate::server::secrets::Credentials;
+    use crate::server::config::CacheConfig;
+
+    fn assembler() -> Assembler {
+        let ready = Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]);
+        Assembler::new(LiveHandle::default(), ready, true, TaskTracker::new())
+    }
 
     /// For a ChatService with a key; where its Redis is, if it names one, comes with the secrets.
-    fn assembler(redis: bool) -> Assembler {
+    fn config(redis: bool) -> Arc<ServerConfig> {
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut variables =
             [text("OPENAI_API_KEY", "k")].into_iter().collect::<crate::environment::Variables>();
         variables.extend(redis.then(|| text("REDIS_URL", "redis://r")));
-        Assembler {
-            config: Arc::new(crate::environment::server_config(&variables).unwrap()),
-            live: LiveHandle::default(),
-            ready: Readiness::new(Shutdown::new(), &[readiness::CREDENTIALS]),
-            in_cluster: true,
-            connections: TaskTracker::new(),
-            store: None,
-        }
+        Arc::new(crate::environment::server_config(&variables).unwrap())
     }
 
     fn loaded(key: bool, redis: Option<&str>, problem: bool) -> Loaded {
@@ -299,36 +335,72 @@ mod tests {
 
     #[tokio::test]
     async fn ready_is_said_once_something_runs_and_not_before() {
-        let mut assembler = assembler(false);
-        assembler.take(&loaded(false, None, true));
-        assert!(assembler.live.load().is_none());
-        assert!(!assembler.ready.is_ready());
-        assembler.take(&loaded(true, None, false));
-        assert!(assembler.live.load().is_some());
-        assert!(assembler.ready.is_ready());
+        let (mut assembler, config) = (assembler(), config(false));
+        let refused = assembler.take(&config, &loaded(false, None, true));
+        assert_eq!(refused, Err(Unfit::Secrets("m".to_owned())));
+        assert!(!assembler.runs() && !assembler.ready.is_ready());
+        assembler.take(&config, &loaded(true, None, false)).unwrap();
+        assert!(assembler.runs() && assembler.ready.is_ready());
+        assembler.stop();
+        assert!(!assembler.runs() && assembler.ready.is_ready());
     }
 
     #[tokio::test]
     async fn the_memory_store_outlives_a_key_that_is_revoked_for_a_moment() {
-        let mut assembler = assembler(false);
-        assembler.take(&loaded(true, None, false));
+        let (mut assembler, config) = (assembler(), config(false));
+        assembler.take(&config, &loaded(true, None, false)).unwrap();
         let before = store(&assembler).unwrap();
-        assembler.take(&loaded(false, None, true));
-        assert!(store(&assembler).is_none(), "a revoked key is not used");
-        assembler.take(&loaded(true, None, false));
+        assembler.stop();
+        assembler.take(&config, &loaded(true, None, false)).unwrap();
         assert!(Arc::ptr_eq(&before, &store(&assembler).unwrap()));
     }
 
     #[tokio::test]
     async fn only_another_redis_is_another_store() {
-        let mut assembler = assembler(true);
-        assembler.take(&loaded(true, None, true));
-        assert!(store(&assembler).is_none(), "a Redis that is named and cannot be used");
-        assembler.take(&loaded(true, Some("redis://a"), false));
+        let (mut assembler, config) = (assembler(), config(true));
+        assembler.take(&config, &loaded(true, None, true)).unwrap_err();
+        assembler.take(&config, &loaded(true, Some("redis://a"), false)).unwrap();
         let first = store(&assembler).unwrap();
-        assembler.take(&loaded(true, Some("redis://a:6379"), false));
+        assembler.take(&config, &loaded(true, Some("redis://a:6379"), false)).unwrap();
         assert!(Arc::ptr_eq(&first, &store(&assembler).unwrap()));
-        assembler.take(&loaded(true, Some("redis://b"), false));
+        assembler.take(&config, &loaded(true, Some("redis://b"), false)).unwrap();
         assert!(!Arc::ptr_eq(&first, &store(&assembler).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_a_change_does_not_touch_is_kept() {
+        let (mut assembler, mut config) = (assembler(), config(false));
+        let loaded = loaded(true, None, false);
+        let mut run = |edit: &dyn Fn(&mut ServerConfig)| {
+            edit(Arc::make_mut(&mut config));
+            assembler.take(&config, &loaded).unwrap();
+            let live = assembler.live.load_full().unwrap();
+            (live.backend.clone(), live.store.clone(), live.cache.clone())
+        };
+        let cache = |bytes| {
+            move |config: &mut ServerConfig| {
+                config.dynamic.cache = Some(CacheConfig { ttl_ms: 1000, memory_bytes: bytes });
+            }
+        };
+        let first = run(&cache(1 << 20));
+        let second = run(&|config| config.dynamic.defaults.max_tokens = 7);
+        assert!(Arc::ptr_eq(&first.0, &second.0) && Arc::ptr_eq(&first.1, &second.1));
+        assert!(Arc::ptr_eq(first.2.as_ref().unwrap(), second.2.as_ref().unwrap()));
+        let third = run(&cache(2 << 20));
+        assert!(!Arc::ptr_eq(first.2.as_ref().unwrap(), third.2.as_ref().unwrap()));
+        let fourth = run(&|config| config.dynamic.timeouts.connect_ms = 2000);
+        assert!(Arc::ptr_eq(&first.1, &fourth.1) && !Arc::ptr_eq(&first.0, &fourth.0));
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_cannot_be_called_leaves_the_last_one_running() {
+        let (mut assembler, mut config) = (assembler(), config(false));
+        let loaded = loaded(true, None, false);
+        assembler.take(&config, &loaded).unwrap();
+        let before = assembler.live.load_full().unwrap();
+        Arc::make_mut(&mut config).dynamic.backend =
+            BackendConfig::OpenAi { base_url: "ftp://x".to_owned(), proxy_url: None };
+        assert!(matches!(assembler.take(&config, &loaded), Err(Unfit::Backend(_))));
+        assert!(Arc::ptr_eq(&before, &assembler.live.load_full().unwrap()));
     }
 }

@@ -3,10 +3,9 @@
 //!
 //! What is under [`ServerConfig::fixed`] changes the pod; what is under [`ServerConfig::dynamic`] only changes
 //! behaviour. Durations and sizes are plain integers with the unit in the name.
-//! The mounted file is read leniently, because an older server may meet a newer operator: unknown fields are ignored.
+//! [`super::config_file`] reads the file.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -316,92 +315,33 @@ impl Default for ConversationConfig {
     }
 }
 
-/// Why a configuration was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not a configuration.
-    #[error("the configuration {path} is not valid: {message}")]
-    Parse {
-        /// The file.
-        path: String,
-        /// What is wrong and where.
-        message: String,
-    },
-    /// The file was written in a form that this build does not know.
-    #[error(
-        "the configuration {path} has formatVersion {found}, this server reads up to {FORMAT_VERSION}: upgrade the server's image"
-    )]
-    Format {
-        /// The file.
-        path: String,
-        /// Its form.
-        found: u32,
-    },
-    /// An environment variable is missing or has a bad value.
-    #[error("{variable} {message}")]
-    Environment {
-        /// The variable.
-        variable: &'static str,
-        /// What is allowed and what to do.
-        message: String,
-    },
-}
-
 impl ServerConfig {
-    /// Reads a mounted file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &name),
-            Err(source) => Err(ConfigError::Read { path: name, source }),
-        }
-    }
-
-    /// Reads the text of a mounted file; `path` is for messages.
-    pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Form {
-            format_version: u32,
-        }
-        let parse_error = |error: serde_json::Error| ConfigError::Parse {
-            path: path.to_owned(),
-            message: error.to_string(),
-        };
-        let form: Form = serde_json::from_str(text).map_err(parse_error)?;
-        if form.format_version == 0 || form.format_version > FORMAT_VERSION {
-            return Err(ConfigError::Format { path: path.to_owned(), found: form.format_version });
-        }
-        serde_json::from_str(text).map_err(parse_error)
-    }
-
     /// The text of the file: indented JSON in the order of the fields, so that equal configurations are equal bytes.
     #[must_use]
     pub fn to_text(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The first 16 hex digits of the SHA-256 of everything but the generation, which rises with every edit of the
-    /// spec, also with those that change nothing here.
+    /// Names what the file says: the first 16 hex digits of the SHA-256 of everything but the generation, which rises
+    /// with every edit of the spec, also with those that change nothing here.
     #[must_use]
     pub fn hash(&self) -> String {
-        let mut hashed = self.clone();
-        hashed.identity.generation = 0;
-        let digest = Sha256::digest(serde_json::to_vec(&hashed).unwrap_or_default());
-        digest.iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hash_of(serde_json::to_value(self).unwrap_or_default())
     }
+}
+
+/// [`ServerConfig::hash`] of a file's JSON. Fields that this build does not know count as well, so that a server that
+/// is older than the operator names a file as the operator does.
+pub(super) fn hash_of(mut file: serde_json::Value) -> String {
+    if let Some(generation) = file.pointer_mut("/identity/generation") {
+        *generation = 0.into();
+    }
+    let digest = Sha256::digest(serde_json::to_vec(&file).unwrap_or_default());
+    digest.iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]
@@ -420,26 +360,6 @@ mod tests {
             fixed: StaticConfig::default(),
             dynamic: DynamicConfig::new("echo-1", BackendConfig::Echo {}),
         }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        assert_eq!(ServerConfig::parse(&config().to_text(), "config.json").unwrap(), config());
-    }
-
-    #[test]
-    fn fields_of_a_newer_operator_are_ignored() {
-        let mut value = serde_json::to_value(config()).unwrap();
-        value["dynamic"]["fromTheFuture"] = serde_json::json!({"a": 1});
-        assert_eq!(ServerConfig::parse(&value.to_string(), "config.json").unwrap(), config());
-    }
-
-    #[test]
-    fn a_newer_form_is_refused_with_what_to_do() {
-        let mut newer = config();
-        newer.format_version = FORMAT_VERSION + 1;
-        let error = ServerConfig::parse(&newer.to_text(), "config.json").unwrap_err().to_string();
-        assert!(error.contains("upgrade the server's image"), "{error}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct ServerMetrics {
     pub store_errors: IntCounterVec,
     /// Generation of the running configuration.
     pub config_generation: IntGauge,
+    /// `result`.
+    pub config_reloads: IntCounterVec,
 }
 
 const SECONDS: &[f64] =
@@ -81,6 +83,11 @@ impl ServerMetrics {
                 metric::CONFIG_GENERATION,
                 "Generation of the ChatService whose configuration runs.",
             )?,
+            config_reloads: counter(
+                metric::CONFIG_RELOADS,
+                "Changes of the configuration, by what came of them.",
+                &["result"],
+            )?,
         };
         let build = IntGauge::with_opts(
             Opts::new(metric::BUILD_INFO, "Always 1.").const_label("version", env!("CARGO_PKG_VERSION")),
@@ -99,6 +106,7 @@ impl ServerMetrics {
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.store_errors.clone()),
             Box::new(metrics.config_generation.clone()),
+            Box::new(metrics.config_reloads.clone()),
             Box::new(build),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];

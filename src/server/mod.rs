@@ -25,11 +25,13 @@ pub mod store;
 
 pub mod assembly;
 pub mod config;
+pub mod config_file;
 pub mod error;
 pub mod metrics;
 pub mod models;
 mod openapi;
 pub mod overload;
+pub mod reload;
 pub mod secrets;
 pub mod state;
 pub mod upstream_body;

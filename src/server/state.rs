@@ -38,7 +38,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// Derives what follows from the configuration. What `previous` remembers of the same configuration is kept.
+    /// Derives what follows from the configuration. The memory cache of `previous` is kept where it has the same size:
+    /// its keys hold whatever decides an answer, so a new configuration finds there what is still right.
     pub fn new(
         config: Arc<ServerConfig>,
         backend: Arc<dyn Backend>,
@@ -50,9 +51,10 @@ impl Live {
             BackendConfig::OpenAi { base_url, .. } => base_url.clone(),
         };
         let models = Models::new(&config.dynamic);
-        let kept = previous.filter(|live| live.config == config).and_then(|live| live.cache.clone());
-        let new = || Some(Arc::new(AnswerCache::new(config.dynamic.cache.as_ref()?.memory_bytes)));
-        let cache = kept.or_else(new);
+        let bytes = |config: &ServerConfig| config.dynamic.cache.map(|cache| cache.memory_bytes);
+        let kept = previous.filter(|live| bytes(&live.config) == bytes(&config));
+        let new = || Some(Arc::new(AnswerCache::new(bytes(&config)?)));
+        let cache = kept.and_then(|live| live.cache.clone()).or_else(new);
         Self { config, backend, store, cache, models, origin }
     }
 

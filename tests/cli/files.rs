@@ -171,7 +171,8 @@ fn what_is_rendered_is_what_the_server_reads() {
     let objects: Vec<Value> = serde_saphyr::from_multiple(&ran.out).expect("YAML");
     let config =
         objects.iter().find_map(|object| object["data"]["config.json"].as_str()).expect("a configuration");
-    let parsed = chatservice::server::config::ServerConfig::parse(config, "config.json").expect("readable");
+    let parsed =
+        chatservice::server::config_file::ConfigFile::parse(config, "config.json").expect("readable").config;
     assert_eq!(parsed.dynamic.model, "gpt-4o-mini");
     assert_eq!(parsed.fixed.credentials_secret.as_deref(), Some("openai"));
 }

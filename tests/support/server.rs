@@ -84,6 +84,7 @@ impl TestServer {
         let admin = format!("http://{}", listeners.admin.as_ref().unwrap().local_addr().unwrap());
         let options = ServerOptions {
             config,
+            config_file: None,
             secrets: SecretSource::Environment(environment),
             edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
             load,

@@ -17,9 +17,6 @@ use crate::admin::StatusProblem;
 use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
 mod mount;
-mod watch;
-
-pub use watch::{SecretsReceiver, watch};
 
 /// Where secrets are.
 pub enum SecretSource {
@@ -84,7 +81,7 @@ pub fn check(config: &ServerConfig, source: &SecretSource) -> Result<(), Unusabl
     }
 }
 
-/// Reads what the configuration names. Blocks on files; [`watch()`] keeps it off the runtime's threads.
+/// Reads what the configuration names. Blocks on files; [`super::reload`] keeps it off the runtime's threads.
 #[must_use]
 pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
     let mut problems = Vec::new();
@@ -186,7 +183,8 @@ fn redis(config: &ServerConfig, source: &SecretSource) -> Result<Option<RedisAdd
     address.map(Some).map_err(|error| secret.bad_redis(&error))
 }
 
-fn host_of(base_url: &str) -> Option<String> {
+/// The host of a URL, in the spelling of [`Credentials::allowed_hosts`].
+pub(super) fn host_of(base_url: &str) -> Option<String> {
     let uri: Uri = base_url.parse().ok()?;
     uri.host().map(normal).filter(|host| !host.is_empty())
 }
