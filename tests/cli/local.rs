@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::{chatservice, finish, run};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A server that runs; killed when the test ends without stopping it.
-struct Local {
+pub struct Local {
     child: Child,
     banner: String,
     log: BufReader<ChildStderr>,
@@ -37,7 +37,7 @@ impl Local {
     }
 
     /// Starts what prints nothing.
-    fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().expect("the binary runs");
         let log = BufReader::new(child.stderr.take().expect("piped"));
@@ -45,7 +45,7 @@ impl Local {
     }
 
     /// The addresses of the API and of the admin listener, from the line of the log that says "listening".
-    fn addresses(&mut self) -> (String, String) {
+    pub fn addresses(&mut self) -> (String, String) {
         let mut seen = String::new();
         while self.log.read_line(&mut seen).expect("text") > 0 {
             let line = seen.lines().last().unwrap_or_default();
@@ -90,7 +90,7 @@ impl Drop for Local {
 }
 
 /// Sends a request and gives status and body.
-fn ask(method: &str, url: &str, headers: &[&str], body: &str) -> (u16, String) {
+pub fn ask(method: &str, url: &str, headers: &[&str], body: &str) -> (u16, String) {
     let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
     let mut stream = TcpStream::connect(host).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
@@ -105,7 +105,7 @@ fn ask(method: &str, url: &str, headers: &[&str], body: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-fn wait_until_healthy(admin: &str) {
+pub fn wait_until_healthy(admin: &str) {
     let end = Instant::now() + DEADLINE;
     loop {
         let ran = run(&["healthcheck", "--address", admin]);

@@ -10,7 +10,10 @@ mod failures;
 mod files;
 mod healthcheck;
 mod local;
+mod reload;
 
+#[path = "../support/config_mount.rs"]
+mod config_mount;
 #[path = "../support/invalid_specs.rs"]
 mod invalid_specs;
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "../support/config_mount.rs"]
+mod config_mount;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/metrics.rs"]
@@ -19,6 +21,7 @@ mod conversations;
 mod openai_dialect;
 mod operations;
 mod overload;
+mod reload;
 mod secrecy;
 mod simple_dialect;
 mod streams;

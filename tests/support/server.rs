@@ -1,6 +1,7 @@
 //! A chat server in this process, on free loopback ports. In: a configuration. Out: its address; stopped when dropped.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chatservice::crd::LogFormat;
@@ -65,15 +66,25 @@ impl TestServer {
 
     /// With these environment variables.
     pub async fn start_with(config: ServerConfig, environment: BTreeMap<String, String>) -> Self {
-        Self::run(config, environment, LoadOptions::default()).await
+        Self::run(config, None, environment, LoadOptions::default()).await
+    }
+
+    /// That reads its configuration again when this file changes.
+    pub async fn start_from(config: ServerConfig, file: PathBuf) -> Self {
+        Self::run(config, Some(file), BTreeMap::new(), LoadOptions::default()).await
     }
 
     /// That answers only so much at once.
     pub async fn start_narrow(config: ServerConfig, load: LoadOptions) -> Self {
-        Self::run(config, BTreeMap::new(), load).await
+        Self::run(config, None, BTreeMap::new(), load).await
     }
 
-    async fn run(config: ServerConfig, environment: BTreeMap<String, String>, load: LoadOptions) -> Self {
+    async fn run(
+        config: ServerConfig,
+        config_file: Option<PathBuf>,
+        environment: BTreeMap<String, String>,
+        load: LoadOptions,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let local = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners {
@@ -84,7 +95,7 @@ impl TestServer {
         let admin = format!("http://{}", listeners.admin.as_ref().unwrap().local_addr().unwrap());
         let options = ServerOptions {
             config,
-            config_file: None,
+            config_file,
             secrets: SecretSource::Environment(environment),
             edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
             load,
