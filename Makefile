@@ -5,10 +5,12 @@ export PATH := $(CACHE)/venv/bin:$(CACHE)/cluster/bin:$(PATH)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # Named, so that the flags of the image's build are not those of build scripts too
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+# What libFuzzer is guided by. The sanitizers of `cargo fuzz` need a nightly compiler; without unsafe code they find nothing more.
+SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt openapi crd image e2e
+.PHONY: help tools test lint fmt fuzz openapi crd image e2e
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -34,6 +36,10 @@ lint: ## clippy and shellcheck
 
 fmt: ## format the sources
 	cargo fmt
+
+fuzz: ## fuzz the parser of event streams for FUZZ_SECONDS (60)
+	RUSTFLAGS='$(SANCOV)' cargo run --locked --release --manifest-path fuzz/Cargo.toml --target $(TARGET) --bin sse -- \
+	  -max_len=4096 -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(FUZZ_SECONDS),60)
 
 openapi: ## write docs/openapi.json from the handlers' types
 	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document

@@ -15,9 +15,11 @@ use super::backend::BackendError;
 use super::settlement::Usage;
 
 mod assembler;
+mod conform;
 mod replay;
 
 pub use assembler::{Assembler, Chunk};
+pub use conform::Conformer;
 pub use replay::{Replay, chunks};
 
 /// Longest answer, plain or assembled from a stream, in bytes.

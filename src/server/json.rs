@@ -86,6 +86,12 @@ pub fn object(body: &[u8]) -> Result<Object<'_>, JsonError> {
 }
 
 impl<'a> Object<'a> {
+    /// Length of the body in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// The raw JSON text of a member.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&'a [u8]> {

@@ -14,6 +14,8 @@ pub mod backend;
 pub mod completion;
 pub mod json;
 pub mod sse;
+#[cfg(test)]
+mod sse_properties;
 
 pub mod cache;
 pub mod conversations;

@@ -287,6 +287,38 @@ mod tests {
         }
     }
 
+    /// Random streams of what matters to the parser: line ends, field names, colons, parts of characters.
+    #[test]
+    fn s9_whatever_the_bytes_a_split_changes_nothing_and_bounds_hold() {
+        let words: &[&[u8]] = &[
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\n\n",
+            b":",
+            b" ",
+            b"data",
+            b"data:",
+            b"data: {}",
+            b"event: error",
+            b"id: 1",
+            b"[DONE]",
+            b"\xEF\xBB\xBF",
+            b"\xEF\xBB",
+            "\u{1F980}".as_bytes(),
+            b"\xF0\x9F",
+            b"\0",
+            b"\xFF",
+        ];
+        for seed in 0..2000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let length = random.random_range(0..60);
+            let stream: Vec<u8> =
+                (0..length).flat_map(|_| words[random.random_range(0..words.len())]).copied().collect();
+            crate::server::sse_properties::hold(seed, &Bytes::from(stream));
+        }
+    }
+
     #[test]
     fn what_is_over_a_bound_is_refused_without_being_kept() {
         let piece = Bytes::from(vec![b'x'; 64 << 10]);

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::backend::BackendError;
-use super::completion::{self, Assembler, Chunk};
+use super::completion::{self, Assembler, Conformer};
 use super::error::{ApiError, Dialect, StreamFault};
 use super::exchange::Exchange;
 use super::json::{self, Edit};
@@ -47,6 +47,7 @@ pub(super) struct Relay {
     events: Events,
     cached: bool,
     assembler: Assembler,
+    conformer: Conformer,
     conversation: Option<ConversationId>,
     begun: bool,
     ended: bool,
@@ -64,12 +65,14 @@ impl Relay {
     ) -> Body {
         state.metrics().streams_active.inc();
         let conversation = exchange.ask.conversation.as_ref().map(|turn| turn.id);
+        let conformer = Conformer::new(exchange.ask.include_usage);
         let relay = Self {
             exchange,
             state,
             events,
             cached,
             assembler: Assembler::new(),
+            conformer,
             conversation,
             begun: false,
             ended: false,
@@ -103,24 +106,28 @@ impl Relay {
 
     /// One upstream event; None when the caller gets nothing of it.
     fn pass(&mut self, data: &Bytes) -> Option<Bytes> {
-        let delta = match self.assembler.push(data) {
-            Ok(delta) => delta,
-            Err(error) => {
-                return Some(self.fail(&ApiError::Backend(BackendError::Broken(error.to_string()))));
-            }
+        let Ok(object) = json::object(data) else {
+            return Some(self.broken("an event of the stream is not a JSON object".to_owned()));
         };
-        if !delta.text.is_empty() && !self.begun {
+        let chunk = match self.assembler.add(&object) {
+            Ok(chunk) => chunk,
+            Err(error) => return Some(self.broken(error.to_string())),
+        };
+        if !chunk.text.is_empty() && !self.begun {
             self.begun = true;
             self.state.metrics().first_token(self.exchange.ask.started.elapsed());
         }
         match self.exchange.ask.dialect {
-            Dialect::OpenAi => self.chunk(data, &delta),
+            Dialect::OpenAi => {
+                let told = self.conformer.chunk(data, &object, &chunk)?;
+                Some(if chunk.usage_only { self.usage(&told) } else { sse(&told) })
+            }
             Dialect::Simple => {
-                if delta.text.is_empty() {
+                if chunk.text.is_empty() {
                     return None;
                 }
                 let event = ChatEvent {
-                    delta: delta.text,
+                    delta: chunk.text,
                     conversation_id: self.conversation_text(),
                     finished: false,
                     tokens_used: None,
@@ -131,24 +138,25 @@ impl Relay {
         }
     }
 
-    /// An OpenAI chunk goes on as it came; the one with the usage only to who asked for it, with the cost inside.
-    fn chunk(&self, data: &Bytes, delta: &Chunk) -> Option<Bytes> {
-        if !delta.usage_only {
-            return Some(sse(data));
-        }
-        if !self.exchange.ask.include_usage {
-            return None;
-        }
+    /// The event of a chunk with the usage: a stream's headers leave before its cost is known, so it rides along.
+    fn usage(&self, data: &[u8]) -> Bytes {
         let reported = || self.assembler.usage().and_then(|usage| self.exchange.cost(usage));
         let cost = if self.cached { Some(NanoUsd(0)) } else { reported() };
-        Some(sse(&with_cost(data, cost).unwrap_or_else(|| data.to_vec())))
+        with_cost(data, cost).map_or_else(|| sse(data), |data| sse(&data))
+    }
+
+    /// The end of a stream of the OpenAI dialect, with the chunk of the usage in front if the caller is owed one.
+    fn done(&mut self) -> Bytes {
+        const DONE: &[u8] = b"data: [DONE]\n\n";
+        let owed = self.conformer.owes_usage().then(|| self.assembler.usage_chunk()).flatten();
+        let usage = owed.and_then(|data| self.pass(&Bytes::from(data)));
+        [usage.unwrap_or_default(), Bytes::from_static(DONE)].concat().into()
     }
 
     /// The upstream has said all: settle, keep, append, and only then tell the caller.
     async fn finish(&mut self) -> Bytes {
         if !self.assembler.is_complete() {
-            let broken = BackendError::Broken("the stream ended before a finish_reason".to_owned());
-            return self.fail(&ApiError::Backend(broken));
+            return self.broken("the stream ended before a finish_reason".to_owned());
         }
         self.ended = true;
         self.exchange.call.ended(OK);
@@ -161,7 +169,7 @@ impl Relay {
         let assembler = &self.assembler;
         let turn = self.exchange.append(&self.state, assembler.text()).await;
         if self.exchange.ask.dialect == Dialect::OpenAi {
-            return Bytes::from_static(b"data: [DONE]\n\n");
+            return self.done();
         }
         let event = ChatEvent {
             delta: String::new(),
@@ -177,6 +185,11 @@ impl Relay {
             }),
         };
         sse(&serde_json::to_vec(&event).unwrap_or_default())
+    }
+
+    /// The last event of a stream that is no answer.
+    fn broken(&mut self, why: String) -> Bytes {
+        self.fail(&ApiError::Backend(BackendError::Broken(why)))
     }
 
     /// The last event of a stream that cannot be completed.
@@ -222,7 +235,9 @@ impl Drop for Relay {
 fn sse(data: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(data.len() + 8);
     event.extend_from_slice(b"data: ");
-    event.extend(data.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));
+    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        event.extend_from_slice(line);
+    }
     event.extend_from_slice(b"\n\n");
     Bytes::from(event)
 }

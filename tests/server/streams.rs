@@ -44,6 +44,44 @@ async fn a_stream_that_breaks_ends_with_an_error_event_and_nothing_invented() {
     }
 }
 
+/// Without an id, a role and a chunk of its own for the usage, as some servers send it.
+#[tokio::test]
+async fn a_stream_has_openais_form_although_the_backends_has_not() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let chunk = |id: &str, rest: &str| event(&format!("{{\"id\":\"{id}\",\"model\":\"m\",{rest}}}"));
+    let pieces = [
+        chunk("", r#""choices":[{"index":0,"delta":{"content":"a"}}],"usage":null"#),
+        chunk("x", r#""created":5,"choices":[{"index":0,"delta":{"content":" b"}}],"usage":null"#),
+        chunk(
+            "y",
+            r#""created":6,"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}"#,
+        ),
+        event("[DONE]"),
+    ];
+    for include_usage in [false, true] {
+        mock.script(Script::Events(pieces.iter().cloned().map(Piece::Send).collect(), End::Clean));
+        let mut body = ask();
+        body["stream_options"] = json!({"include_usage": include_usage});
+        let mut events = http::post(&server.at("/v1/chat/completions"), &body).await.events();
+        assert_eq!(events.pop().unwrap(), "[DONE]");
+        let chunks: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        assert!(chunks[0]["id"].as_str().unwrap().starts_with("chatcmpl-"), "{}", chunks[0]);
+        for chunk in &chunks {
+            assert_eq!((&chunk["id"], &chunk["created"]), (&chunks[0]["id"], &chunks[0]["created"]));
+            assert!(include_usage || chunk.get("usage").is_none(), "{chunk}");
+        }
+        assert_eq!(chunks[0]["choices"][0]["delta"], json!({"content": "a", "role": "assistant"}));
+        assert_eq!(chunks[2]["choices"][0]["finish_reason"], "stop");
+        assert_eq!(chunks.len(), if include_usage { 4 } else { 3 });
+        if include_usage {
+            assert_eq!(chunks[3]["choices"], json!([]));
+            assert_eq!(chunks[3]["usage"]["prompt_tokens"], 3);
+            assert!(chunks[3]["usage"]["cost_usd"].as_f64().unwrap() > 0.0, "{}", chunks[3]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_fault_before_the_first_event_is_a_real_status() {
     let mock = MockOpenAi::start().await;

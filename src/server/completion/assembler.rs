@@ -21,6 +21,8 @@ pub struct Chunk {
     pub finish_reason: Option<String>,
     /// Whether the chunk has no choice and reports the usage: callers that did not ask for it do not get it.
     pub usage_only: bool,
+    /// Choices that begin with this chunk and do not tell their role.
+    pub roleless: Vec<u32>,
 }
 
 /// Lengths in place of the text: an answer is not for logs.
@@ -30,6 +32,7 @@ impl fmt::Debug for Chunk {
             .field("text_bytes", &self.text.len())
             .field("finish_reason", &self.finish_reason)
             .field("usage_only", &self.usage_only)
+            .field("roleless", &self.roleless)
             .finish()
     }
 }
@@ -75,11 +78,15 @@ impl Assembler {
 
     /// Adds the data of an event. After an error the stream is of no more use.
     pub fn push(&mut self, data: &[u8]) -> Result<Chunk, CompletionError> {
-        self.bytes = self.bytes.saturating_add(data.len());
+        self.add(&json::object(data).map_err(|_| NOT_A_CHUNK)?)
+    }
+
+    /// The same of data that has been parsed.
+    pub fn add(&mut self, object: &Object<'_>) -> Result<Chunk, CompletionError> {
+        self.bytes = self.bytes.saturating_add(object.bytes());
         if self.bytes > MAX_BYTES {
             return Err(CompletionError::TooLarge);
         }
-        let object = json::object(data).map_err(|_| NOT_A_CHUNK)?;
         let mut choices: Option<Vec<&RawValue>> = None;
         let mut reports_usage = false;
         for (key, value) in object.members() {
@@ -114,7 +121,9 @@ impl Assembler {
         if self.choices.len() >= MAX_PARTS && !self.choices.contains_key(&index) {
             return Err(CompletionError::TooLarge);
         }
-        let mut choice = self.choices.remove(&index).unwrap_or_default();
+        let known = self.choices.remove(&index);
+        let begins = known.is_none();
+        let mut choice = known.unwrap_or_default();
         for (key, value) in object.members() {
             match key {
                 "delta" if value != b"null" => {
@@ -132,6 +141,9 @@ impl Assembler {
                 chunk.finish_reason = Some(reason.clone());
             }
             choice.finish_reason = Some(reason);
+        }
+        if begins && choice.role.is_none() {
+            chunk.roleless.push(index);
         }
         self.choices.insert(index, choice);
         Ok(())
@@ -243,18 +255,34 @@ impl Assembler {
         !self.unfaithful
     }
 
-    /// The plain answer.
+    /// The chunk with the usage, for backends that send none of its own; None when no usage is reported.
     #[must_use]
-    pub fn completion(&self) -> Vec<u8> {
+    pub fn usage_chunk(&self) -> Option<Vec<u8>> {
+        let usage = self.usage.as_ref()?;
+        let mut out = self.head(CHUNK);
+        out.push("choices", &[(); 0]);
+        out.push("usage", usage);
+        serde_json::to_vec(&out).ok()
+    }
+
+    /// What an answer and its chunks begin with.
+    fn head(&self, object: &'static str) -> Members<'_> {
         let mut out = Members::default();
         for key in HEAD {
             if let Some(value) = self.head.get(key) {
                 out.0.push((Cow::Borrowed(key), Cow::Borrowed(value)));
             }
             if key == "id" {
-                out.push("object", COMPLETION);
+                out.push("object", object);
             }
         }
+        out
+    }
+
+    /// The plain answer.
+    #[must_use]
+    pub fn completion(&self) -> Vec<u8> {
+        let mut out = self.head(COMPLETION);
         let choices: Vec<Members<'_>> =
             self.choices.iter().map(|(index, choice)| choice.members(*index)).collect();
         out.push("choices", &choices);
