@@ -10,7 +10,7 @@ SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,le
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz openapi crd image e2e
+.PHONY: help tools test lint fmt fuzz openapi crd image e2e bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ image: ## the image localhost/chatservice:VERSION for this processor, a static b
 
 e2e: ## the operator on real pods: KUBECONFIG and E2E_IMAGE name a cluster, else one is made here
 	@tests/e2e/run.sh
+
+bench: ## the chat server beside nginx on the same cores: ratios, latencies, memory (about 2 min after the release build)
+	cargo bench --locked --bench throughput
 
 lint: ## clippy and shellcheck
 	cargo clippy --locked --all-targets -- -D warnings
