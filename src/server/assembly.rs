@@ -102,6 +102,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let denials = Denials::default();
     let (settlements, settler) = settlement::queue(live.clone(), metrics.clone(), denials.clone());
     let state = AppState::new(live.clone(), metrics.clone(), settlements, denials, shutdown.clone());
+    let flights = state.flights().clone();
     let ready = Readiness::new(shutdown.clone(), &[readiness::CREDENTIALS]);
     let end = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -125,8 +126,12 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
 
     let router = build_router(state, Overload::new(options.load));
     let report = edge::serve(listeners.api, router, options.edge, shutdown).await;
-    // The router was the last to hold a handle to the queue, so the settler ends when the queue is empty.
-    if tokio::time::timeout(SETTLE, settling.join_next()).await.is_err() {
+    // The router and the shared calls were the last to hold a handle to the queue: the settler ends when it is empty.
+    let settled = async {
+        flights.landed().await;
+        settling.join_next().await
+    };
+    if tokio::time::timeout(SETTLE, settled).await.is_err() {
         tracing::warn!("the store did not take everything that was owed to it in time");
     }
     end.cancel();

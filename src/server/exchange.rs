@@ -1,8 +1,8 @@
 //! One question and its answer, for both dialects: the order in which everything happens to it. In: [`Ask`], made by a
 //! route. Out: [`Outcome`], which the route puts into its dialect's form.
 //!
-//! Order: settlement guard → cache key → memory cache → one trip to the store (limit, cached answer)
-//! → backend → conversation appended → answer. Not awaited, but owed by the guard: usage, cost, answers to keep.
+//! Order: settlement guard → memory cache → a seat among equal requests in flight → one trip to the store (limit, cached
+//! answer) → backend → conversation appended → answer. Not awaited, but owed by the guard: usage, cost, answers to keep.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,26 +11,23 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
-use super::cache::{self, CacheControl, CachedAnswer, KeyScope};
+use super::backend::{BackendError, UpstreamRequest};
+use super::cache::{self, CacheControl, KeyScope};
+use super::call::{Call, Called};
 use super::completion;
 use super::config::RequestLimit;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::metrics::{BackendCall, OK};
+use super::metrics::BackendCall;
 use super::models::Model;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
-use super::settlement::{SettlementGuard, Usage};
+use super::settlement::SettlementGuard;
 use super::state::{AppState, Live};
 use super::store::{
     Admit, CacheKey, CallerKey, ConversationId, LimitStore, ReservationId, Reserve, Retention, Settle, Turn,
 };
-use super::stream::{self, Relay};
-
-/// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
-const SHARED_MAX: usize = 1 << 20;
-/// The usual rule of thumb for English.
-const BYTES_A_TOKEN: usize = 4;
+use super::stream::{Events, Relay};
+use super::tally::Readers;
 
 /// What a route made of a request.
 pub struct Ask {
@@ -76,9 +73,9 @@ pub struct Conversing {
 #[derive(Clone, Copy)]
 pub struct Keep {
     /// Under which key.
-    key: CacheKey,
+    pub(super) key: CacheKey,
     /// How long.
-    ttl: Duration,
+    pub(super) ttl: Duration,
 }
 
 impl Keep {
@@ -121,42 +118,33 @@ async fn run(
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
     guard.settlement.model = ask.model.name.clone();
     let looked_for = ask.keep.filter(|_| ask.cache.read);
-    let in_memory = looked_for.and_then(|keep| live.cache.as_ref()?.get(keep.key));
-    let found = match in_memory {
-        // The shared store is not asked for what this pod knows: the request is charged afterwards.
-        Some(found) if live.store.shared() => {
-            guard.settlement.charge = late(live, &ask.caller);
-            Some(found)
-        }
-        in_memory => {
-            let cache_key = looked_for.filter(|_| in_memory.is_none()).map(|keep| keep.key);
-            let from_store = admit(state, live, &ask.caller, cache_key, outcome).await?;
-            in_memory.or_else(|| remember(live, looked_for?, &from_store?))
-        }
+    let id = ask.id.clone();
+    let exchange = Exchange { live: live.clone(), ask, guard: Some(guard) };
+    let answered = match looked_for {
+        Some(keep) => exchange.look_for(state, keep, outcome).await,
+        None => exchange.ask_alone(state, outcome).await,
     };
-    let found = found.and_then(|answer| Found::new(&answer, &ask));
-    outcome.cache = Some(match (&found, looked_for) {
-        (Some(_), _) => CacheResult::Hit,
-        (None, Some(_)) => CacheResult::Miss,
-        (None, None) => CacheResult::Bypass,
-    });
-    let call = BackendCall::new(state.metrics().clone(), ask.model.name.clone());
-    let mut exchange = Exchange { live: live.clone(), ask, guard, call };
-    if let Some(found) = found {
-        outcome.cost = Some(NanoUsd(0));
-        return exchange.replay(state, found).await;
+    if let Err(error @ ApiError::Backend(_)) = &answered {
+        failed(&id, error);
     }
-    if exchange.ask.cache.only_if_cached {
-        return Err(ApiError::NotCached);
-    }
-    let answered = match exchange.call().await {
-        Ok(upstream) => exchange.take(state, upstream, outcome).await,
-        Err(error) => Err((exchange, error)),
-    };
-    answered.map_err(|(exchange, error)| {
-        exchange.failed(&error);
-        error
-    })
+    answered
+}
+
+/// What a request asks of the store.
+struct Admission {
+    part: Part,
+    cache_key: Option<CacheKey>,
+}
+
+/// Which of its limits a request is charged to now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of them.
+    Whole,
+    /// The request alone: it is to be answered by another's call.
+    Request,
+    /// What [`Part::Request`] left out, since it has to make a call after all.
+    Rest,
 }
 
 /// One trip: charge the limit, look for an answer. While the store is away, this process keeps the limit by itself.
@@ -164,14 +152,14 @@ async fn admit(
     state: &AppState,
     live: &Live,
     caller: &CallerKey,
-    cache_key: Option<CacheKey>,
+    wanted: Admission,
     outcome: &mut Outcome,
 ) -> Result<Option<Bytes>, ApiError> {
-    let limit = live.limit();
-    if limit.is_none() && cache_key.is_none() {
+    let ask = Admit { reserve: reserve(live, caller, wanted.part), cache_key: wanted.cache_key };
+    if ask.reserve.is_none() && ask.cache_key.is_none() {
         return Ok(None);
     }
-    let ask = Admit { reserve: reserve(live, caller), cache_key };
+    let limit = live.limit();
     let admitted = if let Ok(admitted) = live.store.admit(ask.clone()).await {
         admitted
     } else {
@@ -190,7 +178,10 @@ async fn admit(
 }
 
 /// What a request takes of its limits.
-fn reserve(live: &Live, caller: &CallerKey) -> Option<Reserve> {
+fn reserve(live: &Live, caller: &CallerKey, part: Part) -> Option<Reserve> {
+    if part == Part::Rest {
+        return None;
+    }
     Some(Reserve {
         id: ReservationId(rand::random()),
         since: Instant::now(),
@@ -207,7 +198,7 @@ fn reserve(live: &Live, caller: &CallerKey) -> Option<Reserve> {
 /// The charge of a request that is served without asking the store.
 fn late(live: &Live, caller: &CallerKey) -> Option<Settle> {
     Some(Settle {
-        reserve: reserve(live, caller)?,
+        reserve: reserve(live, caller, Part::Request)?,
         reserved: false,
         requests: 1,
         tokens: 0,
@@ -239,147 +230,121 @@ fn limited(state: &AppState, limit: RequestLimit, retry_after: Duration) -> ApiE
     ApiError::RateLimited { limit, retry_after }
 }
 
-/// Takes an answer of the shared store into memory too.
-fn remember(live: &Live, keep: Keep, stored: &Bytes) -> Option<CachedAnswer> {
-    let answer = CachedAnswer::decode(stored)?;
-    live.cache.as_ref()?.put(keep.key, answer.clone(), cache::jittered(keep.ttl));
-    Some(answer)
+/// The cause of a failure, for who runs the server. What a backend says of a request it refused may quote the request,
+/// so of that only the code is logged.
+pub(super) fn failed(id: &str, error: &ApiError) {
+    let cause = match error {
+        ApiError::Backend(BackendError::Rejected { status, .. }) => format!("refused with {status}"),
+        other => other.to_string(),
+    };
+    tracing::warn!(request.id = id, error.code = error.code(), error = cause, "no answer");
 }
 
-/// A request that was admitted.
+/// A request on its way to its answer.
 pub(super) struct Exchange {
     pub(super) live: Arc<Live>,
     pub(super) ask: Ask,
-    pub(super) guard: SettlementGuard,
-    pub(super) call: BackendCall,
+    /// None once the call to the backend has it.
+    pub(super) guard: Option<SettlementGuard>,
 }
 
-/// An answer of the cache, in the form that was asked for.
-enum Found {
+/// An answer that is there or begins to come, in the form that was asked for.
+pub(super) enum Found {
+    /// Whole.
     Plain(Bytes, completion::Answer),
-    Stream(stream::Events),
-}
-
-impl Found {
-    /// None for what is no answer after all: the store is not trusted, and the backend is asked instead.
-    fn new(answer: &CachedAnswer, ask: &Ask) -> Option<Self> {
-        if ask.stream {
-            return stream::replayed(&answer.completion).ok().map(Self::Stream);
-        }
-        let read = completion::read(&answer.completion).ok()?;
-        Some(Self::Plain(answer.completion.clone(), read))
-    }
+    /// As it comes.
+    Stream(Events),
 }
 
 impl Exchange {
-    /// Answers from the cache, in whichever form was asked for.
-    async fn replay(mut self, state: &AppState, found: Found) -> Result<Answer, ApiError> {
-        match found {
-            Found::Stream(events) => Ok(self.relay(state, events, true)),
-            Found::Plain(completion, read) => {
-                let conversation = self.append(state, &read.text).await;
-                let cost = Some(NanoUsd(0));
-                let model = self.ask.model.name.clone();
-                Ok(Answer::Plain(Plain { completion, model, read, cached: true, cost, conversation }))
-            }
+    /// A request that wants nothing of the cache but, perhaps, that its answer is kept.
+    async fn ask_alone(mut self, state: &AppState, outcome: &mut Outcome) -> Result<Answer, ApiError> {
+        self.admit(state, Part::Whole, None, outcome).await?;
+        outcome.cache = Some(CacheResult::Bypass);
+        if self.ask.cache.only_if_cached {
+            return Err(ApiError::NotCached);
         }
+        let readers = Readers::One { include_usage: self.ask.include_usage };
+        let found = match self.call(state, readers)?.make().await? {
+            Called::Whole(whole) => {
+                outcome.cost = whole.cost;
+                outcome.upstream_id = whole.request_id;
+                Found::Plain(whole.completion, whole.read)
+            }
+            Called::Stream { events, request_id } => {
+                outcome.upstream_id = request_id;
+                Found::Stream(Events::Own(events))
+            }
+        };
+        Ok(self.tell(state, found, CacheResult::Bypass, outcome.cost).await)
     }
 
-    /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
-    async fn call(&mut self) -> Result<UpstreamAnswer, ApiError> {
-        let request = UpstreamRequest { body: self.ask.body.clone(), stream: self.ask.stream };
-        self.call.begin();
-        self.settle(Some(self.estimate(0)));
-        let called = self.live.backend.call(request).await;
-        if let Err(error) = &called {
-            self.call.ended(error.label());
-            if !matches!(error, BackendError::Timeout(_) | BackendError::Broken(_)) {
-                self.settle(None);
-            }
-        }
-        Ok(called?)
+    /// One trip to the store; the stored answer, when it was asked for and is there.
+    pub(super) async fn admit(
+        &self,
+        state: &AppState,
+        part: Part,
+        cache_key: Option<CacheKey>,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Bytes>, ApiError> {
+        admit(state, &self.live, &self.ask.caller, Admission { part, cache_key }, outcome).await
     }
 
-    /// Makes an answer of the backend's.
-    async fn take(
+    /// Charges a request that an answer was found for in this pod's memory: afterwards where that saves a trip.
+    pub(super) async fn admit_hit(
+        &mut self,
+        state: &AppState,
+        outcome: &mut Outcome,
+    ) -> Result<(), ApiError> {
+        match &mut self.guard {
+            Some(guard) if self.live.store.shared() => {
+                guard.settlement.charge = late(&self.live, &self.ask.caller);
+            }
+            _ => {
+                self.admit(state, Part::Request, None, outcome).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The call that this request needs. It takes what is owed along: who asks once cannot ask again.
+    pub(super) fn call(&mut self, state: &AppState, readers: Readers) -> Result<Call, ApiError> {
+        let guard = self.guard.take().ok_or(ApiError::Internal)?;
+        let ask = &mut self.ask;
+        Ok(Call {
+            live: self.live.clone(),
+            request: UpstreamRequest { body: ask.body.clone(), stream: ask.stream },
+            model: ask.model.clone(),
+            keep: ask.keep,
+            readers,
+            guard,
+            counted: BackendCall::new(state.metrics().clone(), ask.model.name.clone()),
+            _room: ask.room.take(),
+        })
+    }
+
+    /// Makes an answer of what was found. `cost` is known for a whole one.
+    pub(super) async fn tell(
         mut self,
         state: &AppState,
-        upstream: UpstreamAnswer,
-        outcome: &mut Outcome,
-    ) -> Result<Answer, (Self, ApiError)> {
-        match upstream {
-            UpstreamAnswer::Stream { events, request_id } => {
-                outcome.upstream_id = request_id;
-                Ok(self.relay(state, events, false))
+        found: Found,
+        result: CacheResult,
+        cost: Option<NanoUsd>,
+    ) -> Answer {
+        match found {
+            Found::Stream(events) => {
+                let conversation = self.ask.conversation.as_ref().map(|turn| turn.id);
+                let fault = StreamFault::default();
+                let body = Relay::body(self, state.clone(), events, result, fault.clone());
+                Answer::Stream { body, conversation, fault }
             }
-            UpstreamAnswer::Complete { body, request_id } => {
-                outcome.upstream_id = request_id;
-                let read = match completion::read(&body) {
-                    Ok(read) => read,
-                    Err(error) => {
-                        let error = BackendError::from(error);
-                        self.call.ended(error.label());
-                        return Err((self, error.into()));
-                    }
-                };
-                self.call.ended(OK);
-                let delivered = read.text.len().div_ceil(BYTES_A_TOKEN) as u64;
-                outcome.cost = self.settle(Some(read.usage.unwrap_or_else(|| self.estimate(delivered))));
-                if read.complete {
-                    self.store(&body);
-                }
+            Found::Plain(completion, read) => {
                 let conversation = self.append(state, &read.text).await;
-                let cost = outcome.cost;
                 let model = self.ask.model.name.clone();
-                Ok(Answer::Plain(Plain { completion: body, model, read, cached: false, cost, conversation }))
+                let cached = result == CacheResult::Hit;
+                Answer::Plain(Plain { completion, cached, model, read, cost, conversation })
             }
         }
-    }
-
-    /// What is charged when the backend does not say: the prompt, and what was delivered.
-    pub(super) fn estimate(&self, completion_tokens: u64) -> Usage {
-        Usage { prompt_tokens: self.ask.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
-    }
-
-    /// The cause of a failure, for who runs the server. What a backend says of a request it refused may quote the
-    /// request, so of that only the code is logged.
-    pub(super) fn failed(&self, error: &ApiError) {
-        let cause = match error {
-            ApiError::Backend(BackendError::Rejected { status, .. }) => format!("refused with {status}"),
-            other => other.to_string(),
-        };
-        tracing::warn!(request.id = &*self.ask.id, error.code = error.code(), error = cause, "no answer");
-    }
-
-    fn relay(self, state: &AppState, events: stream::Events, cached: bool) -> Answer {
-        let conversation = self.ask.conversation.as_ref().map(|turn| turn.id);
-        let fault = StreamFault::default();
-        let body = Relay::body(self, state.clone(), events, cached, fault.clone());
-        Answer::Stream { body, conversation, fault }
-    }
-
-    /// What these tokens cost, when the model's price is known.
-    pub(super) fn cost(&self, usage: Usage) -> Option<NanoUsd> {
-        Some(self.ask.model.price.as_ref()?.cost(usage))
-    }
-
-    /// Writes down what was used; returns its price.
-    pub(super) fn settle(&mut self, usage: Option<Usage>) -> Option<NanoUsd> {
-        let cost = usage.and_then(|usage| self.cost(usage));
-        self.guard.settlement.usage = usage;
-        self.guard.settlement.cost = cost;
-        cost
-    }
-
-    /// Keeps a complete answer: in memory at once, in the shared store when the request has ended.
-    pub(super) fn store(&mut self, completion: &Bytes) {
-        let (Some(keep), Some(cache)) = (self.ask.keep, &self.live.cache) else { return };
-        let life = cache::jittered(keep.ttl);
-        let answer = CachedAnswer { completion: completion.clone() };
-        if self.live.store.shared() && completion.len() <= SHARED_MAX {
-            self.guard.settlement.keep = Some((keep.key, answer.encode(), life));
-        }
-        cache.put(keep.key, answer, life);
     }
 
     /// Appends the turn, before the answer's end is sent.

@@ -9,6 +9,7 @@ pub mod middleware;
 pub mod outcome;
 pub mod routes;
 pub mod stream;
+mod tally;
 
 pub mod backend;
 pub mod completion;
@@ -18,10 +19,13 @@ pub mod sse;
 mod sse_properties;
 
 pub mod cache;
+mod call;
+mod coalesce;
 pub mod conversations;
 pub mod denials;
 pub mod limits;
 pub mod pricing;
+mod reuse;
 pub mod settlement;
 pub mod store;
 

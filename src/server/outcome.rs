@@ -63,17 +63,26 @@ pub enum CacheResult {
     Hit,
     /// It was not.
     Miss,
+    /// An equal request was in flight, and its answer served this one too.
+    Coalesced,
     /// It was not looked for.
     Bypass,
 }
 
 impl CacheResult {
+    /// Whether the answer took no call of this request's own, and so costs it nothing.
+    #[must_use]
+    pub fn is_free(self) -> bool {
+        matches!(self, Self::Hit | Self::Coalesced)
+    }
+
     /// As header and metric have it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
             Self::Bypass => "bypass",
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use super::cache::AnswerCache;
+use super::coalesce::Flights;
 use super::config::{BackendConfig, RequestLimit, ServerConfig};
 use super::denials::Denials;
 use super::error::ApiError;
@@ -89,6 +90,7 @@ struct Inner {
     /// Keeps the limits while the shared store is away.
     local: MemoryStore,
     denials: Denials,
+    flights: Flights,
     body_room: Arc<Semaphore>,
     started_at: i64,
 }
@@ -106,7 +108,9 @@ impl AppState {
         let started_at = jiff::Timestamp::now().as_second();
         let local = MemoryStore::new();
         let body_room = Arc::new(Semaphore::new(BODY_ROOM));
-        let inner = Inner { live, metrics, settlements, shutdown, local, denials, body_room, started_at };
+        let flights = Flights::default();
+        let inner =
+            Inner { live, metrics, settlements, shutdown, local, denials, flights, body_room, started_at };
         Self { inner: Arc::new(inner) }
     }
 
@@ -149,6 +153,12 @@ impl AppState {
     #[must_use]
     pub fn body_room(&self) -> &Arc<Semaphore> {
         &self.inner.body_room
+    }
+
+    /// Calls that equal requests share.
+    #[must_use]
+    pub fn flights(&self) -> &Flights {
+        &self.inner.flights
     }
 
     /// Callers that were refused lately.

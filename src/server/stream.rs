@@ -1,43 +1,48 @@
-//! One relay for both dialects: upstream events → server-sent events. In: the events of a backend or of the cache, and
-//! the admitted request. Out: a response body that ends as the dialect says, or with an error event.
+//! One relay for both dialects: events of an answer → server-sent events. In: the events of a call, of a shared one or
+//! of the cache, and the admitted request. Out: a response body that ends as the dialect says, or with an error event.
 //!
-//! The relay owns the request: its settlement guard is dropped with the body, however that ends. An answer is only
-//! called complete when the backend said so: no `finish_reason` is ever invented.
+//! The relay owns the request: what it holds is dropped with the body, however that ends, and so settled. An answer is
+//! only called complete when the backend said so: no `finish_reason` is ever invented.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::backend::BackendError;
-use super::completion::{self, Assembler, Conformer};
+use super::coalesce::Seat;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::exchange::Exchange;
+use super::exchange::{self, Exchange};
 use super::json::{self, Edit};
-use super::metrics::OK;
+use super::outcome::CacheResult;
 use super::pricing::NanoUsd;
 use super::routes::chat::{ChatEvent, ChatTotals};
 use super::settlement::Usage;
 use super::state::AppState;
 use super::store::ConversationId;
-
-/// Events of a chat completion: the `data` of each, `[DONE]` left out.
-pub(super) type Events = BoxStream<'static, Result<Bytes, BackendError>>;
+use super::tally::{Delta, Step, Tally, Total};
 
 /// Silence after which a comment tells proxies and clients that the stream lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// A cached answer as a stream, with an id of its own.
-pub(super) fn replayed(completion: &Bytes) -> Result<Events, BackendError> {
-    let id = format!("chatcmpl-{}", uuid::Uuid::new_v4().simple());
-    let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
-    let replay = completion::chunks(completion, &id, created)?;
-    Ok(futures::stream::iter(replay.chunks.into_iter().chain(replay.usage).map(Ok)).boxed())
+/// Where events come from.
+pub(super) enum Events {
+    /// This request's own call, or the cache.
+    Own(Box<Tally>),
+    /// A call that may be shared.
+    Shared(Box<Seat>),
+}
+
+impl Events {
+    async fn next(&mut self) -> Step {
+        match self {
+            Self::Own(tally) => tally.next().await,
+            Self::Shared(seat) => seat.next().await,
+        }
+    }
 }
 
 /// A stream on its way to a caller.
@@ -45,9 +50,7 @@ pub(super) struct Relay {
     exchange: Exchange,
     state: AppState,
     events: Events,
-    cached: bool,
-    assembler: Assembler,
-    conformer: Conformer,
+    result: CacheResult,
     conversation: Option<ConversationId>,
     begun: bool,
     ended: bool,
@@ -60,24 +63,12 @@ impl Relay {
         exchange: Exchange,
         state: AppState,
         events: Events,
-        cached: bool,
+        result: CacheResult,
         fault: StreamFault,
     ) -> Body {
         state.metrics().streams_active.inc();
         let conversation = exchange.ask.conversation.as_ref().map(|turn| turn.id);
-        let conformer = Conformer::new(exchange.ask.include_usage);
-        let relay = Self {
-            exchange,
-            state,
-            events,
-            cached,
-            assembler: Assembler::new(),
-            conformer,
-            conversation,
-            begun: false,
-            ended: false,
-            fault,
-        };
+        let relay = Self { exchange, state, events, result, conversation, begun: false, ended: false, fault };
         Body::from_stream(futures::stream::unfold(relay, |mut relay| async move {
             let bytes = relay.next().await?;
             Some((Ok::<_, Infallible>(bytes), relay))
@@ -95,39 +86,30 @@ impl Relay {
                 () = streams_end.cancelled() => return Some(self.fail(&ApiError::ShuttingDown)),
                 event = tokio::time::timeout_at(silent_until, self.events.next()) => match event {
                     Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
-                    Ok(Some(Ok(data))) => if let Some(bytes) = self.pass(&data) { return Some(bytes) },
-                    Ok(Some(Err(error))) => return Some(self.fail(&ApiError::Backend(error))),
-                    Ok(None) => return Some(self.finish().await),
+                    Ok(Step::Delta(delta)) => if let Some(bytes) = self.pass(&delta) { return Some(bytes) },
+                    Ok(Step::Failed(error)) => return Some(self.fail(&ApiError::Backend(error))),
+                    Ok(Step::End(total)) => return Some(self.finish(&total).await),
                 }
             }
         }
         None
     }
 
-    /// One upstream event; None when the caller gets nothing of it.
-    fn pass(&mut self, data: &Bytes) -> Option<Bytes> {
-        let Ok(object) = json::object(data) else {
-            return Some(self.broken("an event of the stream is not a JSON object".to_owned()));
-        };
-        let chunk = match self.assembler.add(&object) {
-            Ok(chunk) => chunk,
-            Err(error) => return Some(self.broken(error.to_string())),
-        };
-        if !chunk.text.is_empty() && !self.begun {
+    /// One event; None when the caller gets nothing of it.
+    fn pass(&mut self, delta: &Arc<Delta>) -> Option<Bytes> {
+        let text = &delta.chunk.text;
+        if !text.is_empty() && !self.begun {
             self.begun = true;
             self.state.metrics().first_token(self.exchange.ask.started.elapsed());
         }
         match self.exchange.ask.dialect {
-            Dialect::OpenAi => {
-                let told = self.conformer.chunk(data, &object, &chunk)?;
-                Some(if chunk.usage_only { self.usage(&told) } else { sse(&told) })
-            }
+            Dialect::OpenAi => self.chunk(delta),
             Dialect::Simple => {
-                if chunk.text.is_empty() {
+                if text.is_empty() {
                     return None;
                 }
                 let event = ChatEvent {
-                    delta: chunk.text,
+                    delta: text.clone(),
                     conversation_id: self.conversation_text(),
                     finished: false,
                     tokens_used: None,
@@ -138,68 +120,57 @@ impl Relay {
         }
     }
 
-    /// The event of a chunk with the usage: a stream's headers leave before its cost is known, so it rides along.
-    fn usage(&self, data: &[u8]) -> Bytes {
-        let reported = || self.assembler.usage().and_then(|usage| self.exchange.cost(usage));
-        let cost = if self.cached { Some(NanoUsd(0)) } else { reported() };
-        with_cost(data, cost).map_or_else(|| sse(data), |data| sse(&data))
+    /// What an OpenAI caller gets of an event; the cost rides along with the usage, since the headers leave before it is
+    /// known.
+    fn chunk(&self, delta: &Delta) -> Option<Bytes> {
+        let data = delta.told(self.exchange.ask.include_usage)?;
+        Some(if delta.chunk.usage_only { self.usage(data, delta.cost) } else { sse(data) })
+    }
+
+    fn usage(&self, data: &[u8], cost: Option<NanoUsd>) -> Bytes {
+        with_cost(data, self.cost(cost)).map_or_else(|| sse(data), |data| sse(&data))
     }
 
     /// The end of a stream of the OpenAI dialect, with the chunk of the usage in front if the caller is owed one.
-    fn done(&mut self) -> Bytes {
+    fn done(&self, total: &Total) -> Bytes {
         const DONE: &[u8] = b"data: [DONE]\n\n";
-        let owed = self.conformer.owes_usage().then(|| self.assembler.usage_chunk()).flatten();
-        let usage = owed.and_then(|data| self.pass(&Bytes::from(data)));
+        let owed = total.owed.as_ref().filter(|_| self.exchange.ask.include_usage);
+        let usage = owed.map(|data| self.usage(data, total.cost));
         [usage.unwrap_or_default(), Bytes::from_static(DONE)].concat().into()
     }
 
-    /// The upstream has said all: settle, keep, append, and only then tell the caller.
-    async fn finish(&mut self) -> Bytes {
-        if !self.assembler.is_complete() {
-            return self.broken("the stream ended before a finish_reason".to_owned());
-        }
+    /// What this request pays of it.
+    fn cost(&self, cost: Option<NanoUsd>) -> Option<NanoUsd> {
+        if self.result.is_free() { Some(NanoUsd(0)) } else { cost }
+    }
+
+    /// All has come: append, and only then tell the caller.
+    async fn finish(&mut self, total: &Total) -> Bytes {
         self.ended = true;
-        self.exchange.call.ended(OK);
-        let usage = self.assembler.usage();
-        let cost = if self.cached { Some(NanoUsd(0)) } else { self.settle() };
-        if self.assembler.is_faithful() && !self.cached {
-            let completion = Bytes::from(self.assembler.completion());
-            self.exchange.store(&completion);
-        }
-        let assembler = &self.assembler;
-        let turn = self.exchange.append(&self.state, assembler.text()).await;
+        let turn = self.exchange.append(&self.state, &total.text).await;
         if self.exchange.ask.dialect == Dialect::OpenAi {
-            return self.done();
+            return self.done(total);
         }
         let event = ChatEvent {
             delta: String::new(),
             conversation_id: self.conversation_text(),
             finished: true,
-            tokens_used: usage.map(Usage::total),
+            tokens_used: total.usage.map(Usage::total),
             totals: Some(ChatTotals {
                 model: self.exchange.ask.model.name.to_string(),
-                cost_estimate: cost.map(NanoUsd::usd),
-                cached: self.cached,
+                cost_estimate: self.cost(total.cost).map(NanoUsd::usd),
+                cached: self.result == CacheResult::Hit,
                 persisted: turn.is_some_and(|turn| turn.persisted),
-                finish_reason: self.assembler.finish_reason().map(str::to_owned),
+                finish_reason: total.finish_reason.clone(),
             }),
         };
         sse(&serde_json::to_vec(&event).unwrap_or_default())
     }
 
-    /// The last event of a stream that is no answer.
-    fn broken(&mut self, why: String) -> Bytes {
-        self.fail(&ApiError::Backend(BackendError::Broken(why)))
-    }
-
     /// The last event of a stream that cannot be completed.
     fn fail(&mut self, error: &ApiError) -> Bytes {
         self.ended = true;
-        if !self.cached {
-            self.settle();
-        }
-        self.exchange.call.ended(error.code());
-        self.exchange.failed(error);
+        exchange::failed(&self.exchange.ask.id, error);
         self.fault.tell(error);
         let dialect = self.exchange.ask.dialect;
         let mut body = error.body(dialect);
@@ -210,13 +181,6 @@ impl Relay {
         sse(body.to_string().as_bytes())
     }
 
-    /// Charges what was reported, or, when nothing was, the prompt and what was delivered.
-    fn settle(&mut self) -> Option<NanoUsd> {
-        let delivered = self.assembler.pieces();
-        let usage = self.assembler.usage().unwrap_or_else(|| self.exchange.estimate(delivered));
-        self.exchange.settle(Some(usage))
-    }
-
     fn conversation_text(&self) -> String {
         self.conversation.map(|id| id.0.to_string()).unwrap_or_default()
     }
@@ -225,9 +189,6 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.state.metrics().streams_active.dec();
-        if !self.cached && !self.ended {
-            self.settle();
-        }
     }
 }
 

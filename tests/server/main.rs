@@ -17,6 +17,7 @@ mod server;
 
 mod bad_input;
 mod cache_and_limits;
+mod coalescing;
 mod conversations;
 mod openai_dialect;
 mod operations;

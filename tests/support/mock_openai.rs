@@ -29,8 +29,15 @@ const _: () = {
     let _ = (MockOpenAi::open_gate, MockOpenAi::requests, MockOpenAi::connections);
     let _ = (MockOpenAi::wait_requests, MockOpenAi::wait_disconnects);
     let _ = (Script::Words, Script::WordsWithoutUsage, Script::Status, Script::Events, Script::Raw);
-    let _ =
-        (Script::silence, Script::cut_stream, Script::stream_with::<Bytes>, event, word_event, whole_stream);
+    let _ = (
+        Script::silence,
+        Script::gated,
+        Script::cut_stream,
+        Script::stream_with::<Bytes>,
+        event,
+        word_event,
+        whole_stream,
+    );
     let _ = (Piece::Send, Piece::Wait, Piece::Gate, End::Clean, End::Cut, End::Reset, End::Hang);
     let _ = |recorded: Recorded| (recorded.line, recorded.headers, recorded.body);
 };
@@ -46,6 +53,8 @@ pub enum Script {
     Status(u16, Vec<(&'static str, String)>, String),
     /// Status 200, an event stream of these pieces, each written by itself, and then this end.
     Events(Vec<Piece>, End),
+    /// Nothing until [`MockOpenAi::open_gate`], then this.
+    Gated(Box<Script>),
     /// These bytes in place of an HTTP response, and then this end.
     Raw(Vec<u8>, End),
 }
@@ -85,6 +94,11 @@ impl Script {
         let mut pieces: Vec<Piece> = (0..words).map(|word| Piece::Send(word_event(word))).collect();
         pieces.push(Piece::Send(tail.into()));
         Self::Events(pieces, End::Clean)
+    }
+
+    /// Waits for the gate.
+    pub fn gated(self) -> Self {
+        Self::Gated(Box::new(self))
     }
 
     /// Accepts the request and never answers.
@@ -329,8 +343,13 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     /// How the answer is to end; None when the client has left.
-    async fn write(self, write: &mut WriteHalf<'_>, script: Script) -> Option<End> {
+    async fn write(self, write: &mut WriteHalf<'_>, mut script: Script) -> Option<End> {
+        while let Script::Gated(inner) = script {
+            self.gate.notified().await;
+            script = *inner;
+        }
         match script {
+            Script::Gated(_) => unreachable!("the gates are open"),
             Script::Words(words) => self.words(write, words, true).await,
             Script::WordsWithoutUsage(words) => self.words(write, words, false).await,
             Script::Status(status, headers, body) => plain(write, status, &headers, &body).await,

@@ -1,0 +1,143 @@
+//! One call to the backend and what is owed for it. In: an admitted request. Out: a whole answer, or the events of one.
+//! However it ends, also when it is dropped half-way, what it used is settled by the guard that it holds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
+use super::cache::{self, CachedAnswer};
+use super::completion;
+use super::exchange::Keep;
+use super::metrics::{BackendCall, OK};
+use super::models::Model;
+use super::pricing::NanoUsd;
+use super::settlement::{SettlementGuard, Usage};
+use super::state::Live;
+use super::tally::{Readers, Tally};
+
+/// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
+const SHARED_MAX: usize = 1 << 20;
+/// The usual rule of thumb for English.
+const BYTES_A_TOKEN: usize = 4;
+
+/// A call that is to be made.
+pub(super) struct Call {
+    /// Whose backend, cache and store.
+    pub(super) live: Arc<Live>,
+    /// What is sent.
+    pub(super) request: UpstreamRequest,
+    /// Which model is asked.
+    pub(super) model: Arc<Model>,
+    /// Where a complete answer is kept.
+    pub(super) keep: Option<Keep>,
+    /// Who is told, where the answer is a stream.
+    pub(super) readers: Readers,
+    /// What is owed.
+    pub(super) guard: SettlementGuard,
+    /// Counts the call.
+    pub(super) counted: BackendCall,
+    /// The memory that the body was given.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A whole answer.
+pub(super) struct Whole {
+    /// The `chat.completion` object, byte for byte.
+    pub(super) completion: Bytes,
+    /// What was read of it.
+    pub(super) read: completion::Answer,
+    /// What it cost, when known.
+    pub(super) cost: Option<NanoUsd>,
+    /// The backend's own id of the call.
+    pub(super) request_id: Option<String>,
+}
+
+/// What a call was answered with.
+pub(super) enum Called {
+    /// A whole answer.
+    Whole(Box<Whole>),
+    /// The events of one.
+    Stream {
+        /// As they come.
+        events: Box<Tally>,
+        /// The backend's own id of the call.
+        request_id: Option<String>,
+    },
+}
+
+impl Whole {
+    /// A kept answer, which costs nothing now. None for what is no answer after all.
+    pub(super) fn known(completion: Bytes) -> Option<Self> {
+        let read = completion::read(&completion).ok()?;
+        Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None })
+    }
+}
+
+impl Call {
+    /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
+    pub(super) async fn make(mut self) -> Result<Called, BackendError> {
+        self.counted.begin();
+        self.settle(Some(self.estimate(0)));
+        match self.live.backend.call(self.request.clone()).await {
+            Ok(UpstreamAnswer::Complete { body, request_id }) => {
+                self.whole(body, request_id).map(|whole| Called::Whole(Box::new(whole)))
+            }
+            Ok(UpstreamAnswer::Stream { events, request_id }) => {
+                Ok(Called::Stream { events: Box::new(Tally::of_call(self, events)), request_id })
+            }
+            Err(error) => {
+                self.counted.ended(error.label());
+                if !matches!(error, BackendError::Timeout(_) | BackendError::Broken(_)) {
+                    self.settle(None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Whole, BackendError> {
+        let read = completion::read(&completion).map_err(|error| {
+            let error = BackendError::from(error);
+            self.counted.ended(error.label());
+            error
+        })?;
+        self.counted.ended(OK);
+        let delivered = read.text.len().div_ceil(BYTES_A_TOKEN) as u64;
+        let cost = self.settle(Some(read.usage.unwrap_or_else(|| self.estimate(delivered))));
+        if read.complete {
+            self.store(&completion);
+        }
+        Ok(Whole { completion, read, cost, request_id })
+    }
+
+    /// What is charged when the backend does not say: the prompt, and what was delivered.
+    pub(super) fn estimate(&self, completion_tokens: u64) -> Usage {
+        Usage { prompt_tokens: self.request.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
+    }
+
+    /// What these tokens cost, when the model's price is known.
+    pub(super) fn cost(&self, usage: Usage) -> Option<NanoUsd> {
+        Some(self.model.price.as_ref()?.cost(usage))
+    }
+
+    /// Writes down what was used; returns its price.
+    pub(super) fn settle(&mut self, usage: Option<Usage>) -> Option<NanoUsd> {
+        let cost = usage.and_then(|usage| self.cost(usage));
+        self.guard.settlement.usage = usage;
+        self.guard.settlement.cost = cost;
+        cost
+    }
+
+    /// Keeps a complete answer: in memory at once, in the shared store when the call has ended.
+    pub(super) fn store(&mut self, completion: &Bytes) {
+        let (Some(keep), Some(cache)) = (self.keep, &self.live.cache) else { return };
+        let life = cache::jittered(keep.ttl);
+        let answer = CachedAnswer { completion: completion.clone() };
+        if self.live.store.shared() && completion.len() <= SHARED_MAX {
+            self.guard.settlement.keep = Some((keep.key, answer.encode(), life));
+        }
+        cache.put(keep.key, answer, life);
+    }
+}

@@ -1,0 +1,164 @@
+//! Equal requests that are in flight in this pod share one call to the backend. In: cache keys, and the call of whoever
+//! leads. Out: a [`Seat`] for everyone, through which the answer is read, from its start and however late one came.
+//!
+//! A call flies in a task of its own: whoever began it may leave, and it goes on for those who still wait. When the last
+//! seat is given up it is cancelled. The call settles by itself, once, as the request that began it was admitted; all
+//! others are charged a request each. A failure is told to whoever led; of the others one tries once more, and the rest
+//! gets that result. Nothing of a failed flight is kept.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::task::TaskTracker;
+
+use super::call::{Call, Whole};
+use super::store::CacheKey;
+
+mod flight;
+
+use flight::{End, Flight, lost};
+pub(super) use flight::{News, Seat};
+
+/// Everything that is in flight. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Flights {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The flight that requests with this key join. Seats are counted under this lock, so that nobody joins what is being
+    /// cancelled.
+    flying: Mutex<HashMap<CacheKey, Arc<Flight>>>,
+    tasks: TaskTracker,
+}
+
+/// What a request finds.
+pub(super) enum Boarded<K> {
+    /// The answer was kept in the meantime.
+    Known(K),
+    /// Nobody is asking: this request is to be admitted, and then to begin the flight.
+    Lead(Pilot),
+    /// Somebody is.
+    Follow(Seat),
+}
+
+/// The request that is to begin a flight. Dropped before, one of those who wait takes its place.
+pub(super) struct Pilot {
+    landing: Landing,
+    seat: Seat,
+}
+
+impl Flights {
+    /// A seat on the flight for this key. `known` is asked once more when there is none: a flight ends after its answer was
+    /// kept.
+    pub(super) fn board<K>(&self, key: CacheKey, known: impl FnOnce() -> Option<K>) -> Boarded<K> {
+        let mut flying = self.inner.flying();
+        match flying.entry(key) {
+            Entry::Occupied(found) => Boarded::Follow(self.seat(found.get())),
+            Entry::Vacant(free) => match known() {
+                Some(answer) => Boarded::Known(answer),
+                None => Boarded::Lead(self.lead(free.insert(Arc::new(Flight::new(key, true))))),
+            },
+        }
+    }
+
+    /// Waits for the end of all flights; at the end of a server, when nobody has a seat any more.
+    pub async fn landed(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// The flight that takes the place of one that failed or was not begun: the same for all who had a seat on that one.
+    fn after<K>(&self, old: &Flight, again: bool) -> Boarded<K> {
+        let mut flying = self.inner.flying();
+        if let Some(next) = old.successor.get() {
+            return Boarded::Follow(self.seat(next));
+        }
+        let (next, new) = match flying.entry(old.key) {
+            Entry::Occupied(found) => (found.get().clone(), false),
+            Entry::Vacant(free) => (free.insert(Arc::new(Flight::new(old.key, again))).clone(), true),
+        };
+        let next = old.successor.get_or_init(|| next);
+        if new { Boarded::Lead(self.lead(next)) } else { Boarded::Follow(self.seat(next)) }
+    }
+
+    fn lead(&self, flight: &Arc<Flight>) -> Pilot {
+        let landing = Landing { inner: self.inner.clone(), flight: flight.clone(), begun: false };
+        Pilot { landing, seat: self.seat(flight) }
+    }
+
+    /// Under the lock.
+    fn seat(&self, flight: &Arc<Flight>) -> Seat {
+        Seat::new(self.clone(), flight.clone())
+    }
+
+    /// A seat was given up.
+    fn left(&self, flight: &Arc<Flight>) {
+        let mut flying = self.inner.flying();
+        if flight.give_up_seat() {
+            forget(&mut flying, flight);
+        }
+    }
+}
+
+impl Inner {
+    fn flying(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<Flight>>> {
+        // Nothing panics while it holds the lock, and the map would be whole if it did.
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Requests that come now do not join it any more.
+fn forget(flying: &mut HashMap<CacheKey, Arc<Flight>>, flight: &Arc<Flight>) {
+    if let Entry::Occupied(found) = flying.entry(flight.key)
+        && Arc::ptr_eq(found.get(), flight)
+    {
+        found.remove();
+    }
+}
+
+impl Pilot {
+    /// Begins the flight.
+    pub(super) fn fly(mut self, call: Call) -> Seat {
+        self.landing.begun = true;
+        let inner = self.landing.inner.clone();
+        inner.tasks.spawn(fly(call, self.landing));
+        self.seat
+    }
+
+    /// There is an answer already: the shared store had it.
+    pub(super) fn found(self, answer: Whole) {
+        self.landing.land(End::Whole(Arc::new(answer)));
+    }
+}
+
+async fn fly(call: Call, landing: Landing) {
+    let flight = landing.flight.clone();
+    if let Some(end) = flight.left.run_until_cancelled(flight::fly(call, &flight)).await {
+        landing.land(end);
+    }
+}
+
+/// Ends a flight, also one whose task is dropped.
+struct Landing {
+    inner: Arc<Inner>,
+    flight: Arc<Flight>,
+    begun: bool,
+}
+
+impl Landing {
+    fn land(&self, end: End) {
+        let mut flying = self.inner.flying();
+        self.flight.end(end);
+        forget(&mut flying, &self.flight);
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let given_up = !self.begun || self.flight.left.is_cancelled();
+        self.land(if given_up { End::Abandoned } else { End::Failed(lost()) });
+    }
+}

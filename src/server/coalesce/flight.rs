@@ -1,0 +1,236 @@
+//! One flight: a call and what has come of it so far. In: the steps of the call. Out: the same for every [`Seat`], at its
+//! own pace.
+//!
+//! Events are held once, for all seats together, and no more of them than an answer may be long. Upstream is read as fast
+//! as the fastest reader, not faster: a single slow one is backpressure, and among others it holds nobody up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Boarded, Flights};
+use crate::server::backend::BackendError;
+use crate::server::call::{Call, Called, Whole};
+use crate::server::store::CacheKey;
+use crate::server::tally::{Delta, Step, Tally, Total};
+
+/// Bytes of events that are read ahead of the fastest reader: one wake-up for several events.
+const AHEAD: usize = 16 << 10;
+
+/// A flight.
+pub(super) struct Flight {
+    pub(super) key: CacheKey,
+    /// Whether those who wait may try once more when it fails: it is not itself that second try.
+    again: bool,
+    log: watch::Sender<Log>,
+    /// Bytes that the fastest reader has read.
+    read: AtomicUsize,
+    /// Told when `read` grows.
+    hungry: Notify,
+    /// Counted under the lock of [`Flights`].
+    seats: AtomicUsize,
+    /// The last seat was given up.
+    pub(super) left: CancellationToken,
+    /// What took its place.
+    pub(super) successor: OnceLock<Arc<Self>>,
+}
+
+/// What has come so far.
+#[derive(Default)]
+struct Log {
+    /// The answer is a stream.
+    stream: bool,
+    /// The backend's own id of its call.
+    request_id: Option<String>,
+    deltas: Vec<Arc<Delta>>,
+    /// Of `deltas`.
+    bytes: usize,
+    end: Option<End>,
+}
+
+/// How a flight ended.
+#[derive(Clone)]
+pub(super) enum End {
+    /// With a plain answer.
+    Whole(Arc<Whole>),
+    /// With the last event of a stream.
+    Stream(Arc<Total>),
+    /// Without an answer, or in the middle of one.
+    Failed(BackendError),
+    /// It was not begun: whoever was to lead was refused, or left.
+    Abandoned,
+}
+
+impl Flight {
+    pub(super) fn new(key: CacheKey, again: bool) -> Self {
+        Self {
+            key,
+            again,
+            log: watch::Sender::new(Log::default()),
+            read: AtomicUsize::new(0),
+            hungry: Notify::new(),
+            seats: AtomicUsize::new(0),
+            left: CancellationToken::new(),
+            successor: OnceLock::new(),
+        }
+    }
+
+    /// Gives up a seat; true when it was the last of a flight that has not ended.
+    pub(super) fn give_up_seat(&self) -> bool {
+        let last = self.seats.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
+            self.left.cancel();
+        }
+        last
+    }
+
+    /// Only the first end counts.
+    pub(super) fn end(&self, end: End) {
+        self.log.send_if_modified(|log| {
+            let first = log.end.is_none();
+            if first {
+                log.end = Some(end);
+            }
+            first
+        });
+    }
+
+    /// Somebody has read this far.
+    fn wants_more_than(&self, bytes: usize) {
+        self.read.fetch_max(bytes, Ordering::Relaxed);
+        self.hungry.notify_one();
+    }
+
+    /// Waits until somebody wants more than there is.
+    async fn hungry(&self) {
+        while self.log.borrow().bytes > self.read.load(Ordering::Relaxed).saturating_add(AHEAD) {
+            self.hungry.notified().await;
+        }
+    }
+
+    async fn relay(&self, mut events: Tally) -> End {
+        loop {
+            self.hungry().await;
+            match events.next().await {
+                Step::Delta(delta) => self.log.send_modify(|log| {
+                    log.bytes += delta.bytes;
+                    log.deltas.push(delta);
+                }),
+                Step::End(total) => return End::Stream(total),
+                Step::Failed(error) => return End::Failed(error),
+            }
+        }
+    }
+}
+
+/// Makes the call; the end is for whoever lands the flight.
+pub(super) async fn fly(call: Call, flight: &Flight) -> End {
+    match call.make().await {
+        Ok(Called::Whole(whole)) => End::Whole(Arc::from(whole)),
+        Ok(Called::Stream { events, request_id }) => {
+            flight.log.send_modify(|log| {
+                log.stream = true;
+                log.request_id = request_id;
+            });
+            flight.relay(*events).await
+        }
+        Err(error) => End::Failed(error),
+    }
+}
+
+/// What somebody with a seat is told, once there is something to tell.
+pub(in crate::server) enum News {
+    /// A plain answer.
+    Whole(Arc<Whole>),
+    /// The answer is a stream, with this id of the backend's; [`Seat::next`] reads it.
+    Stream(Option<String>),
+    /// No answer. Whether it may be asked for once more.
+    Failed(BackendError, bool),
+    /// Nobody is asking: somebody else has to.
+    Abandoned,
+}
+
+/// A place among those who wait for a flight's answer.
+pub(in crate::server) struct Seat {
+    flights: Flights,
+    flight: Arc<Flight>,
+    log: watch::Receiver<Log>,
+    /// Events, and their bytes, that were read.
+    position: usize,
+    bytes: usize,
+}
+
+impl Seat {
+    /// Under the lock of [`Flights`].
+    pub(super) fn new(flights: Flights, flight: Arc<Flight>) -> Self {
+        flight.seats.fetch_add(1, Ordering::Relaxed);
+        let log = flight.log.subscribe();
+        Self { flights, flight, log, position: 0, bytes: 0 }
+    }
+
+    /// Waits for an answer: for all of it, or for the begin of a stream.
+    pub(in crate::server) async fn news(&mut self, stream: bool) -> News {
+        if !stream {
+            self.flight.wants_more_than(usize::MAX);
+        }
+        let again = self.flight.again;
+        let told = self.log.wait_for(|log| log.end.is_some() || (stream && log.stream)).await;
+        let Ok(log) = told else { return News::Abandoned };
+        match (&log.end, log.stream) {
+            (Some(End::Failed(error)), _) => News::Failed(error.clone(), again && worth_another(error)),
+            (Some(End::Abandoned), _) => News::Abandoned,
+            (Some(End::Whole(whole)), _) => News::Whole(whole.clone()),
+            (_, true) if stream => News::Stream(log.request_id.clone()),
+            // Some streams say what no plain answer can.
+            (Some(End::Stream(total)), _) => total.whole().map_or(News::Abandoned, News::Whole),
+            (None, _) => News::Abandoned,
+        }
+    }
+
+    /// The next step of a stream, from its first on. May be given up and asked again.
+    pub(in crate::server) async fn next(&mut self) -> Step {
+        loop {
+            {
+                let log = self.log.borrow_and_update();
+                if let Some(delta) = log.deltas.get(self.position) {
+                    self.position += 1;
+                    self.bytes += delta.bytes;
+                    self.flight.wants_more_than(self.bytes);
+                    return Step::Delta(delta.clone());
+                }
+                match &log.end {
+                    Some(End::Stream(total)) => return Step::End(total.clone()),
+                    Some(End::Failed(error)) => return Step::Failed(error.clone()),
+                    Some(End::Whole(_) | End::Abandoned) => return Step::Failed(lost()),
+                    None => {}
+                }
+            }
+            if self.log.changed().await.is_err() {
+                return Step::Failed(lost());
+            }
+        }
+    }
+
+    /// A place on what takes the place of a flight without an answer: `failed` or not begun at all.
+    pub(in crate::server) fn change<K>(self, failed: bool) -> Boarded<K> {
+        self.flights.after(&self.flight, !failed && self.flight.again)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.flights.left(&self.flight);
+    }
+}
+
+/// What explains a call without an end is a fault of ours.
+pub(super) fn lost() -> BackendError {
+    BackendError::Unavailable("the call was lost".to_owned())
+}
+
+/// Whether another call may succeed where one failed: not where the backend refused the request or us.
+fn worth_another(error: &BackendError) -> bool {
+    matches!(error, BackendError::Unavailable(_) | BackendError::Timeout(_) | BackendError::Broken(_))
+}
