@@ -16,15 +16,16 @@ use super::cache::{self, CacheControl, KeyScope};
 use super::call::{Call, Called};
 use super::completion;
 use super::config::RequestLimit;
+use super::conversations;
 use super::error::{ApiError, Dialect, StreamFault};
 use super::metrics::BackendCall;
 use super::models::Model;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
-use super::settlement::SettlementGuard;
+use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
 use super::store::{
-    Admit, CacheKey, CallerKey, ConversationId, LimitStore, ReservationId, Reserve, Retention, Settle, Turn,
+    Admit, CacheKey, CallerKey, ConversationId, LimitStore, ReservationId, Reserve, Retention, Said, Settle,
 };
 use super::stream::{Events, Relay};
 use super::tally::Readers;
@@ -339,7 +340,7 @@ impl Exchange {
                 Answer::Stream { body, conversation, fault }
             }
             Found::Plain(completion, read) => {
-                let conversation = self.append(state, &read.text).await;
+                let conversation = self.append(state, &read.text, read.usage, cost).await;
                 let model = self.ask.model.name.clone();
                 let cached = result == CacheResult::Hit;
                 Answer::Plain(Plain { completion, cached, model, read, cost, conversation })
@@ -347,13 +348,20 @@ impl Exchange {
         }
     }
 
-    /// Appends the turn, before the answer's end is sent.
-    pub(super) async fn append(&mut self, state: &AppState, assistant: &str) -> Option<TurnState> {
+    /// Appends the turn, before the answer's end is sent. `usage` and `cost` are what the caller is told of it.
+    pub(super) async fn append(
+        &mut self,
+        state: &AppState,
+        assistant: &str,
+        usage: Option<Usage>,
+        cost: Option<NanoUsd>,
+    ) -> Option<TurnState> {
         let turn = self.ask.conversation.take()?;
         if !turn.persistent {
             return Some(TurnState { id: turn.id, persisted: false });
         }
-        let stored = Turn { user: turn.user, assistant: assistant.to_owned(), first: turn.first };
+        let said = Said { user: turn.user, assistant: assistant.to_owned() };
+        let stored = conversations::turn(said, turn.first, usage, cost);
         let retention = Retention::from(&self.live.config.dynamic.conversations);
         let persisted = self.live.store.append_turn(turn.id, stored, retention).await.unwrap_or_else(|_| {
             state.metrics().store_error("append_turn");

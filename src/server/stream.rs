@@ -147,7 +147,8 @@ impl Relay {
     /// All has come: append, and only then tell the caller.
     async fn finish(&mut self, total: &Total) -> Bytes {
         self.ended = true;
-        let turn = self.exchange.append(&self.state, &total.text).await;
+        let cost = self.cost(total.cost);
+        let turn = self.exchange.append(&self.state, &total.text, total.usage, cost).await;
         if self.exchange.ask.dialect == Dialect::OpenAi {
             return self.done(total);
         }
@@ -158,7 +159,7 @@ impl Relay {
             tokens_used: total.usage.map(Usage::total),
             totals: Some(ChatTotals {
                 model: self.exchange.ask.model.name.to_string(),
-                cost_estimate: self.cost(total.cost).map(NanoUsd::usd),
+                cost_estimate: cost.map(NanoUsd::usd),
                 cached: self.result == CacheResult::Hit,
                 persisted: turn.is_some_and(|turn| turn.persisted),
                 finish_reason: total.finish_reason.clone(),

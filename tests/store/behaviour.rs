@@ -7,15 +7,15 @@ use chatservice::server::config::RequestLimit;
 use chatservice::server::conversations::new_id;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::{
-    Admit, CallerKey, ConversationId, LimitState, PodId, ReservationId, Reserve, Retention, Role, Settle,
-    Store, StoreError, Turn,
+    Admit, CallerKey, Conversation, ConversationId, LimitState, PodId, ReservationId, Reserve, Retention,
+    Said, Settle, Store, StoreError, Turn,
 };
 use futures::future::{join_all, try_join_all};
 
 /// How long anything may take in the end.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-const RETENTION: Retention = Retention { max_messages: 20, ttl: Duration::from_hours(1) };
+const RETENTION: Retention = Retention { max_messages: 20, max_tokens: None, ttl: Duration::from_hours(1) };
 
 /// Runs what may be repeated until the store answers all of it in time. The number of the attempt makes names unique.
 pub async fn in_time<T>(scenario: impl AsyncFn(u32) -> Result<T, StoreError>) -> T {
@@ -85,19 +85,22 @@ pub async fn admit(store: &dyn Store, caller: &str, limit: RequestLimit) -> Limi
     answered(|| try_admit(store, caller, limit)).await
 }
 
+/// Of 10 tokens, for which 100 were used at a price of 7.
 pub fn turn(number: u32, first: bool) -> Turn {
-    Turn { user: format!("question {number}"), assistant: format!("answer \"{number}\" ü\n"), first }
+    let said = Said { user: format!("question {number}"), assistant: format!("answer \"{number}\" ü\n") };
+    Turn { said, first, tokens: 10, used: 100, cost: Some(NanoUsd(7)) }
 }
 
-async fn contents(store: &dyn Store, id: ConversationId) -> Option<Vec<String>> {
-    let messages = answered(|| store.conversation(id)).await?;
-    for pair in messages.chunks(2) {
-        assert_eq!(
-            pair.iter().map(|message| message.role).collect::<Vec<_>>(),
-            [Role::User, Role::Assistant]
-        );
-    }
-    Some(messages.into_iter().map(|message| message.content).collect())
+fn said(numbers: &[u32]) -> Vec<Said> {
+    numbers.iter().map(|number| turn(*number, false).said).collect()
+}
+
+async fn read(store: &dyn Store, id: ConversationId) -> Option<Conversation> {
+    answered(|| store.conversation(id, None)).await
+}
+
+async fn contents(store: &dyn Store, id: ConversationId) -> Option<Vec<Said>> {
+    Some(read(store, id).await?.turns.iter().map(|turn| turn.said.clone()).collect())
 }
 
 pub async fn a_burst_is_admitted_exactly_however_many_come_at_once(store: &dyn Store) {
@@ -209,24 +212,60 @@ pub async fn nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache
     assert_eq!((admitted.standing, admitted.cached), (None, None));
 }
 
-pub async fn a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns(store: &dyn Store) {
-    let retention = Retention { max_messages: 5, ..RETENTION };
-    let id = in_time(async |_| {
+/// A conversation of these turns, appended one after the other.
+async fn conversation(store: &dyn Store, turns: &[Turn], retention: Retention) -> ConversationId {
+    in_time(async |_| {
         let id = new_id();
-        assert_eq!(store.conversation(id).await?, None);
-        for number in 1..=4 {
-            assert!(store.append_turn(id, turn(number, number == 1), retention).await?);
+        assert_eq!(store.conversation(id, None).await?, None);
+        for (index, turn) in turns.iter().enumerate() {
+            let turn = Turn { first: index == 0, ..turn.clone() };
+            assert!(store.append_turn(id, turn, retention).await?);
         }
         Ok(id)
     })
-    .await;
-    let all = contents(store, id).await.unwrap();
-    let expected: Vec<_> = [3, 4]
-        .into_iter()
-        .flat_map(|number| [turn(number, false).user, turn(number, false).assistant])
-        .collect();
-    assert_eq!(all, expected, "five messages are two whole turns");
+    .await
+}
+
+pub async fn a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns(store: &dyn Store) {
+    let turns: Vec<Turn> = (1..=4).map(|number| turn(number, false)).collect();
+    let retention = Retention { max_messages: 5, ..RETENTION };
+    let id = conversation(store, &turns, retention).await;
+    assert_eq!(contents(store, id).await.unwrap(), said(&[3, 4]), "five messages are two whole turns");
     assert_eq!(contents(store, new_id()).await, None, "another conversation");
+}
+
+pub async fn a_conversation_keeps_the_turns_whose_tokens_fit(store: &dyn Store) {
+    let turns: Vec<Turn> = (1..=12).map(|number| turn(number, false)).collect();
+    let retention = |max_tokens| Retention { max_tokens: Some(max_tokens), ..RETENTION };
+    for (max_tokens, kept) in
+        [(100, &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]), (29, &[11, 12]), (10, &[12]), (9, &[])]
+    {
+        let id = conversation(store, &turns, retention(max_tokens)).await;
+        let found = read(store, id).await.expect("a conversation goes on though none of its turns fits");
+        let found: Vec<Said> = found.turns.iter().map(|turn| turn.said.clone()).collect();
+        assert_eq!(found, said(kept), "{max_tokens} tokens");
+    }
+    // One turn that is larger than all that may be kept makes room for nothing.
+    let large = Turn { tokens: 50, ..turn(2, false) };
+    let id = conversation(store, &[turn(1, true), large, turn(3, false)], retention(40)).await;
+    assert_eq!(contents(store, id).await.unwrap(), said(&[3]));
+}
+
+pub async fn a_conversation_adds_up_what_all_its_turns_used(store: &dyn Store) {
+    let before = jiff::Timestamp::now().as_second() - 60;
+    let free = Turn { cost: None, ..turn(1, true) };
+    let id = conversation(store, std::slice::from_ref(&free), RETENTION).await;
+    let found = read(store, id).await.unwrap();
+    assert_eq!((found.total_tokens, found.total_cost, found.turns[0].tokens), (100, None, 10));
+    let retention = Retention { max_messages: 2, ..RETENTION };
+    let id = conversation(store, &[free, turn(2, false), turn(3, false)], retention).await;
+    let found = read(store, id).await.unwrap();
+    assert_eq!(
+        (found.total_tokens, found.total_cost),
+        (300, Some(NanoUsd(14))),
+        "also what is no longer kept"
+    );
+    assert!((before..before + 3600).contains(&found.updated_at), "{}", found.updated_at);
 }
 
 pub async fn turns_that_come_at_once_stay_whole(store: &dyn Store) {
@@ -240,9 +279,9 @@ pub async fn turns_that_come_at_once_stay_whole(store: &dyn Store) {
     })
     .await;
     let all = contents(store, id).await.unwrap();
-    assert_eq!(all.len(), 20);
-    for pair in all.chunks(2) {
-        assert_eq!(pair[0].split(' ').nth(1), pair[1].split('"').nth(1), "{pair:?}");
+    assert_eq!(all.len(), 10);
+    for said in all {
+        assert_eq!(said.user.split(' ').nth(1), said.assistant.split('"').nth(1), "{said:?}");
     }
 }
 
@@ -253,23 +292,31 @@ pub async fn a_conversation_that_is_gone_is_not_brought_back(store: &dyn Store) 
     assert_eq!(contents(store, id).await, None);
     assert!(append(&turn(1, true)).await);
     assert!(append(&turn(2, false)).await);
+    answered(|| store.delete_conversation(id)).await;
+    assert_eq!(contents(store, id).await, None);
+    assert!(!append(&turn(3, false)).await, "a turn in flight does not bring it back");
+    assert!(!answered(|| store.delete_conversation(id)).await, "nothing is left to erase");
 }
 
-pub async fn a_conversation_expires_and_a_turn_renews_its_life(store: &dyn Store) {
+pub async fn a_conversation_expires_and_every_use_renews_its_life(store: &dyn Store) {
     let short = Retention { ttl: Duration::from_secs(1), ..RETENTION };
-    let (renewed, expiring) = in_time(async |_| {
-        let (renewed, expiring) = (new_id(), new_id());
-        store.append_turn(renewed, turn(1, true), short).await?;
-        assert!(store.append_turn(renewed, turn(2, false), RETENTION).await?);
-        store.append_turn(expiring, turn(1, true), short).await?;
-        Ok((renewed, expiring))
+    let (appended, read, expiring) = in_time(async |_| {
+        let ids = (new_id(), new_id(), new_id());
+        for id in [ids.0, ids.1, ids.2] {
+            store.append_turn(id, turn(1, true), short).await?;
+        }
+        assert!(store.append_turn(ids.0, turn(2, false), RETENTION).await?);
+        assert!(store.conversation(ids.1, Some(RETENTION.ttl)).await?.is_some());
+        Ok(ids)
     })
     .await;
     let deadline = Instant::now() + DEADLINE;
+    // Looking is no use of it.
     while contents(store, expiring).await.is_some() {
         assert!(Instant::now() < deadline, "it does not expire");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(!answered(|| store.append_turn(expiring, turn(2, false), RETENTION)).await);
-    assert!(contents(store, renewed).await.is_some());
+    assert!(contents(store, appended).await.is_some());
+    assert!(contents(store, read).await.is_some());
 }

@@ -51,7 +51,9 @@ for_both_stores!(
     a_store_counts_the_servers_that_share_it,
     nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache,
     a_conversation_is_read_back_in_order_and_trimmed_by_whole_turns,
+    a_conversation_keeps_the_turns_whose_tokens_fit,
+    a_conversation_adds_up_what_all_its_turns_used,
     turns_that_come_at_once_stay_whole,
     a_conversation_that_is_gone_is_not_brought_back,
-    a_conversation_expires_and_a_turn_renews_its_life,
+    a_conversation_expires_and_every_use_renews_its_life,
 );

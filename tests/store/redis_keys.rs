@@ -7,8 +7,8 @@ use chatservice::constants::REDIS_KEY_PREFIX;
 use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, AnswerStore, CacheKey, ConversationId, ConversationStore, LimitStore, Retention, Store,
-    StoreError, StoredMessage,
+    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationId, ConversationStore, LimitStore,
+    Retention, Store, StoreError,
 };
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -45,7 +45,14 @@ async fn every_key_is_ours_names_no_caller_and_has_a_life() {
     admit(&store, "203.0.113.7", limit(60, 60, 10)).await;
     answered(|| store.settle(vec![late("203.0.113.8", limit(60, 60, 10))])).await;
     answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
-    answered(|| store.append_turn(new_id(), turn(1, true), Retention { max_messages: 20, ttl: HOUR })).await;
+    answered(|| {
+        store.append_turn(
+            new_id(),
+            turn(1, true),
+            Retention { max_messages: 20, max_tokens: None, ttl: HOUR },
+        )
+    })
+    .await;
     let keys = keys(&mut connection).await;
     assert_eq!(keys.len(), 4, "{keys:?}");
     for key in keys {
@@ -117,7 +124,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     let mut connection = server.connection().await;
     let store = pod(&server, "u-1");
     let id = new_id();
-    let retention = Retention { max_messages: 20, ttl: HOUR };
+    let retention = Retention { max_messages: 20, max_tokens: None, ttl: HOUR };
     answered(|| store.append_turn(id, turn(1, true), retention)).await;
     admit(&store, "a", limit(60, 60, 10)).await;
     for _ in 0..3 {
@@ -171,13 +178,49 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
 
     let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
     let id = new_id();
-    let retention = Retention { max_messages: 20, ttl: HOUR };
+    let retention = Retention { max_messages: 20, max_tokens: None, ttl: HOUR };
+    let short = Retention { max_messages: 2, ..retention };
     answered(|| store.append_turn(id, turn(1, true), retention)).await;
     let key = only_key(&mut connection).await;
-    for garbage in ["", "{}", "[1]", r#"[{"role":"system","content":"x"}]"#] {
-        let () = connection.lset(&key, 0, garbage).await.unwrap();
-        assert!(matches!(settled(&store, id).await, Err(StoreError::Failed(_))), "{garbage}");
+    let (said, turn2) = (br#"10 {"user":"q","assistant":"a"}"#.as_slice(), turn(2, false));
+    let failed = async |what: &str| {
+        assert!(matches!(settled(&store, id).await, Err(StoreError::Failed(_))), "{what}");
+    };
+    for garbage in [&b""[..], b"{}", b"x {}", b"10 [1]", b"-1 {}", b"10 {\"user\":1}", b"\xff\xfe"] {
+        let () = connection.hset(&key, "1", garbage).await.unwrap();
+        failed("a turn").await;
+        assert!(
+            settle(|| store.append_turn(id, turn2.clone(), short)).await.unwrap(),
+            "and is dropped later"
+        );
+        assert_eq!(settled(&store, id).await.unwrap().unwrap().turns.len(), 1);
+        let () = connection.del(&key).await.unwrap();
+        answered(|| store.append_turn(id, turn(1, true), retention)).await;
     }
+    for (field, garbage) in
+        [("at", "x"), ("tokens", "-1"), ("cost", ""), ("tokens", "99999999999999999999"), ("7", "x")]
+    {
+        let () = connection.hset(&key, field, garbage).await.unwrap();
+        failed(field).await;
+        let () = connection.del(&key).await.unwrap();
+        answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    }
+    for (field, garbage) in [
+        ("oldest", "x"),
+        ("oldest", "-1e15"),
+        ("last", "1e15"),
+        ("last", "nan"),
+        ("tokens", "x"),
+        ("kept", "x"),
+    ] {
+        let () = connection.hset(&key, field, garbage).await.unwrap();
+        let appended = settle(|| store.append_turn(id, turn2.clone(), retention)).await;
+        assert!(matches!(appended, Err(StoreError::Failed(_))), "{field} {garbage}: {appended:?}");
+        let () = connection.del(&key).await.unwrap();
+        answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    }
+    let () = connection.hset(&key, "1", said).await.unwrap();
+    assert_eq!(settled(&store, id).await.unwrap().unwrap().turns[0].said.user, "q");
     let () = connection.set(&key, "x").await.unwrap();
     assert!(matches!(settled(&store, id).await, Err(StoreError::Failed(_))));
     let appended = settle(|| store.append_turn(id, turn(2, false), retention)).await;
@@ -185,8 +228,8 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
     assert_eq!(store.connected(), Some(true), "an answer all the same");
 }
 
-async fn settled(store: &RedisStore, id: ConversationId) -> Result<Option<Vec<StoredMessage>>, StoreError> {
-    settle(|| store.conversation(id)).await
+async fn settled(store: &RedisStore, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
+    settle(|| store.conversation(id, None)).await
 }
 
 /// The first outcome that is not a missed deadline.

@@ -1,6 +1,7 @@
 //! The simple dialect: `POST /api/v1/chat` and `/api/v1/chat/stream`. In: a message. Out: an answer with its
 //! conversation, or the same as server-sent events.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -22,7 +23,7 @@ use crate::server::json::{self, Object};
 use crate::server::models::Model;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
-use crate::server::store::{ConversationId, Retention, StoredMessage};
+use crate::server::store::{ConversationId, Retention, StoredTurn};
 
 /// Longest `message`, in characters after trimming.
 const MESSAGE_MAX: usize = 5000;
@@ -188,7 +189,7 @@ async fn prepare(
     headers: &HeaderMap,
     body: Body,
     always_stream: bool,
-) -> Result<(Ask, std::sync::Arc<Live>), Outcome> {
+) -> Result<(Ask, Arc<Live>), Outcome> {
     let started = Instant::now();
     let live = state.live()?;
     let (body, room) = read_json(state, headers, body).await?;
@@ -270,15 +271,17 @@ fn read_question(object: &Object<'_>, defaults: &RequestDefaults) -> Result<Ques
     })
 }
 
-/// The messages so far, the conversation's id, and whether this turn can be stored.
+/// The turns so far, the conversation's id, and whether this turn can be stored.
 async fn history(
     state: &AppState,
     live: &Live,
     conversation: Option<ConversationId>,
-) -> Result<(Vec<StoredMessage>, ConversationId, bool), ApiError> {
+) -> Result<(Vec<Arc<StoredTurn>>, ConversationId, bool), ApiError> {
     let Some(id) = conversation else { return Ok((Vec::new(), conversations::new_id(), true)) };
-    match live.store.conversation(id).await {
-        Ok(Some(messages)) => Ok((messages, id, true)),
+    // Going on with it is a use: it must not end while the model answers.
+    let ttl = Retention::from(&live.config.dynamic.conversations).ttl;
+    match live.store.conversation(id, Some(ttl)).await {
+        Ok(Some(conversation)) => Ok((conversation.turns, id, true)),
         Ok(None) => Err(ApiError::ConversationNotFound),
         Err(_) => {
             // The question is answered without what came before, and the answer says that it was not stored.
@@ -293,7 +296,7 @@ fn upstream_body<'a>(
     live: &Live,
     model: &'a Model,
     question: &Question,
-    history: &[StoredMessage],
+    history: &[Arc<StoredTurn>],
     stream: bool,
 ) -> Members<'a> {
     let retention = Retention::from(&live.config.dynamic.conversations);

@@ -1,63 +1,70 @@
-//! Conversations, as a store keeps them. In: whole turns. Out: the messages so far. [`super::super::conversations`] says
-//! what is made of them.
+//! Conversations, as a store keeps them. In: whole turns. Out: the turns so far with their totals.
+//! [`super::super::conversations`] says what is made of them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-
-/// One message of a conversation.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredMessage {
-    /// `user` or `assistant`. The system prompt is not stored.
-    pub role: Role,
-    /// The text.
-    pub content: String,
-}
-
-/// Who wrote a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The caller.
-    User,
-    /// The model.
-    Assistant,
-}
-
-impl Role {
-    /// As in a request to a model.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
+use crate::server::pricing::NanoUsd;
 
 /// A conversation's id: a UUID v4 that we gave out. Whoever holds it may go on with the conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConversationId(pub uuid::Uuid);
 
-/// A whole turn, appended atomically: what was asked and what was answered.
-#[derive(Clone)]
-pub struct Turn {
+/// What was said in a turn. The system prompt is not stored.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
     /// What the caller wrote.
     pub user: String,
     /// What the model answered, complete.
     pub assistant: String,
+}
+
+/// A stored turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTurn {
+    /// What was said.
+    pub said: Said,
+    /// Tokens of both messages, as [`Turn::tokens`] had them.
+    pub tokens: u32,
+}
+
+/// A conversation as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its latest turns, oldest first. May be empty: a turn that is larger than [`Retention::max_tokens`] is not kept.
+    pub turns: Vec<Arc<StoredTurn>>,
+    /// Tokens used by all of its turns, also those that are no longer kept.
+    pub total_tokens: u64,
+    /// What they cost; None where no price is known.
+    pub total_cost: Option<NanoUsd>,
+    /// Seconds since 1970 of the last turn.
+    pub updated_at: i64,
+}
+
+/// A whole turn, appended atomically.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// What was said.
+    pub said: Said,
     /// The first turn creates the conversation; a later one does not bring back what expired or was deleted.
     pub first: bool,
+    /// Tokens of both messages, for [`Retention::max_tokens`].
+    pub tokens: u32,
+    /// Tokens that the turn used, with everything that was sent along; for the total.
+    pub used: u32,
+    /// What it cost, where the price is known; for the total.
+    pub cost: Option<NanoUsd>,
 }
 
 // What people say is never printed, not even by a test that fails: only its length.
-impl fmt::Debug for StoredMessage {
+impl fmt::Debug for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} message of {} bytes", self.role, self.content.len())
+        write!(f, "{} and {} bytes", self.user.len(), self.assistant.len())
     }
 }
 
@@ -66,23 +73,38 @@ impl fmt::Debug for StoredMessage {
 pub struct Retention {
     /// Messages; trimmed by whole turns.
     pub max_messages: u32,
-    /// Life after the last turn.
+    /// Tokens of the kept turns together; trimmed by whole turns. None: not bounded.
+    pub max_tokens: Option<u32>,
+    /// Life after the last use.
     pub ttl: Duration,
+}
+
+impl Retention {
+    /// Turns that [`Self::max_messages`] allows.
+    #[must_use]
+    pub fn max_turns(self) -> u32 {
+        self.max_messages / 2
+    }
 }
 
 /// The conversations of a store.
 pub trait ConversationStore: Send + Sync {
-    /// The last messages of a conversation, oldest first; None when there is no such conversation.
+    /// A conversation; None when there is no such one. With a life, that is what it lives from now on.
     fn conversation(
         &self,
         id: ConversationId,
-    ) -> BoxFuture<'_, Result<Option<Vec<StoredMessage>>, StoreError>>;
+        renew: Option<Duration>,
+    ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>>;
 
-    /// Appends a turn, trims and refreshes the life; false when the conversation is gone.
+    /// Appends a turn, adds up the totals, drops the oldest turns until the rest fits, and renews the life; false when
+    /// the conversation is gone.
     fn append_turn(
         &self,
         id: ConversationId,
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Erases a conversation at once; false when there was none.
+    fn delete_conversation(&self, id: ConversationId) -> BoxFuture<'_, Result<bool, StoreError>>;
 }

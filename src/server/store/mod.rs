@@ -18,7 +18,7 @@ mod redis_url;
 mod sentinel;
 
 pub use answers::{AnswerStore, CacheKey};
-pub use conversations::{ConversationId, ConversationStore, Retention, Role, StoredMessage, Turn};
+pub use conversations::{Conversation, ConversationId, ConversationStore, Retention, Said, StoredTurn, Turn};
 pub use limits::{
     Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
     ReservationId, Reserve, Settle, Standing, TokenDemand, TokenState,

@@ -1,54 +1,94 @@
-//! Conversations in Redis: a list with one turn per element. In and out: as [`ConversationStore`] says.
+//! Conversations in Redis: a hash each, as `append_turn.lua` describes it. In and out: as [`ConversationStore`] says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use redis::Cmd;
 
 use super::RedisStore;
+use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    ConversationId, ConversationStore, Retention, Role, StoreError, StoredMessage, Turn,
+    Conversation, ConversationId, ConversationStore, Retention, Said, StoreError, StoredTurn, Turn,
 };
-
-/// Turns that are read at most, whatever a list holds: the most messages that a ChatService may ask for.
-const MOST_TURNS: isize = 100;
 
 impl RedisStore {
     fn conversation_key(&self, id: ConversationId) -> String {
-        self.key(Some(&id.0.to_string()), "t1")
+        self.key(Some(&id.0.to_string()), "t2")
     }
 
     async fn append(&self, id: ConversationId, turn: Turn, retention: Retention) -> Result<bool, StoreError> {
-        let messages = [
-            StoredMessage { role: Role::User, content: turn.user },
-            StoredMessage { role: Role::Assistant, content: turn.assistant },
-        ];
-        let turns = i64::from((retention.max_messages / 2).max(1));
-        let element = serde_json::to_vec(&messages)
+        let said = serde_json::to_vec(&turn.said)
             .map_err(|_| StoreError::Failed("the turn cannot be written as JSON".to_owned()))?;
         let mut script = self.scripts.append_turn.key(self.conversation_key(id));
-        script.arg(u8::from(turn.first)).arg(-turns).arg(self.life(retention.ttl)).arg(element);
+        script.arg(u8::from(turn.first));
+        script.arg(retention.max_turns()).arg(retention.max_tokens.map_or(-1, i64::from));
+        script.arg(self.life(retention.ttl));
+        script.arg(said).arg(turn.tokens);
+        script.arg(turn.used).arg(turn.cost.map_or_else(String::new, |cost| cost.0.to_string()));
         self.invoke(&script).await
     }
 
-    async fn read_conversation(&self, id: ConversationId) -> Result<Option<Vec<StoredMessage>>, StoreError> {
-        let turns: Vec<Vec<u8>> =
-            self.query(&Cmd::lrange(self.conversation_key(id), -MOST_TURNS, -1)).await?;
-        let mut messages = Vec::with_capacity(turns.len() * 2);
-        for turn in &turns {
-            let turn: Vec<StoredMessage> = serde_json::from_slice(turn)
-                .map_err(|_| StoreError::Failed("a stored turn is not one of ours".to_owned()))?;
-            messages.extend(turn);
+    async fn read(
+        &self,
+        id: ConversationId,
+        renew: Option<Duration>,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let mut script = self.scripts.read_conversation.key(self.conversation_key(id));
+        script.arg(renew.map_or(0, |life| self.life(life)));
+        let fields: HashMap<String, Vec<u8>> = self.invoke(&script).await?;
+        if fields.is_empty() {
+            return Ok(None);
         }
-        Ok((!turns.is_empty()).then_some(messages))
+        decode(&fields)
+            .map(Some)
+            .ok_or_else(|| StoreError::Failed("a stored conversation is not one of ours".to_owned()))
     }
+
+    async fn delete(&self, id: ConversationId) -> Result<bool, StoreError> {
+        self.query(&Cmd::unlink(self.conversation_key(id))).await
+    }
+}
+
+/// None for what we have not written.
+fn decode(fields: &HashMap<String, Vec<u8>>) -> Option<Conversation> {
+    let text = |name: &str| fields.get(name).map(|value| std::str::from_utf8(value));
+    let total_cost = match text("cost") {
+        Some(cost) => Some(NanoUsd(cost.ok()?.parse().ok()?)),
+        None => None,
+    };
+    let mut turns: Vec<(u64, Arc<StoredTurn>)> = Vec::new();
+    for (name, value) in fields {
+        if let Ok(number) = name.parse() {
+            turns.push((number, Arc::new(turn(value)?)));
+        }
+    }
+    turns.sort_unstable_by_key(|(number, _)| *number);
+    Some(Conversation {
+        turns: turns.into_iter().map(|(_, turn)| turn).collect(),
+        total_tokens: text("tokens")?.ok()?.parse().ok()?,
+        total_cost,
+        updated_at: text("at")?.ok()?.parse().ok()?,
+    })
+}
+
+/// Its tokens, a blank, and what was said as JSON.
+fn turn(stored: &[u8]) -> Option<StoredTurn> {
+    let blank = stored.iter().position(|byte| *byte == b' ')?;
+    let (tokens, said) = stored.split_at(blank);
+    let said: Said = serde_json::from_slice(said).ok()?;
+    Some(StoredTurn { said, tokens: std::str::from_utf8(tokens).ok()?.parse().ok()? })
 }
 
 impl ConversationStore for RedisStore {
     fn conversation(
         &self,
         id: ConversationId,
-    ) -> BoxFuture<'_, Result<Option<Vec<StoredMessage>>, StoreError>> {
-        self.read_conversation(id).boxed()
+        renew: Option<Duration>,
+    ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>> {
+        self.read(id, renew).boxed()
     }
 
     fn append_turn(
@@ -58,5 +98,9 @@ impl ConversationStore for RedisStore {
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.append(id, turn, retention).boxed()
+    }
+
+    fn delete_conversation(&self, id: ConversationId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.delete(id).boxed()
     }
 }

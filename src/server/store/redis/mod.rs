@@ -5,7 +5,7 @@
 //! - `chatservice:{uid}:rl1:<hash of the caller>`: the time at which the bucket is full;
 //! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
-//! - `chatservice:{uid:id}:t1`: a conversation's turns.
+//! - `chatservice:{uid:id}:t2`: a conversation.
 //!
 //! The number is the version of what is stored there. What is in braces decides the slot of a Redis Cluster: limits of one
 //! service share one, so that a single script may use them all; answers and conversations are spread.
@@ -38,6 +38,7 @@ struct Scripts {
     charge: Script,
     heartbeat: Script,
     append_turn: Script,
+    read_conversation: Script,
 }
 
 impl RedisStore {
@@ -49,6 +50,7 @@ impl RedisStore {
             charge: Script::new(include_str!("../charge.lua")),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
+            read_conversation: Script::new(include_str!("../read_conversation.lua")),
         };
         Self { link: Link::new(address), uid: uid.to_owned(), scripts, longest_life: AtomicU64::new(0) }
     }
