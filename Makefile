@@ -10,7 +10,7 @@ SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,le
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz openapi crd image e2e bench
+.PHONY: help tools test lint fmt fuzz chaos openapi crd image e2e bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ fmt: ## format the sources
 fuzz: ## fuzz the parser of event streams for FUZZ_SECONDS (60)
 	RUSTFLAGS='$(SANCOV)' cargo run --locked --release --manifest-path fuzz/Cargo.toml --target $(TARGET) --bin sse -- \
 	  -max_len=4096 -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(FUZZ_SECONDS),60)
+
+chaos: ## the faults in numbers that make test has no time for: ten thousand disconnects, a thousand slow readers
+	cargo test --locked --test server -- --ignored --nocapture --test-threads=1
 
 openapi: ## write docs/openapi.json from the handlers' types
 	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document

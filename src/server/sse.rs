@@ -50,12 +50,15 @@ pub enum SseError {
     Stream,
 }
 
-/// The state between two pieces of a stream. Holds at most what was pushed and not taken, and one event.
+/// The state between two pieces of a stream. Holds at most what was pushed and not taken, and one event; what came in
+/// one piece is never copied.
 #[derive(Default)]
 pub struct Parser {
-    buffer: BytesMut,
-    /// Bytes at the front of `buffer` that hold no line end, so that they are looked at once.
-    scanned: usize,
+    /// What was pushed and not looked at.
+    rest: Bytes,
+    /// The beginning of a line whose end was not pushed yet.
+    line: BytesMut,
+    /// The first line is over, and with it the byte order mark.
     started: bool,
     /// The last line ended with CR: a LF right after it belongs to it.
     after_cr: bool,
@@ -111,7 +114,12 @@ impl Parser {
             self.failed = Some(SseError::Stream);
         }
         if self.failed.is_none() {
-            self.buffer.extend_from_slice(bytes);
+            self.rest = if self.rest.is_empty() {
+                bytes.clone()
+            } else {
+                // Not the usual order: what was pushed is taken before more is.
+                Bytes::from([self.rest.as_ref(), bytes.as_ref()].concat())
+            };
         }
     }
 
@@ -120,8 +128,7 @@ impl Parser {
     pub fn next(&mut self) -> Option<Result<Event, SseError>> {
         let found = self.advance();
         if let Err(error) = found {
-            self.failed = Some(error);
-            self.buffer.clear();
+            *self = Self { failed: Some(error), ..Self::default() };
         }
         found.transpose()
     }
@@ -137,15 +144,6 @@ impl Parser {
 
     fn advance(&mut self) -> Result<Option<Event>, SseError> {
         self.failed.map_or(Ok(()), Err)?;
-        if !self.started {
-            if self.buffer.len() < BOM.len() && BOM.starts_with(&self.buffer) {
-                return Ok(None);
-            }
-            self.started = true;
-            if self.buffer.starts_with(BOM) {
-                self.buffer.advance(BOM.len());
-            }
-        }
         while let Some(line) = self.line()? {
             if !line.is_empty() {
                 self.field(&line)?;
@@ -161,26 +159,32 @@ impl Parser {
 
     /// The next whole line, without its end.
     fn line(&mut self) -> Result<Option<Bytes>, SseError> {
-        if self.after_cr && !self.buffer.is_empty() {
+        if self.after_cr && !self.rest.is_empty() {
             self.after_cr = false;
-            if self.buffer.first() == Some(&b'\n') {
-                self.buffer.advance(1);
+            if self.rest.first() == Some(&b'\n') {
+                self.rest.advance(1);
             }
         }
-        let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
-        let end = fresh.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-        let length = self.scanned + end.unwrap_or(fresh.len());
-        if length > MAX_LINE {
+        let end = self.rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let part = self.rest.split_to(end.unwrap_or(self.rest.len()));
+        if self.line.len() + part.len() > MAX_LINE {
             return Err(SseError::Line);
         }
         if end.is_none() {
-            self.scanned = length;
+            self.line.extend_from_slice(&part);
             return Ok(None);
         }
-        self.scanned = 0;
-        let line = self.buffer.split_to(length).freeze();
-        self.after_cr = self.buffer.first() == Some(&b'\r');
-        self.buffer.advance(1);
+        self.after_cr = self.rest.first() == Some(&b'\r');
+        self.rest.advance(1);
+        let mut line = if self.line.is_empty() {
+            part
+        } else {
+            self.line.extend_from_slice(&part);
+            std::mem::take(&mut self.line).freeze()
+        };
+        if !std::mem::replace(&mut self.started, true) && line.starts_with(BOM) {
+            line.advance(BOM.len());
+        }
         Ok(Some(line))
     }
 
@@ -341,7 +345,7 @@ mod tests {
         assert_eq!(parser.next(), Some(Err(SseError::Line)));
         parser.push(&Bytes::from_static(b"\n\ndata: a\n\n"));
         assert_eq!(parser.next(), Some(Err(SseError::Line)));
-        assert_eq!(parser.buffer.len(), 0);
+        assert_eq!((parser.rest.len(), parser.line.len()), (0, 0));
     }
 
     #[test]

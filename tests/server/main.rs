@@ -10,6 +10,8 @@ mod http;
 mod metrics;
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;
+#[path = "../support/process.rs"]
+mod process_support;
 #[path = "../support/redis.rs"]
 mod redis_server;
 #[path = "../support/server.rs"]
@@ -19,9 +21,12 @@ mod bad_input;
 mod cache_and_limits;
 mod coalescing;
 mod conversations;
+mod cuts;
+mod disconnects;
 mod openai_dialect;
 mod operations;
 mod overload;
+mod process;
 mod reload;
 mod secrecy;
 mod simple_dialect;

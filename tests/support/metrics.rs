@@ -21,3 +21,10 @@ pub async fn wait(server: &TestServer, line: &str) {
         tokio::task::yield_now().await;
     }
 }
+
+/// The value of a series of whole numbers, 0 when it is not there.
+pub async fn value(server: &TestServer, series: &str) -> usize {
+    let text = text(server).await;
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}

@@ -32,7 +32,7 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 /// Longest wait for an error's body: its status already says most.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Read buffer of a connection, which bounds the answer's headers and what a stream holds while its reader is slow.
-const READ_BUFFER: usize = 32 << 10;
+const READ_BUFFER: usize = 16 << 10;
 /// Idle connections kept.
 const POOL_SIZE: usize = 64;
 /// How long an idle connection is kept: shorter than common servers and load balancers keep theirs.

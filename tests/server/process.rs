@@ -1,0 +1,117 @@
+//! What only a process of its own shows: signals with streams open, and memory.
+
+use std::time::{Duration, Instant};
+
+use ::http::Method;
+use ::http::header::CONNECTION;
+use bytes::Bytes;
+use futures::future::join_all;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::http::{self, DEADLINE};
+use crate::mock_openai::{End, MockOpenAi, Piece, Script, whole_stream, word_event};
+use crate::process_support::Process;
+
+const CHAT: &str = "/v1/chat/completions";
+const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+/// 5 s before the end of the grace period of the pods, when streams are told to end.
+const GRACE: Duration = Duration::from_secs(55);
+
+fn ask() -> Value {
+    json!({"messages": [{"role": "user", "content": "process"}], "stream": true})
+}
+
+/// The drain of a rolling update: streams that are open when SIGTERM comes are whole, and who still comes is answered.
+#[tokio::test]
+async fn s11_no_stream_is_cut_and_nobody_refused_by_an_update() {
+    const STREAMS: usize = 200;
+    let mock = MockOpenAi::start().await;
+    let stream = whole_stream(3, true);
+    for _ in 0..STREAMS {
+        let mut pieces: Vec<Piece> = stream.iter().cloned().map(Piece::Send).collect();
+        pieces.insert(2, Piece::Gate);
+        mock.script(Script::Events(pieces, End::Clean));
+    }
+    let mut server = Process::start(&mock.base_url()).await;
+    let (url, body) = (format!("{}{CHAT}", server.url), ask().to_string());
+    let open = join_all((0..STREAMS).map(|_| async {
+        let mut response = http::open(Method::POST, &url, JSON, body.as_bytes()).await;
+        assert_eq!(response.status(), 200);
+        response.body_mut().frame().await.unwrap().unwrap();
+        response
+    }));
+    let open = open.await;
+    let signalled = Instant::now();
+    server.signal("-TERM").await;
+    server.wait_readyz(503).await;
+    // Who has not heard of it yet is answered, and told to go elsewhere next.
+    for _ in 0..20 {
+        mock.script(Script::Words(2));
+        let late = http::post(&url, &json!({"messages": [{"role": "user", "content": "late"}]})).await;
+        assert_eq!((late.status.as_u16(), late.header(CONNECTION.as_str())), (200, "close"));
+    }
+    for _ in 0..STREAMS {
+        mock.open_gate();
+    }
+    let ends = join_all(open.into_iter().map(|response| response.into_body().collect())).await;
+    for end in ends {
+        let end = end.expect("no stream is cut").to_bytes();
+        assert!(end.ends_with(b"data: [DONE]\n\n"), "{end:?}");
+    }
+    let status = server.end(GRACE).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(signalled.elapsed() < GRACE, "{:?}", signalled.elapsed());
+}
+
+/// Clients that read nothing, and a backend that has no end: what one such stream takes of the server's memory.
+async fn slow_readers(count: usize) -> usize {
+    let mock = MockOpenAi::start().await;
+    let words = Bytes::from((0..100).map(word_event).collect::<Vec<_>>().concat());
+    for _ in 0..=count {
+        mock.script(Script::Events(vec![Piece::Send(words.clone()); 400], End::Hang));
+    }
+    let server = Process::start(&mock.base_url()).await;
+    let begin = async || {
+        let mut client = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).await.unwrap();
+        let body = ask().to_string();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: demo\r\ncontent-type: application/json";
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut first = [0; 64];
+        tokio::time::timeout(DEADLINE, client.read_exact(&mut first)).await.unwrap().unwrap();
+        assert!(first.starts_with(b"HTTP/1.1 200 OK"), "{first:?}");
+        client
+    };
+    let _warm = begin().await;
+    let before = server.memory();
+    let _clients = join_all((0..count).map(|_| begin())).await;
+    // Nobody is told when the last buffer is full; the memory says so by no longer growing.
+    let (mut most, mut since) = (server.memory(), Instant::now());
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    while since.elapsed() < Duration::from_secs(2) {
+        look.tick().await;
+        if server.memory() > most + (256 << 10) {
+            (most, since) = (server.memory(), Instant::now());
+        }
+    }
+    most.max(server.memory()).saturating_sub(before) / count
+}
+
+#[tokio::test]
+async fn s13_a_stream_that_is_not_read_holds_little() {
+    let each = slow_readers(200).await;
+    println!("{} KiB a stream", each >> 10);
+    assert!(each <= 96 << 10, "{each} bytes a stream");
+}
+
+/// `make chaos`.
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn s13_a_thousand_streams_that_are_not_read_hold_little() {
+    let each = slow_readers(1000).await;
+    println!("{} KiB a stream", each >> 10);
+    assert!(each <= 96 << 10, "{each} bytes a stream");
+}

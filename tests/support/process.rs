@@ -1,0 +1,83 @@
+//! The real server in a process of its own: `chatservice serve`, set up by its environment. In: where its backend is.
+//! Out: its addresses, its memory, its end. Killed when dropped.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use super::http::DEADLINE;
+
+/// A running server.
+pub struct Process {
+    pub url: String,
+    pub admin: String,
+    child: Child,
+    /// Reads the log, or the server would wait for somebody to.
+    _log: JoinSet<()>,
+}
+
+impl Process {
+    /// With this backend, waiting until it is ready.
+    pub async fn start(base_url: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_chatservice"))
+            .args(["serve", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"])
+            .env_clear()
+            .envs([("OPENAI_API_KEY", "k"), ("OPENAI_BASE_URL", base_url), ("OPENAI_MODEL", "gpt-4o-mini")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listening = async {
+            let mut seen = String::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains("\"listening\"") {
+                    return serde_json::from_str::<serde_json::Value>(&line).unwrap();
+                }
+                seen = seen + &line + "\n";
+            }
+            panic!("it ended: {seen}");
+        };
+        let listening = tokio::time::timeout(DEADLINE, listening).await.expect("it listens in time");
+        let url = |key: &str| format!("http://{}", listening[key].as_str().unwrap());
+        let (url, admin) = (url("api.address"), url("admin.address"));
+        let mut log = JoinSet::new();
+        log.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let process = Self { url, admin, child, _log: log };
+        process.wait_readyz(200).await;
+        process
+    }
+
+    /// Waits until `/readyz` answers so.
+    pub async fn wait_readyz(&self, status: u16) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while super::http::get(&format!("{}/readyz", self.admin)).await.status != status {
+            assert!(tokio::time::Instant::now() < deadline, "/readyz does not answer {status}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sends a signal by name.
+    pub async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub async fn end(&mut self, within: Duration) -> ExitStatus {
+        tokio::time::timeout(within, self.child.wait()).await.expect("an end in time").unwrap()
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    }
+}
