@@ -65,25 +65,18 @@ pub fn server_config(variables: &Variables) -> Result<ServerConfig, ConfigError>
     }
     // The names of the variables stand for the Secrets that hold the same in a cluster.
     let secret = |name: &str| get(name).map(|_| SecretRef { name: name.to_lowercase().replace('_', "-") });
+    let backend = Backend {
+        echo: None,
+        openai: Some(OpenAiBackend {
+            base_url: get(env::OPENAI_BASE_URL).unwrap_or(DEFAULT_BASE_URL).to_owned(),
+            credentials_secret_ref: secret(env::OPENAI_API_KEY),
+            proxy_url: None,
+            ca_bundle_config_map_ref: None,
+        }),
+    };
     let spec = ChatServiceSpec {
-        model: get(env::OPENAI_MODEL).unwrap_or(DEFAULT_MODEL).to_owned(),
-        backend: Backend {
-            echo: None,
-            openai: Some(OpenAiBackend {
-                base_url: get(env::OPENAI_BASE_URL).unwrap_or(DEFAULT_BASE_URL).to_owned(),
-                credentials_secret_ref: secret(env::OPENAI_API_KEY),
-            }),
-        },
         redis: secret(env::REDIS_URL).map(|secret_ref| Redis { secret_ref }),
-        defaults: None,
-        rate_limits: None,
-        cache: None,
-        conversations: None,
-        replicas: 1,
-        image: None,
-        resources: None,
-        service: None,
-        logging: None,
+        ..ChatServiceSpec::new(get(env::OPENAI_MODEL).unwrap_or(DEFAULT_MODEL), backend)
     };
     let service = ChatService::new("serve", spec);
     let mut config = of_chat_service(&service).map_err(|problems| of_problems(&problems))?;

@@ -101,8 +101,12 @@ pub fn prepare(file: &Path, variables: Variables) -> Result<Prepared, LocalError
     };
     let config = server_config(&service).map_err(|problems| {
         let problem = problems.first().map(ToString::to_string).unwrap_or_default();
-        LocalError::Invalid { file, problem }
+        LocalError::Invalid { file: file.clone(), problem }
     })?;
+    if config.fixed.ca_config_map.is_some() {
+        let problem = "spec.backend.openai.caBundleConfigMapRef: no ConfigMap is read outside a cluster, where only public authorities are trusted: take it out, or serve this file in a cluster";
+        return Err(LocalError::Invalid { file, problem: problem.to_owned() });
+    }
     let without_redis = config.fixed.redis_secret.is_some() && !variables.contains_key(env::REDIS_URL);
     let note = without_redis.then(|| {
         format!("{} is not set: what spec.redis would keep stays in this process's memory.", env::REDIS_URL)

@@ -2,6 +2,7 @@
 //! problem with what is allowed. They say what the schema and its CEL rules say.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use super::validate::Problem;
 use crate::constants::reason;
@@ -10,6 +11,16 @@ use crate::units;
 /// `InvalidSpec` about a field.
 pub(super) fn invalid(field: &str, message: impl Into<String>) -> Problem {
     Problem { reason: reason::INVALID_SPEC, field: field.to_owned(), message: message.into() }
+}
+
+/// Durations that are allowed.
+pub(super) struct Span {
+    /// The shortest.
+    pub min_ms: u64,
+    /// The longest.
+    pub max_ms: u64,
+    /// Both in words, with an example.
+    pub says: &'static str,
 }
 
 /// The problems found so far.
@@ -33,14 +44,15 @@ impl Checks {
     }
 
     /// A whole number between bounds.
-    pub fn range(&mut self, field: &str, value: i64, min: i64, max: i64) {
-        if !(min..=max).contains(&value) {
-            self.push(field, format!("is {value}: must be from {min} to {max}"));
+    pub fn range<N: Into<i64> + Copy>(&mut self, field: &str, value: N, allowed: RangeInclusive<i64>) {
+        let value = value.into();
+        if !allowed.contains(&value) {
+            self.push(field, format!("is {value}: must be from {} to {}", allowed.start(), allowed.end()));
         }
     }
 
-    /// The name of a Secret. It becomes part of a mount, so a path must never pass.
-    pub fn secret_name(&mut self, field: &str, name: &str) {
+    /// The name of a Secret or ConfigMap. It becomes part of a mount, so a path must never pass.
+    pub fn object_name(&mut self, field: &str, kind: &str, name: &str) {
         let label = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('-')
@@ -50,26 +62,18 @@ impl Checks {
         if name.len() > 253 || !name.split('.').all(label) {
             self.push(
                 field,
-                "must be the name of a Secret: lower-case letters, digits, '-' and '.', such as openai",
+                format!(
+                    "must be the name of a {kind}: lower-case letters, digits, '-' and '.', such as openai"
+                ),
             );
         }
     }
 
-    /// Milliseconds of a duration between bounds: `(milliseconds, text)` and `(hours, text)`.
-    pub fn duration_ms(
-        &mut self,
-        field: &str,
-        text: &str,
-        min: (u64, &str),
-        max: (u64, &str),
-        example: &str,
-    ) -> u64 {
+    /// Milliseconds of a duration within `span`; 0 when it is none, which is a problem then.
+    pub fn duration_ms(&mut self, field: &str, text: &str, span: &Span) -> u64 {
         let millis = units::duration(text).and_then(|duration| u64::try_from(duration.as_millis()).ok());
-        let Some(millis) = millis.filter(|millis| (min.0..=max.0 * 3_600_000).contains(millis)) else {
-            self.push(
-                field,
-                format!("\"{text}\" must be a duration from {} to {}, such as {example}", min.1, max.1),
-            );
+        let Some(millis) = millis.filter(|millis| (span.min_ms..=span.max_ms).contains(millis)) else {
+            self.push(field, format!("\"{text}\" must be a duration {}", span.says));
             return 0;
         };
         millis
@@ -113,22 +117,85 @@ pub(super) fn quantity(text: &str) -> bool {
     text.len() <= 32 && number_fits && (zero || !negative) && (suffixes.contains(&suffix) || exponent(suffix))
 }
 
+/// Billionths of an amount of USD that is below a million and has six decimals at most.
+pub(super) fn nano_usd(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = digits(whole) && digits(fraction) && (whole == "0" || !whole.starts_with('0'));
+    fits.then(|| format!("{whole}{fraction:0<9}").parse().ok()).flatten()
+}
+
+/// Whether this can be the name of a member of a request.
+pub(super) fn member(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+const PLAIN: &str = "plain http is only allowed to loopback, private addresses and cluster-local names (*.svc, *.local, *.internal or a name without dots): write https://";
+
 /// What is wrong with a `baseURL`.
 pub(super) fn base_url(url: &str) -> Option<&'static str> {
-    const FORM: &str = "must be http(s)://host[:port][/path] without user, query or fragment, such as https://api.openai.com/v1";
-    let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (false, rest),
-        (None, Some(rest)) => (true, rest),
-        (None, None) => return Some(FORM),
-    };
-    if url.len() > 2048 || rest.contains(['?', '#']) || rest.contains(|c| matches!(c, '\t'..='\r' | ' ')) {
-        return Some(FORM);
+    match Url::parse(url) {
+        None => Some(
+            "must be http(s)://host[:port][/path] without user, query or fragment, such as https://api.openai.com/v1",
+        ),
+        Some(url) => url.reveals().then_some(PLAIN),
     }
-    let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
-    let Some(host) = host(authority) else { return Some(FORM) };
-    (plain && !near(host)).then_some(
-        "plain http is only allowed to loopback, private addresses and cluster-local names (*.svc, *.local, *.internal or a name without dots): write https://",
+}
+
+/// What is wrong with an `otlpEndpoint`.
+pub(super) fn otlp_endpoint(url: &str) -> Option<&'static str> {
+    match Url::parse(url) {
+        None => Some(
+            "must be http(s)://host[:port][/path] without user, query or fragment, such as http://otel-collector.observability.svc:4318, or be left out for no traces",
+        ),
+        Some(url) => url.reveals().then_some(PLAIN),
+    }
+}
+
+/// What is wrong with a `proxyURL`. There is no port that proxies agree on, so it must be there. What goes through one is
+/// encrypted for the backend, so plain http is allowed to any.
+pub(super) fn proxy_url(url: &str) -> Option<&'static str> {
+    let fits = Url::parse(url)
+        .is_some_and(|url| url.authority.len() > url.host.len() && matches!(url.path, "" | "/"));
+    (!fits).then_some(
+        "must be http(s)://host:port without user, path, query or fragment, such as http://proxy.example.com:3128, or be left out for no proxy",
     )
+}
+
+/// The parts of `http(s)://host[:port][/path]`.
+struct Url<'a> {
+    /// Not encrypted.
+    plain: bool,
+    /// With the port.
+    authority: &'a str,
+    /// Without.
+    host: &'a str,
+    /// With its slash, or empty.
+    path: &'a str,
+}
+
+impl<'a> Url<'a> {
+    /// None for everything that has a user, a query, a fragment or a blank.
+    fn parse(url: &'a str) -> Option<Self> {
+        let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return None,
+        };
+        if url.len() > 2048 || rest.contains(['?', '#']) || rest.contains(|c| matches!(c, '\t'..='\r' | ' '))
+        {
+            return None;
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Some(Self { plain, authority, host: host(authority)?, path })
+    }
+
+    /// Whether what is sent there can be read on the way through the world.
+    fn reveals(&self) -> bool {
+        self.plain && !near(self.host)
+    }
 }
 
 /// The host of `host[:port]`, or None when it is not one (a user part, a bad port).

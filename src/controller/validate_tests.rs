@@ -2,7 +2,11 @@ use serde_json::{Value, json};
 
 use super::super::dereference::{ChildKey, Holder};
 use super::*;
-use crate::crd::{LogFormat, LogLevel};
+use crate::crd::{BudgetPeriod, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per};
+use crate::server::config::{
+    BackendConfig, BudgetConfig, CacheConfig, ConversationConfig, LimitsConfig, ModelConfig, PriceConfig,
+    RequestLimit, TimeoutConfig,
+};
 
 fn service(spec: &Value) -> ChatService {
     serde_json::from_value(json!({
@@ -89,6 +93,121 @@ fn what_the_spec_says_reaches_the_server() {
 }
 
 #[test]
+fn what_the_spec_says_of_the_engine_reaches_the_server() {
+    let config = server_config(&service(&json!({
+        "model": "gpt-4o-mini",
+        "backend": { "openai": {
+            "proxyURL": "http://proxy.example.com:3128/", "caBundleConfigMapRef": { "name": "private-ca" },
+        } },
+        "models": [
+            { "name": "gpt-4o-mini", "maxOutputTokens": 16384, "fallbacks": ["backup"] },
+            { "name": "backup", "upstreamModel": "own", "maxOutputTokens": 4096, "omit": ["temperature"],
+              "price": { "inputPerMillionTokens": "0.15", "outputPerMillionTokens": "0.60" },
+              "maxTokensField": "max_tokens" },
+        ],
+        "rateLimits": { "tokensPerMinute": 100_000, "concurrentRequests": 20, "per": "Service",
+            "onStoreFailure": "Closed", "mode": "Shadow" },
+        "budget": { "amount": "25.5", "period": "Week" },
+        "conversations": { "maxTokens": 32_000 },
+        "timeouts": { "connect": "500ms", "firstToken": "30s", "idle": "20s", "request": "2m" },
+        "retries": { "maxAttempts": 2 },
+        "telemetry": { "otlpEndpoint": "http://otel.svc:4318/" },
+    })))
+    .unwrap();
+    let (fixed, dynamic) = (config.fixed, config.dynamic);
+    assert_eq!(
+        dynamic.backend,
+        BackendConfig::OpenAi {
+            base_url: "https://api.openai.com/v1".into(),
+            proxy_url: Some("http://proxy.example.com:3128".into())
+        }
+    );
+    assert_eq!(fixed.ca_config_map.as_deref(), Some("private-ca"));
+    assert_eq!(fixed.otlp_endpoint.as_deref(), Some("http://otel.svc:4318"));
+    let price =
+        PriceConfig { input_per_million_tokens: "0.15".into(), output_per_million_tokens: "0.60".into() };
+    assert_eq!(
+        dynamic.models,
+        [
+            ModelConfig {
+                max_output_tokens: Some(16384),
+                fallbacks: vec!["backup".into()],
+                ..ModelConfig::named("gpt-4o-mini")
+            },
+            ModelConfig {
+                upstream_model: Some("own".into()),
+                price: Some(price),
+                max_output_tokens: Some(4096),
+                max_tokens_field: Some(MaxTokensField::MaxTokens),
+                omit: vec!["temperature".into()],
+                ..ModelConfig::named("backup")
+            },
+        ]
+    );
+    assert_eq!(
+        dynamic.limits,
+        LimitsConfig {
+            requests: None,
+            tokens_per_minute: Some(100_000),
+            concurrent_requests: Some(20),
+            per: Per::Service,
+            on_store_failure: OnStoreFailure::Closed,
+            mode: LimitMode::Shadow,
+        }
+    );
+    assert_eq!(
+        dynamic.budget,
+        Some(BudgetConfig { amount_nano_usd: 25_500_000_000, period: BudgetPeriod::Week, per: Per::Service })
+    );
+    assert_eq!(dynamic.conversations.max_tokens, Some(32_000));
+    assert_eq!(
+        dynamic.timeouts,
+        TimeoutConfig { connect_ms: 500, first_token_ms: 30_000, idle_ms: 20_000, request_ms: 120_000 }
+    );
+    assert_eq!(dynamic.max_attempts, 2);
+}
+
+#[test]
+fn a_budget_needs_the_price_and_the_longest_answer_of_every_model_and_names_those_without() {
+    let with = |backend: Value, models: Value| {
+        let mut spec =
+            json!({ "model": "a", "backend": backend, "budget": { "amount": "1", "period": "Day" } });
+        spec["models"] = models;
+        server_config(&service(&spec))
+            .map(|_| ())
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    };
+    let (echo, openai) = (json!({ "echo": {} }), json!({ "openai": {} }));
+    let price = json!({ "inputPerMillionTokens": "1", "outputPerMillionTokens": "2" });
+    let capped =
+        |name: &str, upstream: &str| json!({ "name": name, "upstreamModel": upstream, "maxOutputTokens": 9 });
+    let priced = json!({ "name": "b", "maxOutputTokens": 9, "price": price });
+    assert_eq!(with(openai.clone(), json!([capped("a", "gpt-4o"), priced])), Ok(()));
+    assert_eq!(with(echo, json!([capped("a", "a")])), Ok(()), "echo costs nothing");
+    let said = with(openai.clone(), json!([capped("a", "gpt-4o"), capped("b", "mine"), capped("c", "mine")]));
+    let said = said.unwrap_err();
+    assert!(
+        said.starts_with("spec.budget: needs a price of every model") && said.contains("\"b\", \"c\""),
+        "{said}"
+    );
+    for models in [Value::Null, json!([{ "name": "a", "price": price }])] {
+        let said = with(openai.clone(), models).unwrap_err();
+        assert!(said.contains("maxOutputTokens") && said.contains("that of \"a\" is not known"), "{said}");
+    }
+}
+
+#[test]
+fn empty_urls_are_as_good_as_none() {
+    let config = server_config(&service(&json!({
+        "model": "m", "backend": { "openai": { "proxyURL": "" } }, "telemetry": { "otlpEndpoint": "" },
+    })))
+    .unwrap();
+    let base_url = "https://api.openai.com/v1".into();
+    assert_eq!(config.dynamic.backend, BackendConfig::OpenAi { base_url, proxy_url: None });
+    assert_eq!(config.fixed.otlp_endpoint, None);
+}
+
+#[test]
 fn the_default_burst_is_never_above_the_rate() {
     for (rate, burst) in [(1, 1), (9, 9), (10, 10), (600, 10)] {
         let cs = with("rateLimits", &json!({ "requestsPerMinute": rate }));
@@ -129,11 +248,42 @@ fn what_the_schema_refuses_is_refused_again_and_names_its_field() {
         ("backend", openai("http://example.com/v1"), "spec.backend.openai.baseURL"),
         ("backend", openai("http://169.254.169.254/v1"), "spec.backend.openai.baseURL"),
         ("backend.openai", json!({}), "spec.backend"),
+        ("backend", json!({ "openai": { "proxyURL": "http://p:1/x" } }), "spec.backend.openai.proxyURL"),
+        ("backend", json!({ "openai": { "proxyURL": "http://p" } }), "spec.backend.openai.proxyURL"),
+        (
+            "backend",
+            json!({ "openai": { "caBundleConfigMapRef": { "name": "../x" } } }),
+            "spec.backend.openai.caBundleConfigMapRef.name",
+        ),
         ("defaults", json!({ "temperature": 2.1 }), "spec.defaults.temperature"),
         ("defaults", json!({ "maxTokens": 0 }), "spec.defaults.maxTokens"),
         ("defaults", json!({ "systemPrompt": "x".repeat(8193) }), "spec.defaults.systemPrompt"),
         ("rateLimits", json!({ "requestsPerMinute": 0 }), "spec.rateLimits.requestsPerMinute"),
         ("rateLimits", json!({ "requestsPerMinute": 1, "burst": 0 }), "spec.rateLimits.burst"),
+        ("rateLimits", json!({}), "spec.rateLimits"),
+        ("rateLimits", json!({ "tokensPerMinute": 1, "burst": 1 }), "spec.rateLimits"),
+        ("rateLimits", json!({ "concurrentRequests": 0 }), "spec.rateLimits.concurrentRequests"),
+        ("models", json!([]), "spec.models"),
+        ("models", json!([{ "name": "other" }]), "spec.model"),
+        ("models", json!([{ "name": "echo-1" }, { "name": "a b" }]), "spec.models[1].name"),
+        ("models", json!([{ "name": "echo-1" }, { "name": "echo-1" }]), "spec.models"),
+        ("models", json!([{ "name": "echo-1", "fallbacks": ["x"] }]), "spec.models"),
+        ("models", json!([{ "name": "echo-1", "fallbacks": ["echo-1"] }]), "spec.models"),
+        ("models", json!([{ "name": "echo-1", "omit": ["stream"] }]), "spec.models[0].omit"),
+        ("models", json!([{ "name": "echo-1", "omit": ["a.b"] }]), "spec.models[0].omit"),
+        ("models", json!([{ "name": "echo-1", "upstreamModel": "" }]), "spec.models[0].upstreamModel"),
+        ("models", json!([{ "name": "echo-1", "maxOutputTokens": 0 }]), "spec.models[0].maxOutputTokens"),
+        ("budget", json!({ "amount": "1", "period": "Day" }), "spec.budget"),
+        ("budget", json!({ "amount": "0.0", "period": "Day" }), "spec.budget.amount"),
+        ("budget", json!({ "amount": "1000000", "period": "Day" }), "spec.budget.amount"),
+        ("timeouts", json!({ "connect": "9ms" }), "spec.timeouts.connect"),
+        ("timeouts", json!({ "request": "25h" }), "spec.timeouts.request"),
+        ("timeouts", json!({ "firstToken": "11m" }), "spec.timeouts"),
+        ("timeouts", json!({ "idle": "3s", "request": "2s" }), "spec.timeouts"),
+        ("retries", json!({ "maxAttempts": 0 }), "spec.retries.maxAttempts"),
+        ("telemetry", json!({ "otlpEndpoint": "otel:4318" }), "spec.telemetry.otlpEndpoint"),
+        ("telemetry", json!({ "otlpEndpoint": "http://otel.example.com" }), "spec.telemetry.otlpEndpoint"),
+        ("conversations", json!({ "maxTokens": 99 }), "spec.conversations.maxTokens"),
         ("cache", json!({ "ttl": "1d" }), "spec.cache.ttl"),
         ("cache", json!({ "ttl": "721h" }), "spec.cache.ttl"),
         ("cache", json!({ "ttl": "1h", "memory": "1Ki" }), "spec.cache.memory"),

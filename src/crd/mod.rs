@@ -1,7 +1,13 @@
 //! The `ChatService` API: types, schema, validation rules, printer columns. No behaviour.
 //! In: nothing. Out: the types both planes read, and the CustomResourceDefinition that `chatservice crd` prints.
 
+mod definition;
+mod engine;
 mod rules;
-pub mod v1alpha1;
+mod status;
+mod v1alpha1;
 
+pub use definition::custom_resource_definition;
+pub use engine::*;
+pub use status::ChatServiceStatus;
 pub use v1alpha1::*;

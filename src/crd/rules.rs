@@ -5,24 +5,40 @@
 pub(super) const IMAGE_RULE: &str =
     "self == '' || self.matches('^[^[:space:]]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[a-f0-9]{64})$')";
 
-/// A host name, an IPv4 address or an IPv6 address in brackets; a port below 65536; a path. Regular expressions of
-/// rules are read by Go's RE2 in the API server and by Rust's regex here, so they use only what both mean alike.
-pub(super) const URL_RULE: &str = concat!(
-    r"self.matches('^https?://([A-Za-z0-9._-]+|\\[(",
-    "([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|",
-    "([0-9A-Fa-f]{1,4}:){1,7}:|",
-    "([0-9A-Fa-f]{1,4}:){1,6}(:[0-9A-Fa-f]{1,4}){1,1}|",
-    "([0-9A-Fa-f]{1,4}:){1,5}(:[0-9A-Fa-f]{1,4}){1,2}|",
-    "([0-9A-Fa-f]{1,4}:){1,4}(:[0-9A-Fa-f]{1,4}){1,3}|",
-    "([0-9A-Fa-f]{1,4}:){1,3}(:[0-9A-Fa-f]{1,4}){1,4}|",
-    "([0-9A-Fa-f]{1,4}:){1,2}(:[0-9A-Fa-f]{1,4}){1,5}|",
-    "([0-9A-Fa-f]{1,4}:){1,1}(:[0-9A-Fa-f]{1,4}){1,6}|",
-    ":(:[0-9A-Fa-f]{1,4}){1,7}|",
-    "::",
-    r")\\])",
-    "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?",
-    "(/[^?#[:space:]]*)?$')",
-);
+/// A host name, an IPv4 address or an IPv6 address in brackets. Regular expressions of rules are read by Go's RE2 in the
+/// API server and by Rust's regex here, so they use only what both mean alike.
+macro_rules! host {
+    () => {
+        concat!(
+            r"([A-Za-z0-9._-]+|\\[(",
+            "([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|",
+            "([0-9A-Fa-f]{1,4}:){1,7}:|",
+            "([0-9A-Fa-f]{1,4}:){1,6}(:[0-9A-Fa-f]{1,4}){1,1}|",
+            "([0-9A-Fa-f]{1,4}:){1,5}(:[0-9A-Fa-f]{1,4}){1,2}|",
+            "([0-9A-Fa-f]{1,4}:){1,4}(:[0-9A-Fa-f]{1,4}){1,3}|",
+            "([0-9A-Fa-f]{1,4}:){1,3}(:[0-9A-Fa-f]{1,4}){1,4}|",
+            "([0-9A-Fa-f]{1,4}:){1,2}(:[0-9A-Fa-f]{1,4}){1,5}|",
+            "([0-9A-Fa-f]{1,4}:){1,1}(:[0-9A-Fa-f]{1,4}){1,6}|",
+            ":(:[0-9A-Fa-f]{1,4}){1,7}|",
+            "::",
+            r")\\])",
+        )
+    };
+}
+
+/// A port from 1 to 65535, with its colon.
+macro_rules! port {
+    () => {
+        "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))"
+    };
+}
+
+/// A scheme, a host, maybe a port and a path.
+pub(super) const URL_RULE: &str =
+    concat!("self.matches('^https?://", host!(), port!(), "?(/[^?#[:space:]]*)?$')");
+
+/// A scheme, a host and a port: there is no port that proxies agree on.
+pub(super) const PROXY_RULE: &str = concat!("self.matches('^https?://", host!(), port!(), "/?$')");
 
 /// A number of an IPv4 address: 0 to 255 without zeros in front.
 macro_rules! octet {
@@ -48,6 +64,80 @@ pub(super) const PLAIN_HTTP_RULE: &str = concat!(
     "|",
     r"\\[::1\\]|\\[[fF][cCdD][0-9A-Fa-f]{2}:[0-9A-Fa-f:]+\\]",
     ")(:[0-9]+)?(/.*)?$')",
+);
+
+/// The name of an object of Kubernetes.
+pub(super) const OBJECT_NAME_RULE: &str =
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+
+/// What callers and backends call a model.
+pub(super) const MODEL_NAME_RULE: &str = "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$')";
+
+/// On the spec: what a caller gets who names no model is something that callers may ask for.
+pub(super) const MODEL_AMONG_RULE: &str = "!has(self.models) || self.models.exists(m, m.name == self.model)";
+
+/// On the spec. The prices are looked up by the operator, because a table of them is nothing for a rule.
+pub(super) const BUDGET_CAPS_RULE: &str =
+    "!has(self.budget) || (has(self.models) && self.models.all(m, has(m.maxOutputTokens)))";
+
+/// On `models`.
+pub(super) const MODELS_UNIQUE_RULE: &str = "self.all(m, self.exists_one(n, n.name == m.name))";
+
+/// On `models`.
+pub(super) const FALLBACKS_KNOWN_RULE: &str =
+    "self.all(m, !has(m.fallbacks) || m.fallbacks.all(f, self.exists(n, n.name == f)))";
+
+/// Keeps of `names` those with a fallback in it: what begins a way that is one longer.
+macro_rules! one_step_more {
+    () => {
+        ".map(names, self.filter(m, has(m.fallbacks) && m.fallbacks.exists(f, f in names)).map(m, m.name))"
+    };
+}
+
+/// On `models`: no way along fallbacks has more than 8 models, so none is a circle. A list of one list stands for a
+/// variable, which rules do not have.
+pub(super) const FALLBACKS_END_RULE: &str = concat!(
+    "[self.map(m, m.name)]",
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    one_step_more!(),
+    ".all(names, size(names) == 0)",
+);
+
+/// On a list of strings.
+pub(super) const UNIQUE_RULE: &str = "self.all(a, self.exists_one(b, b == a))";
+
+/// On `omit`.
+pub(super) const MEMBERS_RULE: &str = "self.all(m, m.matches('^[A-Za-z_][A-Za-z0-9_]*$'))";
+
+/// On `omit`.
+pub(super) const NOT_OMITTED_RULE: &str = "!self.exists(m, m in ['model', 'messages', 'stream'])";
+
+/// USD: below a million, six decimals.
+macro_rules! usd {
+    () => {
+        "self.matches('^(0|[1-9][0-9]{0,5})([.][0-9]{1,6})?$')"
+    };
+}
+
+/// May be 0: a model of one's own may cost nothing.
+pub(super) const PRICE_RULE: &str = usd!();
+
+/// May not be 0.
+pub(super) const AMOUNT_RULE: &str = concat!(usd!(), " && !self.matches('^[0.]*$')");
+
+/// On `timeouts`. What is no duration has a sentence of its own.
+pub(super) const TIMEOUTS_ORDER_RULE: &str = concat!(
+    "[has(self.request) ? self.request : '10m'].all(r, ",
+    "[has(self.connect) ? self.connect : '0s', has(self.firstToken) ? self.firstToken : '0s', ",
+    "has(self.idle) ? self.idle : '0s'].all(t, ",
+    "!t.matches('^([0-9]{1,5}h|[0-9]{1,7}(m|s|ms))+$') || !r.matches('^([0-9]{1,5}h|[0-9]{1,7}(m|s|ms))+$')",
+    " || duration(t) <= duration(r)))",
 );
 
 /// Go's form without signs and fractions; the number of digits is bounded so that `duration()` cannot overflow.

@@ -6,19 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
-};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::engine::{Budget, Model, RateLimits, Retries, Telemetry, Timeouts};
 use super::rules::{
-    DURATION, IMAGE_RULE, MEMORY_RULE, PLAIN_HTTP_RULE, QUANTITIES_RULE, REQUESTS_BELOW_LIMITS_RULE,
-    RESOURCE_NAMES_RULE, URL_RULE,
+    BUDGET_CAPS_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE, IMAGE_RULE, MEMORY_RULE,
+    MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE, OBJECT_NAME_RULE, PLAIN_HTTP_RULE, PROXY_RULE,
+    QUANTITIES_RULE, REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
 };
+use super::status::ChatServiceStatus;
 
 /// Most resources named in `resources.requests` or `.limits`.
 const RESOURCES_MAX: u32 = 16;
@@ -62,12 +61,27 @@ const RESOURCES_MAX: u32 = 16;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(MODEL_AMONG_RULE).field_path(".model").message(
+    "must be the name of one of models: add it there, or name one that is"))]
+#[x_kube(validation = Rule::new(BUDGET_CAPS_RULE).field_path(".budget").message(
+    "needs models, each with maxOutputTokens: a request reserves what its longest answer would cost"))]
 pub struct ChatServiceSpec {
-    /// What a caller gets who names no model. Example: gpt-4o-mini.
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$')").message(
-        "must be a model name: 1 to 128 letters, digits or . _ : / @ -, beginning with a letter or digit, such as gpt-4o-mini"))]
+    /// What a caller gets who names no model. One of `models` where those are given. Example: gpt-4o-mini.
+    #[x_kube(validation = Rule::new(MODEL_NAME_RULE).message(MODEL_NAME))]
     #[schemars(length(max = 256))]
     pub model: String,
+
+    /// What callers may ask for, at most 64. Default: `model` alone, under its own name. Example: [{name: gpt-4o-mini,
+    /// fallbacks: [backup]}, {name: backup, upstreamModel: gpt-4.1-nano}].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new(MODELS_UNIQUE_RULE).message("two models have the same name: give each its own"))]
+    #[x_kube(validation = Rule::new(FALLBACKS_KNOWN_RULE).message(
+        "fallbacks must be names of models in this list: add the missing one, or take its name out"))]
+    #[x_kube(validation = Rule::new(FALLBACKS_END_RULE).message(
+        "following fallbacks must end after at most 8 models and never come back to one that was tried: take one of them out"))]
+    pub models: Option<Vec<Model>>,
 
     /// What answers: exactly one of `echo` and `openai`.
     pub backend: Backend,
@@ -77,9 +91,14 @@ pub struct ChatServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<Defaults>,
 
-    /// How much a caller may ask. Absent: no limit.
+    /// How much may be asked: requests, tokens, requests at once. Absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limits: Option<RateLimits>,
+
+    /// How much money may be spent. The price and maxOutputTokens of every model must be known. Absent: no budget.
+    /// Example: {amount: "25.00", period: Month}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 
     /// Whether equal requests are answered from memory or Redis. Absent: no cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +107,14 @@ pub struct ChatServiceSpec {
     /// How long conversations of /api/v1 are remembered. Absent: the defaults of its fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversations: Option<Conversations>,
+
+    /// How long each part of a call to the backend may take. Absent: the defaults of its fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+
+    /// How often a call to the backend is tried. Absent: the defaults of its fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
 
     /// Redis, which makes limits, cache and conversations hold across pods. Absent: each pod keeps its own in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +145,40 @@ pub struct ChatServiceSpec {
     /// What the chat server logs. Prompts, answers and keys never are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
+
+    /// Traces for OpenTelemetry, by its conventions for generative AI. Prompts, answers and keys are never in them.
+    /// Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
+}
+
+/// What a model's name must be.
+pub(super) const MODEL_NAME: &str = "must be a model name: 1 to 128 letters, digits or . _ : / @ -, beginning with a letter or digit, such as gpt-4o-mini";
+
+impl ChatServiceSpec {
+    /// One model of one backend and the schema's default of everything else.
+    #[must_use]
+    pub fn new(model: &str, backend: Backend) -> Self {
+        Self {
+            model: model.to_owned(),
+            models: None,
+            backend,
+            defaults: None,
+            rate_limits: None,
+            budget: None,
+            cache: None,
+            conversations: None,
+            timeouts: None,
+            retries: None,
+            redis: None,
+            replicas: default_replicas(),
+            image: None,
+            resources: None,
+            service: None,
+            logging: None,
+            telemetry: None,
+        }
+    }
 }
 
 fn default_replicas() -> i32 {
@@ -161,6 +222,19 @@ pub struct OpenAiBackend {
     /// sent to (absent: api.openai.com alone). Without a reference no key is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+
+    /// The egress proxy that calls go through, where a cluster needs one: http(s)://host:port. Default: none; the
+    /// environment's proxies are ignored. Example: http://proxy.example.com:3128.
+    #[serde(rename = "proxyURL", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = Rule::new(format!("self == '' || {PROXY_RULE}")).message(
+        "must be http(s)://host:port without user, path, query or fragment, such as http://proxy.example.com:3128, or be left out for no proxy"))]
+    pub proxy_url: Option<String>,
+
+    /// The ConfigMap with the data key `ca.crt`: PEM certificates of the authorities that the backend's certificate
+    /// may come from, beside the public ones. Default: the public ones alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_config_map_ref: Option<ConfigMapRef>,
 }
 
 fn default_base_url() -> String {
@@ -173,8 +247,19 @@ fn default_base_url() -> String {
 pub struct SecretRef {
     /// The name of the Secret, such as openai.
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message(
+    #[x_kube(validation = Rule::new(OBJECT_NAME_RULE).message(
         "must be the name of a Secret: lower-case letters, digits, '-' and '.', such as openai"))]
+    pub name: String,
+}
+
+/// A ConfigMap in the namespace of the ChatService.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapRef {
+    /// The name of the ConfigMap, such as private-ca.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME_RULE).message(
+        "must be the name of a ConfigMap: lower-case letters, digits, '-' and '.', such as private-ca"))]
     pub name: String,
 }
 
@@ -194,19 +279,6 @@ pub struct Defaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4000))]
     pub max_tokens: Option<u32>,
-}
-
-/// How much one caller may ask.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RateLimits {
-    /// Requests a caller may make in a minute, evenly refilled (GCRA). 1 to 1,000,000.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub requests_per_minute: u32,
-    /// Requests a caller may make at once. Default: the smaller of requestsPerMinute and 10.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub burst: Option<u32>,
 }
 
 /// Exact-match cache of answers.
@@ -240,6 +312,11 @@ pub struct Conversations {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 200))]
     pub max_messages: Option<u32>,
+    /// How many tokens the kept messages may have together, 100 to 10,000,000; whole turns are dropped until they fit.
+    /// Default: not bounded. Example: 32000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 10_000_000))]
+    pub max_tokens: Option<u32>,
 }
 
 /// The store that pods share.
@@ -343,150 +420,4 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-/// What an output cap is called in a request to a backend.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MaxTokensField {
-    /// The old name, which OpenAI's newer models refuse.
-    MaxTokens,
-    /// The new name, which most other servers do not know.
-    MaxCompletionTokens,
-}
-
-impl MaxTokensField {
-    /// As in a request.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxTokens => "max_tokens",
-            Self::MaxCompletionTokens => "max_completion_tokens",
-        }
-    }
-}
-
-/// Who has a limit.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Per {
-    /// Each caller has its own.
-    #[default]
-    Caller,
-    /// All callers share one.
-    Service,
-}
-
-/// What holds while Redis is away.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnStoreFailure {
-    /// Each pod keeps its own share of the limit.
-    #[default]
-    Local,
-    /// Nothing is limited.
-    Open,
-    /// Nothing is admitted.
-    Closed,
-}
-
-/// Whether limits are enforced.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LimitMode {
-    /// What is over a limit is refused.
-    #[default]
-    Enforce,
-    /// What would be refused is counted and served.
-    Shadow,
-}
-
-/// A period of the calendar in UTC.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum BudgetPeriod {
-    /// From midnight to midnight.
-    Day,
-    /// From Monday.
-    Week,
-    /// From the first of the month.
-    Month,
-}
-
-/// What was observed. Never a wish and never a clock.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChatServiceStatus {
-    /// The `metadata.generation` that this status speaks of; -1 until the operator has seen the object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Ready always; Reconciling and Stalled only while true.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-    /// Pods that exist.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<i32>,
-    /// Pods that are ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready_replicas: Option<i32>,
-    /// Pods of the current template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub updated_replicas: Option<i32>,
-    /// The pods' label selector as a string, for the scale subresource.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// Ready and wanted pods, such as 2/3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pods: Option<String>,
-    /// The base URL for OpenAI SDKs inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// The image of the current pod template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// echo or openai.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<String>,
-    /// What the pods say of Redis: Connected, Unreachable, or Unknown before any has answered; absent without Redis.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redis: Option<String>,
-}
-
-/// The CustomResourceDefinition as committed in `crds/chatservices.yaml`.
-///
-/// What kube's derive cannot express:
-/// - The default of `status`. Without one a new object has none, and tools that compare `observedGeneration` with
-///   `generation` may take it for current.
-/// - `nullable` is taken away: `backend: {echo: }` means null and would count as a backend for a rule and as none for
-///   the operator. A null that is not allowed is dropped by the API server before anything looks at it.
-/// - So is a `format` that the API server does not know (`uint32`): it would answer every change of the CRD with a
-///   warning, and the range says more.
-/// - The lines of a description are as long as this file is wide; a terminal has its own width.
-#[must_use]
-pub fn custom_resource_definition() -> CustomResourceDefinition {
-    let mut crd = ChatService::crd();
-    for version in &mut crd.spec.versions {
-        let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
-            continue;
-        };
-        refine(root);
-        if let Some(status) = root.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
-            status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
-        }
-    }
-    crd
-}
-
-fn refine(schema: &mut JSONSchemaProps) {
-    schema.nullable = None;
-    schema.description = schema.description.take().map(|text| text.replace('\n', " "));
-    if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
-        schema.format = None;
-    }
-    for property in schema.properties.iter_mut().flat_map(BTreeMap::values_mut) {
-        refine(property);
-    }
-    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        refine(items);
-    }
-    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        refine(values);
-    }
 }

@@ -35,9 +35,9 @@ pub(super) fn check(schema: &Value, document: &Value, structural: &[Issue]) -> V
     issues
 }
 
-/// `spec.backend` as `/spec/backend`. Names of our fields have no dots, and no list of ours has rules.
+/// `spec.models[0].name` as `/spec/models/0/name`. Names of our fields have no dots and no brackets.
 fn pointer(path: &str) -> String {
-    path.split('.')
+    path.split(['.', '[', ']'])
         .filter(|segment| !segment.is_empty())
         .fold(String::new(), |path, segment| join(&path, segment))
 }

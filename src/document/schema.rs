@@ -138,6 +138,8 @@ fn issues(schema: &Value, document: &Value, error: &jsonschema::ValidationError<
             let length = value.as_str().map_or(0, |text| text.chars().count());
             here(format!("must have at most {limit} characters, not {length}"))
         }
+        Kind::MinItems { .. } => here("must not be empty: leave it out instead".to_owned()),
+        Kind::MaxItems { limit } => here(format!("must have at most {limit} entries")),
         Kind::MaxProperties { limit } => here(format!("must have at most {limit} entries")),
         _ => here(error.to_string()),
     }

@@ -89,6 +89,16 @@ fn local_shows_every_problem_of_its_file() {
 }
 
 #[test]
+fn local_says_that_it_reads_no_config_map() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ca.yaml");
+    let spec = "{model: m, backend: {openai: {caBundleConfigMapRef: {name: private-ca}}}}";
+    std::fs::write(&path, crate::invalid_specs::document("demo", spec)).expect("written");
+    run(&["local", "-f", path.to_str().expect("text")])
+        .fails_with(&["caBundleConfigMapRef: no ConfigMap is read outside a cluster", "take it out"]);
+}
+
+#[test]
 fn local_serves_one_chat_service() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("two.yaml");

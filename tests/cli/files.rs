@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use chatservice::controller::dereference::References;
+use chatservice::controller::validate;
 use chatservice::document;
 use serde_json::Value;
 
@@ -31,9 +33,28 @@ fn every_valid_case_of_the_table_is_accepted() {
         let services = document::load("f.yaml", &invalid_specs::document(object, spec))
             .unwrap_or_else(|error| panic!("{spec}: {error}"));
         assert_eq!(services[0].metadata.name.as_deref(), Some(*object));
-        chatservice::controller::validate::server_config(&services[0])
+        validate::server_config(&services[0])
             .unwrap_or_else(|problems| panic!("the operator refuses {spec}: {problems:?}"));
     }
+}
+
+#[test]
+fn what_a_rule_refuses_the_operator_refuses_too() {
+    let mut accepted = Vec::new();
+    // What the API server checks again in the Deployment is left to it.
+    let left = |case: &&invalid_specs::InvalidSpec| !case.says.starts_with("spec.resources");
+    for case in INVALID.iter().filter(|case| case.says.ends_with(": ")).filter(left) {
+        let service =
+            serde_saphyr::from_str(&case.document()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let image = "registry.example.com/chatservice:0.1.0".to_owned();
+        let defaults = validate::Defaults { server_image: image, allowed_images: vec![] };
+        let field = case.says.trim_end_matches(": ");
+        match validate::validate(&service, &References::default(), &defaults) {
+            Err(problems) if problems.iter().any(|problem| problem.field == field) => {}
+            said => accepted.push(format!("{}: {:?}", case.name, said.err())),
+        }
+    }
+    assert_eq!(accepted, Vec::<String>::new());
 }
 
 #[test]

@@ -64,6 +64,31 @@ async fn the_api_server_refuses_a_bad_spec_with_a_sentence() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The rules over lists have a budget in the API server: the largest spec must stay within it.
+#[tokio::test]
+async fn as_many_models_and_fallbacks_as_allowed_are_judged() {
+    let Some(rig) = Rig::without_operator().await else { return };
+    // Eight rows of eight: each model falls back to all of the next row, so a way has eight models.
+    let name = |row: usize, column: usize| format!("m{:a>125}{row}{column}", "");
+    let models = |last: &[String]| -> Vec<Value> {
+        let all = (0..8).flat_map(|row| (0..8).map(move |column| (row, column)));
+        all.map(|(row, column)| {
+            let next: Vec<String> = (0..8).map(|column| name(row + 1, column)).collect();
+            let fallbacks = if row < 7 { &next[..] } else { last };
+            json!({ "name": name(row, column), "fallbacks": fallbacks, "omit": ["temperature"],
+                "price": { "inputPerMillionTokens": "0.15", "outputPerMillionTokens": "0.6" }, "maxOutputTokens": 9 })
+        })
+        .collect()
+    };
+    let text = |models: Vec<Value>| {
+        let spec = json!({ "model": name(7, 7), "backend": { "echo": {} }, "models": models });
+        document("demo", &spec.to_string())
+    };
+    assert_eq!(offer(&rig, &text(models(&[]))).await, Ok(()));
+    let said = offer(&rig, &text(models(&[name(0, 0)]))).await.unwrap_err();
+    assert!(said.contains("following fallbacks must end"), "{said}");
+}
+
 #[tokio::test]
 async fn an_image_that_is_not_allowed_stalls_until_it_is_changed() {
     let Some(rig) = rig::start().await else { return };

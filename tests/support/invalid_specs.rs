@@ -67,6 +67,23 @@ const PLAIN: &str = "plain http is only allowed to loopback, private addresses a
 const SECRET: &str = "must be the name of a Secret: lower-case letters, digits, '-' and '.'";
 const CACHE_TTL: &str = "must be a duration from 0s (no cache) to 720h";
 const CONVERSATION_TTL: &str = "must be a duration from 1m to 8760h";
+const PROXY: &str = "must be http(s)://host:port without user, path, query or fragment";
+const CONFIG_MAP: &str = "must be the name of a ConfigMap: lower-case letters, digits, '-' and '.'";
+const AMONG: &str = "must be the name of one of models: add it there, or name one that is";
+const SAME_NAME: &str = "two models have the same name: give each its own";
+const UNKNOWN_FALLBACK: &str = "fallbacks must be names of models in this list";
+const NO_END: &str = "following fallbacks must end after at most 8 models and never come back";
+const MEMBERS: &str = "must be names of members of a request: letters, digits and _";
+const NOT_OMITTED: &str = "must not name model, messages or stream";
+const PRICE: &str = "must be USD as a decimal in quotes with at most six decimals";
+const AMOUNT: &str = "must be USD as a decimal in quotes, above 0, below 1000000";
+const CAPS: &str =
+    "needs models, each with maxOutputTokens: a request reserves what its longest answer would cost";
+const ONE_LIMIT: &str = "set at least one of requestsPerMinute, tokensPerMinute and concurrentRequests";
+const BURST: &str = "burst needs requestsPerMinute: set it too, or take burst out";
+const ORDER: &str = "connect, firstToken and idle must be at most request, which is 10m when it is left out";
+const OTLP: &str =
+    "must be http(s)://host[:port][/path] without user, query or fragment, such as http://otel-collector";
 const MEMORY: &str = "must be a whole number of bytes from 1Mi to 16Gi";
 const IMAGE: &str = "must be an image with a tag or digest";
 const QUANTITY: &str = "values must be quantities, such as 100m, 1 or 64Mi";
@@ -102,7 +119,7 @@ pub const INVALID: &[InvalidSpec] = &[
     schema(
         "an API key in the object",
         "{model: m, backend: {openai: {apiKey: k}}}",
-        "spec.backend.openai.apiKey: unknown field. Allowed here: baseURL, credentialsSecretRef",
+        "spec.backend.openai.apiKey: unknown field. Allowed here: baseURL, caBundleConfigMapRef, credentialsSecretRef",
         "unknown field \"spec.backend.openai.apiKey\"",
     ),
     schema(
@@ -130,10 +147,112 @@ pub const INVALID: &[InvalidSpec] = &[
         "spec.cache.ttl: Required value",
     ),
     schema(
-        "no rate",
-        "{model: m, backend: {echo: {}}, rateLimits: {burst: 1}}",
-        "spec.rateLimits.requestsPerMinute: is required.",
-        "spec.rateLimits.requestsPerMinute: Required value",
+        "no name of a ConfigMap",
+        "{model: m, backend: {openai: {caBundleConfigMapRef: {}}}}",
+        "spec.backend.openai.caBundleConfigMapRef.name: is required.",
+        "spec.backend.openai.caBundleConfigMapRef.name: Required value",
+    ),
+    schema(
+        "no name of a model",
+        "{model: m, backend: {echo: {}}, models: [{upstreamModel: m}]}",
+        "spec.models[0].name: is required.",
+        "spec.models[0].name: Required value",
+    ),
+    schema(
+        "half a price",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.outputPerMillionTokens: is required.",
+        "spec.models[0].price.outputPerMillionTokens: Required value",
+    ),
+    schema(
+        "a price as a number",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: 0.15, outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: must be a string, not a number: put it in quotes, \"0.15\"",
+        "inputPerMillionTokens in body must be of type string",
+    ),
+    schema(
+        "a budget without a period",
+        "{model: m, backend: {echo: {}}, budget: {amount: '1'}}",
+        "spec.budget.period: is required.",
+        "spec.budget.period: Required value",
+    ),
+    schema(
+        "no such period",
+        "{model: m, backend: {echo: {}}, budget: {amount: '1', period: month}}",
+        "spec.budget.period: must be one of Day, Week, Month: did you mean Month?",
+        "supported values: \"Day\", \"Week\", \"Month\"",
+    ),
+    schema(
+        "no models at all",
+        "{model: m, backend: {echo: {}}, models: []}",
+        "spec.models: must not be empty: leave it out instead",
+        "should have at least 1 items",
+    ),
+    schema(
+        "fallbacks without end",
+        "{model: m, backend: {echo: {}}, models: [{name: m, fallbacks: [a, b, c, d, e, f, g, h, i]}]}",
+        "spec.models[0].fallbacks: must have at most 8 entries",
+        "must have at most 8 items",
+    ),
+    schema(
+        "no such name of a cap",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxTokensField: maxTokens}]}",
+        "spec.models[0].maxTokensField: must be one of max_tokens, max_completion_tokens: did you mean max_tokens?",
+        "supported values: \"max_tokens\", \"max_completion_tokens\"",
+    ),
+    schema(
+        "answers of nothing",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxOutputTokens: 0}]}",
+        "spec.models[0].maxOutputTokens: must be from 1 to 10000000, not 0",
+        "should be greater than or equal to 1",
+    ),
+    schema(
+        "no tokens at all",
+        "{model: m, backend: {echo: {}}, rateLimits: {tokensPerMinute: 0}}",
+        "spec.rateLimits.tokensPerMinute: must be from 1 to 1000000000, not 0",
+        "should be greater than or equal to 1",
+    ),
+    schema(
+        "nothing at the same time",
+        "{model: m, backend: {echo: {}}, rateLimits: {concurrentRequests: 0}}",
+        "spec.rateLimits.concurrentRequests: must be from 1 to 100000, not 0",
+        "should be greater than or equal to 1",
+    ),
+    schema(
+        "limits of nobody",
+        "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1, per: Pod}}",
+        "spec.rateLimits.per: must be one of Caller, Service",
+        "supported values: \"Caller\", \"Service\"",
+    ),
+    schema(
+        "no such way to fail",
+        "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1, onStoreFailure: Allow}}",
+        "spec.rateLimits.onStoreFailure: must be one of Local, Open, Closed",
+        "supported values: \"Local\", \"Open\", \"Closed\"",
+    ),
+    schema(
+        "no such mode",
+        "{model: m, backend: {echo: {}}, rateLimits: {requestsPerMinute: 1, mode: Observe}}",
+        "spec.rateLimits.mode: must be one of Enforce, Shadow",
+        "supported values: \"Enforce\", \"Shadow\"",
+    ),
+    schema(
+        "memory of next to nothing",
+        "{model: m, backend: {echo: {}}, conversations: {maxTokens: 99}}",
+        "spec.conversations.maxTokens: must be from 100 to 10000000, not 99",
+        "should be greater than or equal to 100",
+    ),
+    schema(
+        "no attempt",
+        "{model: m, backend: {echo: {}}, retries: {maxAttempts: 0}}",
+        "spec.retries.maxAttempts: must be from 1 to 10, not 0",
+        "should be greater than or equal to 1",
+    ),
+    schema(
+        "a time as a number",
+        "{model: m, backend: {echo: {}}, timeouts: {connect: 1}}",
+        "spec.timeouts.connect: must be a string, not a number",
+        "spec.timeouts.connect in body must be of type string",
     ),
     schema(
         "a number for a string",
@@ -480,6 +599,246 @@ pub const INVALID: &[InvalidSpec] = &[
         "spec.resources: ",
         "each of requests must be at most its limit",
     ),
+    rule(
+        "a model that is none of the models",
+        "{model: m, backend: {echo: {}}, models: [{name: other}]}",
+        "spec.model: ",
+        AMONG,
+    ),
+    rule(
+        "two models of one name",
+        "{model: m, backend: {echo: {}}, models: [{name: m}, {name: m, upstreamModel: b}]}",
+        "spec.models: ",
+        SAME_NAME,
+    ),
+    rule(
+        "a model's name with a blank",
+        "{model: m, backend: {echo: {}}, models: [{name: m}, {name: a b}]}",
+        "spec.models[1].name: ",
+        MODEL,
+    ),
+    rule(
+        "an upstream model of nothing",
+        "{model: m, backend: {echo: {}}, models: [{name: m, upstreamModel: ''}]}",
+        "spec.models[0].upstreamModel: ",
+        MODEL,
+    ),
+    rule(
+        "a fallback that is no model",
+        "{model: m, backend: {echo: {}}, models: [{name: m, fallbacks: [other]}]}",
+        "spec.models: ",
+        UNKNOWN_FALLBACK,
+    ),
+    rule(
+        "a fallback to itself",
+        "{model: m, backend: {echo: {}}, models: [{name: m, fallbacks: [m]}]}",
+        "spec.models: ",
+        NO_END,
+    ),
+    rule(
+        "fallbacks in a circle",
+        "{model: m, backend: {echo: {}}, models: [{name: m, fallbacks: [a]}, {name: a, fallbacks: [b, c]}, {name: b}, {name: c, fallbacks: [m]}]}",
+        "spec.models: ",
+        NO_END,
+    ),
+    rule(
+        "a way of nine models",
+        "{model: m0, backend: {echo: {}}, models: [{name: m0, fallbacks: [m1]}, {name: m1, fallbacks: [m2]}, {name: m2, fallbacks: [m3]}, {name: m3, fallbacks: [m4]}, {name: m4, fallbacks: [m5]}, {name: m5, fallbacks: [m6]}, {name: m6, fallbacks: [m7]}, {name: m7, fallbacks: [m8]}, {name: m8}]}",
+        "spec.models: ",
+        NO_END,
+    ),
+    rule(
+        "a fallback named twice",
+        "{model: m, backend: {echo: {}}, models: [{name: m, fallbacks: [a, a]}, {name: a}]}",
+        "spec.models[0].fallbacks: ",
+        "names a model twice: once is enough",
+    ),
+    rule(
+        "no name of a member",
+        "{model: m, backend: {echo: {}}, models: [{name: m, omit: [stream_options.include_usage]}]}",
+        "spec.models[0].omit: ",
+        MEMBERS,
+    ),
+    rule(
+        "a request without its messages",
+        "{model: m, backend: {echo: {}}, models: [{name: m, omit: [messages]}]}",
+        "spec.models[0].omit: ",
+        NOT_OMITTED,
+    ),
+    rule(
+        "a price in dollars",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '$1', outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: ",
+        PRICE,
+    ),
+    rule(
+        "a price below nothing",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '-1', outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: ",
+        PRICE,
+    ),
+    rule(
+        "a price with too many decimals",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '0.0000001', outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: ",
+        PRICE,
+    ),
+    rule(
+        "a price as a power",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '1e3', outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: ",
+        PRICE,
+    ),
+    rule(
+        "a price of a million",
+        "{model: m, backend: {echo: {}}, models: [{name: m, price: {inputPerMillionTokens: '1000000', outputPerMillionTokens: '1'}}]}",
+        "spec.models[0].price.inputPerMillionTokens: ",
+        PRICE,
+    ),
+    rule(
+        "a budget of nothing",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxOutputTokens: 9}], budget: {amount: '0.00', period: Month}}",
+        "spec.budget.amount: ",
+        AMOUNT,
+    ),
+    rule(
+        "a budget of a million",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxOutputTokens: 9}], budget: {amount: '1000000', period: Month}}",
+        "spec.budget.amount: ",
+        AMOUNT,
+    ),
+    rule(
+        "a budget in euros",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxOutputTokens: 9}], budget: {amount: '25 EUR', period: Month}}",
+        "spec.budget.amount: ",
+        AMOUNT,
+    ),
+    rule(
+        "a budget with a comma",
+        "{model: m, backend: {echo: {}}, models: [{name: m, maxOutputTokens: 9}], budget: {amount: '25,00', period: Month}}",
+        "spec.budget.amount: ",
+        AMOUNT,
+    ),
+    rule(
+        "a budget without models",
+        "{model: m, backend: {echo: {}}, budget: {amount: '1', period: Month}}",
+        "spec.budget: ",
+        CAPS,
+    ),
+    rule(
+        "a budget and an answer of any length",
+        "{model: m, backend: {echo: {}}, budget: {amount: '1', period: Month}, models: [{name: m, maxOutputTokens: 9}, {name: b}]}",
+        "spec.budget: ",
+        CAPS,
+    ),
+    rule(
+        "limits of nothing",
+        "{model: m, backend: {echo: {}}, rateLimits: {}}",
+        "spec.rateLimits: ",
+        ONE_LIMIT,
+    ),
+    rule(
+        "only a mode",
+        "{model: m, backend: {echo: {}}, rateLimits: {mode: Shadow}}",
+        "spec.rateLimits: ",
+        ONE_LIMIT,
+    ),
+    rule(
+        "a burst without a rate",
+        "{model: m, backend: {echo: {}}, rateLimits: {tokensPerMinute: 1, burst: 1}}",
+        "spec.rateLimits: ",
+        BURST,
+    ),
+    rule(
+        "a connection in no time",
+        "{model: m, backend: {echo: {}}, timeouts: {connect: 9ms}}",
+        "spec.timeouts.connect: ",
+        "must be a duration from 10ms to 1m",
+    ),
+    rule(
+        "a connection in minutes",
+        "{model: m, backend: {echo: {}}, timeouts: {connect: 61s}}",
+        "spec.timeouts.connect: ",
+        "must be a duration from 10ms to 1m",
+    ),
+    rule(
+        "a first token after years",
+        "{model: m, backend: {echo: {}}, timeouts: {firstToken: 2h, request: 24h}}",
+        "spec.timeouts.firstToken: ",
+        "must be a duration from 1s to 1h, such as 120s",
+    ),
+    rule(
+        "a pause of half a second",
+        "{model: m, backend: {echo: {}}, timeouts: {idle: 500ms}}",
+        "spec.timeouts.idle: ",
+        "must be a duration from 1s to 1h, such as 60s",
+    ),
+    rule(
+        "a request of days",
+        "{model: m, backend: {echo: {}}, timeouts: {request: 25h}}",
+        "spec.timeouts.request: ",
+        "must be a duration from 1s to 24h",
+    ),
+    rule(
+        "a request without a unit",
+        "{model: m, backend: {echo: {}}, timeouts: {request: '600'}}",
+        "spec.timeouts.request: ",
+        "must be a duration from 1s to 24h",
+    ),
+    rule(
+        "a first token after the end",
+        "{model: m, backend: {echo: {}}, timeouts: {firstToken: 11m}}",
+        "spec.timeouts: ",
+        ORDER,
+    ),
+    rule(
+        "a pause longer than the request",
+        "{model: m, backend: {echo: {}}, timeouts: {idle: 61s, request: 1m}}",
+        "spec.timeouts: ",
+        ORDER,
+    ),
+    rule(
+        "a proxy without a port",
+        "{model: m, backend: {openai: {proxyURL: 'http://proxy'}}}",
+        "spec.backend.openai.proxyURL: ",
+        PROXY,
+    ),
+    rule(
+        "a proxy with a path",
+        "{model: m, backend: {openai: {proxyURL: 'http://proxy:3128/x'}}}",
+        "spec.backend.openai.proxyURL: ",
+        PROXY,
+    ),
+    rule(
+        "a proxy with a user",
+        "{model: m, backend: {openai: {proxyURL: 'http://u:p@proxy:3128'}}}",
+        "spec.backend.openai.proxyURL: ",
+        PROXY,
+    ),
+    rule(
+        "a proxy of another kind",
+        "{model: m, backend: {openai: {proxyURL: 'socks5://proxy:1080'}}}",
+        "spec.backend.openai.proxyURL: ",
+        PROXY,
+    ),
+    rule(
+        "no name of a ConfigMap by form",
+        "{model: m, backend: {openai: {caBundleConfigMapRef: {name: ../ca}}}}",
+        "spec.backend.openai.caBundleConfigMapRef.name: ",
+        CONFIG_MAP,
+    ),
+    rule(
+        "traces to no URL",
+        "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'otel:4317'}}",
+        "spec.telemetry.otlpEndpoint: ",
+        OTLP,
+    ),
+    rule(
+        "traces to the world in plain",
+        "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'http://otel.example.com:4318'}}",
+        "spec.telemetry.otlpEndpoint: ",
+        PLAIN,
+    ),
     // The name.
     named("a name with a dot", "de.mo"),
     named("a name that begins with a digit", "1demo"),
@@ -543,4 +902,43 @@ pub const VALID: &[(&str, &str)] = &[
     ("demo", "{model: m, backend: {echo: {}}, resources: {}, service: {}, logging: {}, defaults: {}}"),
     ("demo", "{model: m, backend: {echo: {}}, service: {type: LoadBalancer, port: 443}}"),
     ("demo", "{model: m, backend: {echo: {}}, logging: {level: debug, format: text}}"),
+    ("demo", "{model: m, backend: {echo: {}}, rateLimits: {tokensPerMinute: 1000000000}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, rateLimits: {concurrentRequests: 1, per: Service, onStoreFailure: Closed, mode: Shadow}}",
+    ),
+    ("demo", "{model: m, backend: {echo: {}}, models: [{name: m}]}"),
+    (
+        "demo",
+        "{model: a, backend: {echo: {}}, models: [{name: b}, {name: a, fallbacks: [b, c]}, {name: c, fallbacks: [b]}]}",
+    ),
+    (
+        "demo",
+        "{model: m1, backend: {echo: {}}, models: [{name: m1, fallbacks: [m2]}, {name: m2, fallbacks: [m3]}, {name: m3, fallbacks: [m4]}, {name: m4, fallbacks: [m5]}, {name: m5, fallbacks: [m6]}, {name: m6, fallbacks: [m7]}, {name: m7, fallbacks: [m8]}, {name: m8}]}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {openai: {}}, models: [{name: m, upstreamModel: org/x:1, maxOutputTokens: 1, maxTokensField: max_tokens, omit: [temperature, top_p], price: {inputPerMillionTokens: '0', outputPerMillionTokens: '999999.999999'}}], budget: {amount: '0.000001', period: Day}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {openai: {}}, models: [{name: m, upstreamModel: gpt-4o, maxOutputTokens: 16384}], budget: {amount: '999999.99', period: Week}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, timeouts: {connect: 10ms, firstToken: 1h, idle: 1h, request: 24h}, retries: {maxAttempts: 10}}",
+    ),
+    ("demo", "{model: m, backend: {echo: {}}, timeouts: {request: 1s}, retries: {}}"),
+    ("demo", "{model: m, backend: {echo: {}}, timeouts: {firstToken: 10m}, conversations: {maxTokens: 100}}"),
+    (
+        "demo",
+        "{model: m, backend: {openai: {proxyURL: 'http://proxy.example.com:3128', caBundleConfigMapRef: {name: private-ca.v1}}}}",
+    ),
+    ("demo", "{model: m, backend: {openai: {proxyURL: 'https://[2001:db8::1]:443/'}}}"),
+    ("demo", "{model: m, backend: {openai: {proxyURL: ''}}, telemetry: {otlpEndpoint: ''}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'http://otel-collector.observability.svc:4318'}}",
+    ),
+    ("demo", "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'https://otlp.example.com/otlp'}}"),
 ];
