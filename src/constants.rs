@@ -44,7 +44,7 @@ pub mod label {
 
 /// Annotations.
 pub mod annotation {
-    /// On the pod template: the hash of the configuration the pods start with; a change rolls them.
+    /// On the pod template: the hash of the static part of the configuration; a change rolls the pods.
     pub const CONFIG_HASH: &str = "chatservice.dev/config-hash";
     /// On the ChatService, `"true"`: nothing is written until it is removed.
     pub const PAUSED: &str = "chatservice.dev/paused";
@@ -101,6 +101,8 @@ pub mod reason {
     pub const ROLLING_OUT: &str = "RollingOut";
     /// `Reconciling`: pods are added or removed.
     pub const SCALING: &str = "ScalingUp";
+    /// `Reconciling`: a ready pod still runs an older configuration.
+    pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
 }
 
 /// Ports.

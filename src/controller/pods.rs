@@ -4,8 +4,8 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::build::CONTAINER;
-use crate::admin::{ServerStatus, StatusProblem};
-use crate::constants::{annotation, reason};
+use crate::admin::{RejectedConfig, ServerStatus, StatusProblem};
+use crate::constants::reason;
 
 /// A pod as the status of its ChatService sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,26 +16,26 @@ pub struct PodView {
     pub ready: bool,
     /// What the kubelet or the scheduler says is wrong.
     pub trouble: Option<Trouble>,
-    /// The hash of the configuration in the template that it was made from.
-    pub config_hash: Option<String>,
     /// What its server said twice in a row; None before that, or when it cannot be reached.
     pub server: Option<Report>,
 }
 
 impl PodView {
-    /// Whether the pod is of the template with configuration `hash` and its server runs another one: the kubelet mounted
-    /// the ConfigMap as it was before.
-    pub(super) fn is_stale(&self, hash: &str) -> bool {
+    /// Whether the server runs another configuration than `hash`: the kubelet has not brought the new one yet, or the server
+    /// refused it.
+    pub(super) fn is_behind(&self, hash: &str) -> bool {
         let runs = self.server.as_ref().and_then(|report| report.config_hash.as_deref());
-        self.config_hash.as_deref() == Some(hash) && runs.is_some_and(|runs| runs != hash)
+        runs.is_some_and(|runs| runs != hash)
     }
 }
 
 /// The part of a server's `/status` that the status of a ChatService is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The hash of the configuration that runs; None of a server of another version, which may hash other fields.
+    /// The hash of the configuration that runs; None where the server says none.
     pub config_hash: Option<String>,
+    /// What it read and does not run.
+    pub rejected: Option<RejectedConfig>,
     /// What is wrong.
     pub problems: Vec<StatusProblem>,
     /// Whether Redis answered last.
@@ -44,9 +44,9 @@ pub struct Report {
 
 impl From<ServerStatus> for Report {
     fn from(status: ServerStatus) -> Self {
-        let ours = status.version == env!("CARGO_PKG_VERSION");
         Self {
-            config_hash: ours.then_some(status.config_hash),
+            config_hash: Some(status.config_hash).filter(|hash| !hash.is_empty()),
+            rejected: status.rejected,
             problems: status.problems,
             redis_connected: status.redis_connected,
         }
@@ -99,12 +99,6 @@ pub fn view(pod: &Pod) -> PodView {
         name: pod.metadata.name.clone().unwrap_or_default(),
         ready,
         trouble: if ready { None } else { trouble(pod) },
-        config_hash: pod
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotation::CONFIG_HASH))
-            .cloned(),
         server: None,
     }
 }

@@ -165,7 +165,7 @@ fn rolled_out(
         return Verdict {
             ready: true,
             summary: Claim::new(reason::AVAILABLE, message),
-            reconciling: removed.or_else(|| stale(subject, observed, &service.config.hash())),
+            reconciling: removed.or_else(|| behind(subject, observed, &service.config.hash())),
             stalled: None,
         };
     }
@@ -192,16 +192,25 @@ fn rolled_out(
     Verdict { ready: false, summary, reconciling, stalled }
 }
 
-/// A server of the current template that runs a configuration from before it.
-fn stale(subject: &Subject, observed: &Observed, hash: &str) -> Option<Claim> {
-    let pod = observed.pods.iter().find(|pod| pod.ready && pod.is_stale(hash))?;
-    Some(Claim::new(
-        reason::ROLLING_OUT,
+/// Ready pods whose servers run an older configuration. They serve, so Ready stays.
+fn behind(subject: &Subject, observed: &Observed, hash: &str) -> Option<Claim> {
+    let behind: Vec<&PodView> = observed.pods.iter().filter(|pod| pod.ready && pod.is_behind(hash)).collect();
+    let first = behind.first()?;
+    let counts =
+        format!("{} of {} ready pods still run an older configuration", behind.len(), observed.ready());
+    // One that is not JSON has no hash; any other one that was refused is not the wanted one.
+    let refused = behind.iter().find_map(|pod| {
+        let rejected = pod.server.as_ref()?.rejected.as_ref()?;
+        let wanted = rejected.hash.as_deref().is_none_or(|rejected| rejected == hash);
+        wanted.then(|| format!("{counts}; \"{}\" refuses the new one: {}", pod.name, rejected.message))
+    });
+    let message = refused.unwrap_or_else(|| {
         format!(
-            "pod \"{}\" runs an older configuration than its template names: its node mounted the ConfigMap late. Fix: kubectl -n {} delete pod {}",
-            pod.name, subject.namespace, pod.name
-        ),
-    ))
+            "{counts}, \"{0}\" among them; their nodes bring the new one within 100 s. If it stays: kubectl -n {1} delete pod {0}",
+            first.name, subject.namespace
+        )
+    });
+    Some(Claim::new(reason::CONFIG_PROPAGATING, message))
 }
 
 /// Whether pods are still being added: a Deployment calls itself complete while it scales, so the status before has to
@@ -215,6 +224,7 @@ fn is_scaling(previous: &ChatServiceStatus, now: Timestamp) -> bool {
         let since = now.as_second() - c.last_transition_time.0.as_second();
         c.type_ == condition::RECONCILING
             && c.status == "True"
+            && c.reason != reason::CONFIG_PROPAGATING
             && since < i64::from(PROGRESS_DEADLINE_SECONDS)
     })
 }

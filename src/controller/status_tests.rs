@@ -7,7 +7,7 @@ use super::super::pods::Report;
 use super::super::pods::Trouble;
 use super::super::{Defaults, build, validate};
 use super::*;
-use crate::admin::{ServerStatus, StatusProblem};
+use crate::admin::{RejectedConfig, ServerStatus, StatusProblem};
 
 fn subject(previous: ChatServiceStatus) -> Subject {
     Subject {
@@ -57,7 +57,6 @@ fn pod(ready: bool, problem: Option<&str>, trouble: Option<&'static str>) -> Pod
         name: "demo-x".into(),
         ready,
         trouble: trouble.map(|reason| Trouble { reason, message: format!("trouble {reason}") }),
-        config_hash: None,
         server: problem.map(|reason| Report {
             problems: vec![StatusProblem { reason: reason.into(), message: format!("report {reason}") }],
             ..Report::default()
@@ -288,30 +287,60 @@ fn pods_that_fall_after_a_rollout_are_no_progress() {
     }
 }
 
+/// A ready pod whose server runs the configuration `hash`.
+fn runs(hash: &str) -> PodView {
+    let said = ServerStatus { config_hash: hash.into(), ..ServerStatus::default() };
+    PodView { server: Some(Report::from(said)), ..pod(true, None, None) }
+}
+
 #[test]
-fn a_server_with_an_older_configuration_than_its_pod_is_told() {
+fn a_server_with_an_older_configuration_is_told_and_stays_ready() {
     let outcome = applied(&counts(2, 2, 2));
     let Outcome::Applied(both) = &outcome else { panic!("it was applied") };
     let hash = both.0.config.hash();
-    let version = env!("CARGO_PKG_VERSION");
-    for (case, template, version, runs, told) in [
-        ("the same", hash.as_str(), version, hash.as_str(), false),
-        ("an older one", hash.as_str(), version, "old", true),
-        ("a pod of an older template", "old", version, "old", false),
-        ("a server of another version", hash.as_str(), "0.0.0", "other", false),
+    let rejects = |rejected: Option<&str>| {
+        let mut pod = runs("old");
+        let message = "its static part changed".to_owned();
+        let rejected = RejectedConfig { hash: rejected.map(str::to_owned), message };
+        pod.server.as_mut().unwrap().rejected = Some(rejected);
+        pod
+    };
+    let fix = "kubectl -n chat delete pod demo-x";
+    for (case, pods, told) in [
+        ("the same", vec![runs(&hash), runs(&hash)], None),
+        ("one older", vec![runs("old"), runs(&hash)], Some(("1 of 2 ready pods", fix))),
+        ("both older", vec![runs("old"), runs("older")], Some(("2 of 2 ready pods", fix))),
+        ("a server that says none", vec![runs("")], None),
+        ("one that is not ready", vec![PodView { ready: false, ..runs("old") }], None),
+        ("one refuses it", vec![runs("old"), rejects(Some(&hash))], Some(("2 of 2", "static part changed"))),
+        ("one cannot read it", vec![rejects(None)], Some(("1 of 1", "static part changed"))),
+        ("one refused another", vec![rejects(Some("other"))], Some(("1 of 1", fix))),
     ] {
-        let said =
-            ServerStatus { version: version.into(), config_hash: runs.into(), ..ServerStatus::default() };
-        let pods = vec![PodView {
-            config_hash: Some(template.into()),
-            server: Some(Report::from(said)),
-            ..pod(true, None, None)
-        }];
         let previous = subject(ChatServiceStatus::default());
-        let status = from(&previous, &outcome, Some(&Observed { pods }), at(1));
+        let status = from(&previous, &outcome, Some(&Observed { pods: pods.clone() }), at(1));
         assert_eq!(status.conditions[0].status, "True", "{case}");
-        let reconciling =
-            status.conditions.get(1).map(|c| (c.reason.as_str(), c.message.contains("delete pod demo-x")));
-        assert_eq!(reconciling, told.then_some((reason::ROLLING_OUT, true)), "{case}");
+        let reconciling = status.conditions.get(1);
+        assert_eq!(reconciling.is_some(), told.is_some(), "{case}");
+        assert_eq!(settled(&status, Some(&Observed { pods })), told.is_none(), "{case}");
+        if let (Some(condition), Some((count, how))) = (reconciling, told) {
+            assert_eq!(condition.reason, reason::CONFIG_PROPAGATING, "{case}");
+            assert!(condition.message.contains(count), "{case}: {}", condition.message);
+            assert!(condition.message.contains(how), "{case}: {}", condition.message);
+        }
     }
+}
+
+#[test]
+fn a_pod_that_falls_while_a_configuration_propagates_is_no_scaling() {
+    let pods = vec![runs("old")];
+    let before = from(
+        &subject(ChatServiceStatus::default()),
+        &applied(&rolled(2, 2, 2)),
+        Some(&Observed { pods }),
+        at(1),
+    );
+    assert_eq!(before.conditions[1].reason, reason::CONFIG_PROPAGATING);
+    let after = from(&subject(before), &applied(&rolled(2, 2, 1)), Some(&Observed::default()), at(2));
+    let found: Vec<&str> = after.conditions.iter().map(|c| c.reason.as_str()).collect();
+    assert_eq!(found, [reason::MINIMUM_REPLICAS_UNAVAILABLE]);
 }

@@ -44,7 +44,8 @@ pub struct Identity {
     pub generation: i64,
 }
 
-/// What changes the pod: which Secrets are mounted.
+/// What changes the pod: what is mounted, and what is made once at the start. A new field is left out of the file while it
+/// has its default: see [`ServerConfig::static_hash`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StaticConfig {
@@ -328,6 +329,13 @@ impl ServerConfig {
     pub fn hash(&self) -> String {
         hash_of(serde_json::to_value(self).unwrap_or_default())
     }
+
+    /// What pods are made for, an annotation of their template: a hash of what only a new pod can take up. Nothing of the
+    /// operator is in it, or its upgrade would replace pods whose image the spec names.
+    #[must_use]
+    pub fn static_hash(&self) -> String {
+        digest(&serde_json::to_value(&self.fixed).unwrap_or_default())
+    }
 }
 
 /// [`ServerConfig::hash`] of a file's JSON. Fields that this build does not know count as well, so that a server that
@@ -336,7 +344,12 @@ pub(super) fn hash_of(mut file: serde_json::Value) -> String {
     if let Some(generation) = file.pointer_mut("/identity/generation") {
         *generation = 0.into();
     }
-    let digest = Sha256::digest(serde_json::to_vec(&file).unwrap_or_default());
+    digest(&file)
+}
+
+/// The first 16 hex digits of the SHA-256 of a value as JSON.
+fn digest(value: &serde_json::Value) -> String {
+    let digest = Sha256::digest(serde_json::to_vec(value).unwrap_or_default());
     digest.iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
@@ -369,5 +382,32 @@ mod tests {
         assert_eq!(other.hash(), config().hash());
         other.dynamic.model = "echo-2".into();
         assert_ne!(other.hash(), config().hash());
+    }
+
+    #[test]
+    fn the_static_hash_changes_with_what_only_a_new_pod_takes_up() {
+        let mut other = config();
+        other.dynamic.model = "echo-2".into();
+        other.dynamic.log_level = LogLevel::Debug;
+        other.identity.uid = "u-2".into();
+        assert_eq!(other.static_hash(), config().static_hash());
+        let changes: [fn(&mut StaticConfig); 5] = [
+            |fixed| fixed.credentials_secret = Some("openai".into()),
+            |fixed| fixed.redis_secret = Some("redis".into()),
+            |fixed| fixed.ca_config_map = Some("private-ca".into()),
+            |fixed| fixed.otlp_endpoint = Some("http://otel:4318".into()),
+            |fixed| fixed.log_format = LogFormat::Text,
+        ];
+        for change in changes {
+            let mut other = config();
+            change(&mut other.fixed);
+            assert_ne!(other.static_hash(), config().static_hash());
+        }
+    }
+
+    /// Pods of an older operator carry it: a build that computes another one replaces them all.
+    #[test]
+    fn the_static_hash_of_a_spec_is_the_same_in_every_version() {
+        assert_eq!(config().static_hash(), "81639c8d0c441758");
     }
 }

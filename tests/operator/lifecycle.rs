@@ -1,7 +1,8 @@
 //! From creation to deletion.
 
-use chatservice::constants::{annotation, condition};
+use chatservice::constants::{annotation, condition, mount};
 use chatservice::crd::ChatService;
+use chatservice::server::config::ServerConfig;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -93,17 +94,32 @@ async fn a_service_with_every_field_turns_ready() {
     let Some(rig) = rig::start().await else { return };
     let spec = json!({
         "model": "gpt-4o-mini",
-        "backend": { "openai": { "baseURL": "https://api.openai.com/v1", "credentialsSecretRef": { "name": "openai" } } },
+        "models": [
+            { "name": "gpt-4o-mini", "maxOutputTokens": 16384, "fallbacks": ["backup"] },
+            { "name": "backup", "upstreamModel": "own", "maxOutputTokens": 4096, "maxTokensField": "max_tokens",
+              "omit": ["temperature"], "price": { "inputPerMillionTokens": "0.15", "outputPerMillionTokens": "0.60" } },
+        ],
+        "backend": { "openai": {
+            "baseURL": "https://api.openai.com/v1", "credentialsSecretRef": { "name": "openai" },
+            "proxyURL": "http://proxy.example.com:3128", "caBundleConfigMapRef": { "name": "private-ca" },
+        } },
         "defaults": { "systemPrompt": "Be brief.", "temperature": 0, "maxTokens": 500 },
-        "rateLimits": { "requestsPerMinute": 60, "burst": 5 },
+        "rateLimits": {
+            "requestsPerMinute": 60, "burst": 5, "tokensPerMinute": 100_000, "concurrentRequests": 20,
+            "per": "Caller", "onStoreFailure": "Local", "mode": "Enforce",
+        },
+        "budget": { "amount": "25.00", "period": "Month" },
         "cache": { "ttl": "1h", "memory": "32Mi" },
-        "conversations": { "ttl": "24h", "maxMessages": 20 },
+        "conversations": { "ttl": "24h", "maxMessages": 20, "maxTokens": 32000 },
+        "timeouts": { "connect": "1s", "firstToken": "120s", "idle": "60s", "request": "10m" },
+        "retries": { "maxAttempts": 3 },
         "redis": { "secretRef": { "name": "redis" } },
         "replicas": 3,
         "image": "registry.example.com/chatservice:0.2.0",
         "resources": { "requests": { "cpu": 1, "memory": "64Mi" }, "limits": { "cpu": "1500m", "memory": "1Gi" } },
         "service": { "type": "NodePort", "port": 80 },
         "logging": { "level": "warn", "format": "text" },
+        "telemetry": { "otlpEndpoint": "http://otel-collector.observability.svc:4318" },
     });
     rig.create("prod", &spec).await;
     let status = rig.until_settled("prod").await.status.unwrap();
@@ -112,26 +128,73 @@ async fn a_service_with_every_field_turns_ready() {
     rig.stop().await;
 }
 
+/// The annotation of the pod template by which a change of it replaces the pods.
+async fn template_hash(rig: &Rig) -> String {
+    let deployment = rig.find::<Deployment>("demo").await.unwrap();
+    deployment.spec.template.metadata.unwrap().annotations.unwrap()[annotation::CONFIG_HASH].clone()
+}
+
 #[tokio::test]
-async fn an_edited_model_reaches_the_pods_by_a_rollout() {
+async fn an_edited_model_reaches_the_pods_without_a_rollout() {
+    let Some(mut rig) = rig::start().await else { return };
+    rig.answer_for_pods().await;
+    rig.create("demo", &echo(2)).await;
+    rig.until_settled("demo").await;
+    let wanted = async || {
+        let data = rig.find::<ConfigMap>("demo-config").await.unwrap().data.unwrap();
+        serde_json::from_str::<ServerConfig>(&data[mount::CONFIG_FILE]).unwrap()
+    };
+    let runs = |config: &ServerConfig| rig.answer.lock().unwrap().config_hash = config.hash();
+    let (before, template) = (wanted().await, template_hash(&rig).await);
+    let names = async || rig.pods("demo").await.iter().map(ResourceExt::name_any).collect::<Vec<_>>();
+    let pods = names().await;
+    runs(&before);
+    rig.merge::<ChatService>("demo", &json!({ "spec": { "model": "echo-2" } })).await;
+    // Until the servers say that they run it, it is under way, and they serve all the while.
+    let cs = until("the configuration to propagate", async || {
+        let cs = rig.find::<ChatService>("demo").await?;
+        claim(&cs, condition::RECONCILING).filter(|(_, reason, _)| reason == "ConfigPropagating").map(|_| cs)
+    })
+    .await;
+    assert_eq!(cs.status.as_ref().unwrap().observed_generation, Some(2));
+    assert_eq!(claim(&cs, condition::READY).unwrap().0, "True");
+    let after = wanted().await;
+    assert_eq!((after.dynamic.model.as_str(), after.identity.generation), ("echo-2", 2));
+    runs(&after);
+    rig.until_settled("demo").await;
+    assert_eq!((template_hash(&rig).await, names().await), (template, pods), "no pod was replaced");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn another_secret_reaches_the_pods_by_a_rollout() {
     let Some(rig) = rig::start().await else { return };
     rig.create("demo", &echo(1)).await;
     rig.until_settled("demo").await;
-    let hash = async || {
-        let deployment = rig.find::<Deployment>("demo").await.unwrap();
-        deployment.spec.template.metadata.unwrap().annotations.unwrap()[annotation::CONFIG_HASH].clone()
-    };
-    let (before, pod) = (hash().await, rig.pods("demo").await[0].name_any());
-    rig.merge::<ChatService>("demo", &json!({ "spec": { "model": "echo-2" } })).await;
-    let cs = rig.until_settled("demo").await;
-    assert_eq!(cs.metadata.generation, Some(2));
-    assert_ne!(hash().await, before);
-    let config = rig.find::<ConfigMap>("demo-config").await.unwrap().data.unwrap();
-    assert!(config["config.json"].contains("\"echo-2\""));
+    let (before, pod) = (template_hash(&rig).await, rig.pods("demo").await[0].name_any());
+    rig.merge::<ChatService>("demo", &json!({ "spec": { "redis": { "secretRef": { "name": "redis" } } } }))
+        .await;
+    rig.until_settled("demo").await;
+    assert_ne!(template_hash(&rig).await, before);
     until("the old pod to go", async || {
         rig.pods("demo").await.iter().all(|new| new.name_any() != pod).then_some(())
     })
     .await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_budget_without_a_known_price_stalls_and_names_the_model() {
+    let Some(rig) = rig::start().await else { return };
+    let spec = json!({
+        "model": "own", "backend": { "openai": {} }, "budget": { "amount": "25.00", "period": "Month" },
+        "models": [{ "name": "own", "maxOutputTokens": 4096 }],
+    });
+    rig.create("demo", &spec).await;
+    let cs = rig.until_ready_is("demo", "False", "InvalidSpec").await;
+    let (_, reason, message) = claim(&cs, condition::STALLED).unwrap();
+    assert_eq!(reason, "InvalidSpec");
+    assert!(message.contains("\"own\"") && message.contains("models[].price"), "{message}");
     rig.stop().await;
 }
 

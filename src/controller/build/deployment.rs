@@ -35,7 +35,9 @@ pub(super) fn build(service: &ValidatedChatService) -> Deployment {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(service.name.labels()),
-                    annotations: Some([(annotation::CONFIG_HASH.to_owned(), service.config.hash())].into()),
+                    annotations: Some(
+                        [(annotation::CONFIG_HASH.to_owned(), service.config.static_hash())].into(),
+                    ),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(service)),
@@ -130,8 +132,8 @@ fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-/// The volumes and where they go. Secrets are mounted whole and optional: a missing one is then something that the
-/// server reports, not a pod that hangs in ContainerCreating, and the kubelet updates the files when it appears
+/// The volumes and where they go. What a user makes is mounted whole and optional: a missing one is then something that
+/// the server reports, not a pod that hangs in ContainerCreating, and the kubelet updates the files when it appears
 /// (with `subPath` it would not).
 fn mounts(service: &ValidatedChatService) -> Vec<(Volume, &'static str)> {
     let secret = |volume: &str, secret: &str| Volume {
@@ -143,19 +145,19 @@ fn mounts(service: &ValidatedChatService) -> Vec<(Volume, &'static str)> {
         }),
         ..Volume::default()
     };
-    let config = Volume {
-        name: "config".to_owned(),
-        config_map: Some(ConfigMapVolumeSource {
-            name: service.name.config(),
-            ..ConfigMapVolumeSource::default()
-        }),
+    let config_map = |volume: &str, name: String, optional: Option<bool>| Volume {
+        name: volume.to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name, optional, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
     let fixed = &service.config.fixed;
-    let mut mounts = vec![(config, mount::CONFIG_DIR)];
+    let mut mounts = vec![(config_map("config", service.name.config(), None), mount::CONFIG_DIR)];
     mounts.extend(
         fixed.credentials_secret.iter().map(|name| (secret("credentials", name), mount::CREDENTIALS_DIR)),
     );
     mounts.extend(fixed.redis_secret.iter().map(|name| (secret("redis", name), mount::REDIS_DIR)));
+    mounts.extend(
+        fixed.ca_config_map.iter().map(|name| (config_map("ca", name.clone(), Some(true)), mount::CA_DIR)),
+    );
     mounts
 }

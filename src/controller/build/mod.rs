@@ -141,17 +141,30 @@ mod tests {
     fn full() -> Value {
         json!({
             "model": "gpt-4o-mini",
-            "backend": { "openai": { "baseURL": "https://api.openai.com/v1", "credentialsSecretRef": { "name": "openai" } } },
+            "models": [
+                { "name": "gpt-4o-mini", "maxOutputTokens": 16384, "fallbacks": ["backup"] },
+                { "name": "backup", "upstreamModel": "gpt-4.1-nano", "maxOutputTokens": 32768, "omit": ["temperature"] },
+            ],
+            "backend": { "openai": {
+                "baseURL": "https://api.openai.com/v1", "credentialsSecretRef": { "name": "openai" },
+                "proxyURL": "http://proxy.example.com:3128", "caBundleConfigMapRef": { "name": "private-ca" },
+            } },
             "defaults": { "systemPrompt": "Be brief.", "temperature": 0.5, "maxTokens": 500 },
-            "rateLimits": { "requestsPerMinute": 60 },
+            "rateLimits": {
+                "requestsPerMinute": 60, "tokensPerMinute": 100_000, "concurrentRequests": 20, "mode": "Enforce",
+            },
+            "budget": { "amount": "25.00", "period": "Month" },
             "cache": { "ttl": "1h" },
-            "conversations": { "ttl": "24h", "maxMessages": 20 },
+            "conversations": { "ttl": "24h", "maxMessages": 20, "maxTokens": 32000 },
+            "timeouts": { "connect": "2s" },
+            "retries": { "maxAttempts": 2 },
             "redis": { "secretRef": { "name": "prod-redis" } },
             "replicas": 3,
             "image": "registry.example.com/chatservice:0.2.0",
             "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } },
             "service": { "type": "NodePort", "port": 80 },
             "logging": { "level": "warn", "format": "text" },
+            "telemetry": { "otlpEndpoint": "http://otel-collector.observability.svc:4318" },
         })
     }
 
@@ -198,12 +211,39 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_configuration_changes_the_template_and_one_of_replicas_does_not() {
-        let template = |spec: &Value| built("prod", spec).deployment.spec.template;
-        let (mut model, mut replicas) = (full(), full());
-        model["model"] = json!("gpt-4.1");
-        replicas["replicas"] = json!(7);
-        assert_ne!(template(&model), template(&full()));
-        assert_eq!(template(&replicas), template(&full()));
+    fn a_static_change_changes_the_template_and_a_dynamic_one_does_not() {
+        let template = |path: &str, value: Value| {
+            let mut spec = full();
+            *spec.pointer_mut(path).unwrap() = value;
+            built("prod", &spec).deployment.spec.template
+        };
+        let before = template("/model", full()["model"].clone());
+        for (path, value) in [
+            ("/backend/openai/credentialsSecretRef/name", json!("other")),
+            ("/backend/openai/caBundleConfigMapRef/name", json!("other")),
+            ("/redis/secretRef/name", json!("other")),
+            ("/telemetry/otlpEndpoint", json!("")),
+            ("/logging/format", json!("json")),
+            ("/image", json!("registry.example.com/chatservice:0.3.0")),
+            ("/resources/requests/cpu", json!("2")),
+        ] {
+            assert_ne!(template(path, value), before, "{path}");
+        }
+        for (path, value) in [
+            ("/model", json!("backup")),
+            ("/models/0/fallbacks", json!([])),
+            ("/backend/openai/proxyURL", json!("")),
+            ("/defaults/temperature", json!(1)),
+            ("/rateLimits/mode", json!("Shadow")),
+            ("/budget/amount", json!("30")),
+            ("/cache/ttl", json!("0s")),
+            ("/conversations/maxTokens", json!(100)),
+            ("/timeouts/connect", json!("3s")),
+            ("/retries/maxAttempts", json!(1)),
+            ("/logging/level", json!("debug")),
+            ("/replicas", json!(7)),
+        ] {
+            assert_eq!(template(path, value), before, "{path}");
+        }
     }
 }
