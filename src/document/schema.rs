@@ -139,8 +139,9 @@ fn issues(schema: &Value, document: &Value, error: &jsonschema::ValidationError<
             here(format!("must have at most {limit} characters, not {length}"))
         }
         Kind::MinItems { .. } => here("must not be empty: leave it out instead".to_owned()),
-        Kind::MaxItems { limit } => here(format!("must have at most {limit} entries")),
-        Kind::MaxProperties { limit } => here(format!("must have at most {limit} entries")),
+        Kind::MaxItems { limit } | Kind::MaxProperties { limit } => {
+            here(format!("must have at most {limit} entries"))
+        }
         _ => here(error.to_string()),
     }
 }

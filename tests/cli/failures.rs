@@ -55,7 +55,7 @@ fn a_variable_that_cannot_be_used_is_named_and_not_shown() {
         (
             "REDIS_URL",
             bad,
-            "REDIS_URL cannot be used: the Redis URL is not one that Redis clients know: write redis://",
+            "REDIS_URL cannot be used: the Redis URL has a scheme that is not supported: write redis://",
         ),
         ("REDIS_URL", "redis://:secret@redis:0", "the Redis URL has port 0"),
         ("OPENAI_API_KEY", "two secret words", "OPENAI_API_KEY is not one line of visible ASCII"),
