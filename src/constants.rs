@@ -284,7 +284,7 @@ pub mod metric {
     pub const TOKENS: &str = "chat_tokens_total";
     /// Counter. Label `reason`.
     pub const BACKEND_RETRIES: &str = "chat_backend_retries_total";
-    /// Gauge: 0 closed, 1 half open, 2 open.
+    /// Gauge: 0 closed, 1 half open, 2 open. Label `model`.
     pub const BACKEND_BREAKER_STATE: &str = "chat_backend_breaker_state";
     /// Gauge: 1 for the mode that is in force. Label `mode`: `shared`, `local`, `open`, `closed`.
     pub const STORE_MODE: &str = "chat_store_mode";

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::backend::Backend;
 use super::backend::echo::Echo;
-use super::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
+use super::backend::openai::{OpenAi, OpenAiOptions};
 use super::config::{BackendConfig, ServerConfig, TimeoutConfig};
 use super::denials::Denials;
 use super::edge::{self, EdgeOptions};
@@ -291,7 +291,7 @@ impl Assembler {
             allowed_hosts: credentials
                 .map(|credentials| credentials.allowed_hosts.clone())
                 .unwrap_or_default(),
-            timeouts: Timeouts::default(),
+            timeouts: parts.timeouts.into(),
             in_cluster: self.in_cluster,
             connections: self.connections.clone(),
         };
@@ -380,7 +380,7 @@ mod tests {
             edit(Arc::make_mut(&mut config));
             assembler.take(&config, &loaded).unwrap();
             let live = assembler.live.load_full().unwrap();
-            (live.backend.clone(), live.store.clone(), live.cache.clone())
+            (assembler.backend.as_ref().unwrap().1.clone(), live.store.clone(), live.cache.clone())
         };
         let cache = |bytes| {
             move |config: &mut ServerConfig| {

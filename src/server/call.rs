@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::backend::{BackendError, UpstreamAnswer, UpstreamRequest};
+use super::backend::upstreams::{self, UpstreamCall};
+use super::backend::{BackendError, Deadline, UpstreamAnswer};
 use super::cache::{self, CachedAnswer};
 use super::completion;
 use super::exchange::Keep;
-use super::metrics::{BackendCall, OK};
+use super::metrics::{BackendCall, OK, ServerMetrics};
 use super::models::Model;
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
@@ -26,9 +27,15 @@ const BYTES_A_TOKEN: usize = 4;
 pub(super) struct Call {
     /// Whose backend, cache and store.
     pub(super) live: Arc<Live>,
-    /// What is sent.
-    pub(super) request: UpstreamRequest,
+    /// What is sent, with the name that callers use for the model.
+    pub(super) body: Bytes,
+    /// Whether it asks for a stream.
+    pub(super) stream: bool,
+    /// The end of the request's time.
+    pub(super) deadline: Deadline,
     /// Which model is asked.
+    pub(super) asked: Arc<Model>,
+    /// Which one answers: it, or a fallback of it.
     pub(super) model: Arc<Model>,
     /// Where a complete answer is kept.
     pub(super) keep: Option<Keep>,
@@ -36,8 +43,10 @@ pub(super) struct Call {
     pub(super) readers: Readers,
     /// What is owed.
     pub(super) guard: SettlementGuard,
-    /// Counts the call.
-    pub(super) counted: BackendCall,
+    /// Where the call is counted.
+    pub(super) metrics: ServerMetrics,
+    /// The call that is answered, once there is one.
+    pub(super) counted: Option<BackendCall>,
     /// The memory that the body was given.
     pub(super) _room: Option<OwnedSemaphorePermit>,
 }
@@ -52,6 +61,8 @@ pub(super) struct Whole {
     pub(super) cost: Option<NanoUsd>,
     /// The backend's own id of the call.
     pub(super) request_id: Option<String>,
+    /// The fallback whose answer it is; None: the asked model's.
+    pub(super) fallback: Option<Arc<str>>,
 }
 
 /// What a call was answered with.
@@ -71,50 +82,75 @@ impl Whole {
     /// A kept answer, which costs nothing now. None for what is no answer after all.
     pub(super) fn known(completion: Bytes) -> Option<Self> {
         let read = completion::read(&completion).ok()?;
-        Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None })
+        Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None, fallback: None })
     }
 }
 
 impl Call {
     /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
     pub(super) async fn make(mut self) -> Result<Called, BackendError> {
-        self.counted.begin();
         self.settle(Some(self.estimate(0)));
-        match self.live.backend.call(self.request.clone()).await {
-            Ok(UpstreamAnswer::Complete { body, request_id }) => {
-                self.whole(body, request_id).map(|whole| Called::Whole(Box::new(whole)))
-            }
-            Ok(UpstreamAnswer::Stream { events, request_id }) => {
-                Ok(Called::Stream { events: Box::new(Tally::of_call(self, events)), request_id })
+        let call = UpstreamCall {
+            chain: &self.live.models.chain(&self.asked),
+            body: &self.body,
+            stream: self.stream,
+            deadline: self.deadline,
+            metrics: &self.metrics,
+        };
+        let answer = match self.live.upstreams.call(call, &self.guard.attempts).await {
+            Ok(upstreams::Called { answer, model, call }) => {
+                self.guard.settlement.model = model.name.clone();
+                (self.model, self.counted) = (model, Some(call));
+                self.settle(Some(self.estimate(0)));
+                answer
             }
             Err(error) => {
-                self.counted.ended(error.label());
                 if !matches!(error, BackendError::Timeout(_) | BackendError::Broken(_)) {
                     self.settle(None);
                 }
-                Err(error)
+                return Err(error);
+            }
+        };
+        match answer {
+            UpstreamAnswer::Complete { body, request_id } => {
+                self.whole(body, request_id).map(|whole| Called::Whole(Box::new(whole)))
+            }
+            UpstreamAnswer::Stream { events, request_id } => {
+                Ok(Called::Stream { events: Box::new(Tally::of_call(self, events)), request_id })
             }
         }
+    }
+
+    /// The call ended so.
+    pub(super) fn ended(&mut self, status: &'static str) {
+        if let Some(counted) = &mut self.counted {
+            counted.ended(status);
+        }
+    }
+
+    /// The fallback that answers, if it is one.
+    pub(super) fn fallback(&self) -> Option<Arc<str>> {
+        (self.model.name != self.asked.name).then(|| self.model.name.clone())
     }
 
     fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Whole, BackendError> {
         let read = completion::read(&completion).map_err(|error| {
             let error = BackendError::from(error);
-            self.counted.ended(error.label());
+            self.ended(error.label());
             error
         })?;
-        self.counted.ended(OK);
+        self.ended(OK);
         let delivered = read.text.len().div_ceil(BYTES_A_TOKEN) as u64;
         let cost = self.settle(Some(read.usage.unwrap_or_else(|| self.estimate(delivered))));
         if read.complete {
             self.store(&completion);
         }
-        Ok(Whole { completion, read, cost, request_id })
+        Ok(Whole { completion, read, cost, request_id, fallback: self.fallback() })
     }
 
     /// What is charged when the backend does not say: the prompt, and what was delivered.
     pub(super) fn estimate(&self, completion_tokens: u64) -> Usage {
-        Usage { prompt_tokens: self.request.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
+        Usage { prompt_tokens: self.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
     }
 
     /// What these tokens cost, when the model's price is known.
@@ -130,9 +166,12 @@ impl Call {
         cost
     }
 
-    /// Keeps a complete answer: in memory at once, in the shared store when the call has ended.
+    /// Keeps a complete answer of the asked model: in memory at once, in the shared store when the call has ended.
     pub(super) fn store(&mut self, completion: &Bytes) {
         let (Some(keep), Some(cache)) = (self.keep, &self.live.cache) else { return };
+        if self.fallback().is_some() {
+            return;
+        }
         let life = cache::jittered(keep.ttl);
         let answer = CachedAnswer { completion: completion.clone() };
         if self.live.store.shared() && completion.len() <= SHARED_MAX {

@@ -198,7 +198,9 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after, .. } | Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::RateLimited { retry_after, .. }
+            | Self::Overloaded { retry_after }
+            | Self::Backend(BackendError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::Backend(BackendError::RateLimited { retry_after }) => {
                 Some(retry_after.unwrap_or(Duration::from_secs(1)))
             }
@@ -315,7 +317,7 @@ impl BackendError {
                 Some("rate_limit_exceeded"),
                 true,
             ),
-            Self::Unavailable(_) => {
+            Self::Unavailable(_) | Self::Overloaded { .. } => {
                 row(S::SERVICE_UNAVAILABLE, "backend_unavailable", SERVER, Some("backend_unavailable"), true)
             }
             Self::Timeout(_) => {

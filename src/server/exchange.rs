@@ -11,14 +11,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::backend::{BackendError, UpstreamRequest};
+use super::backend::{BackendError, Deadline};
 use super::cache::{self, CacheControl, KeyScope};
 use super::call::{Call, Called};
 use super::completion;
 use super::config::RequestLimit;
 use super::conversations;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::metrics::BackendCall;
 use super::models::Model;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
@@ -251,8 +250,8 @@ pub(super) struct Exchange {
 
 /// An answer that is there or begins to come, in the form that was asked for.
 pub(super) enum Found {
-    /// Whole.
-    Plain(Bytes, completion::Answer),
+    /// Whole. With the fallback whose answer it is, if it is one's.
+    Plain(Bytes, completion::Answer, Option<Arc<str>>),
     /// As it comes.
     Stream(Events),
 }
@@ -270,7 +269,7 @@ impl Exchange {
             Called::Whole(whole) => {
                 outcome.cost = whole.cost;
                 outcome.upstream_id = whole.request_id;
-                Found::Plain(whole.completion, whole.read)
+                Found::Plain(whole.completion, whole.read, whole.fallback)
             }
             Called::Stream { events, request_id } => {
                 outcome.upstream_id = request_id;
@@ -311,15 +310,20 @@ impl Exchange {
     /// The call that this request needs. It takes what is owed along: who asks once cannot ask again.
     pub(super) fn call(&mut self, state: &AppState, readers: Readers) -> Result<Call, ApiError> {
         let guard = self.guard.take().ok_or(ApiError::Internal)?;
+        let limit = Duration::from_millis(self.live.config.dynamic.timeouts.request_ms);
         let ask = &mut self.ask;
         Ok(Call {
             live: self.live.clone(),
-            request: UpstreamRequest { body: ask.body.clone(), stream: ask.stream },
+            body: ask.body.clone(),
+            stream: ask.stream,
+            deadline: Deadline::new(ask.started, limit),
+            asked: ask.model.clone(),
             model: ask.model.clone(),
             keep: ask.keep,
             readers,
             guard,
-            counted: BackendCall::new(state.metrics().clone(), ask.model.name.clone()),
+            metrics: state.metrics().clone(),
+            counted: None,
             _room: ask.room.take(),
         })
     }
@@ -339,9 +343,9 @@ impl Exchange {
                 let body = Relay::body(self, state.clone(), events, result, fault.clone());
                 Answer::Stream { body, conversation, fault }
             }
-            Found::Plain(completion, read) => {
+            Found::Plain(completion, read, fallback) => {
                 let conversation = self.append(state, &read.text, read.usage, cost).await;
-                let model = self.ask.model.name.clone();
+                let model = fallback.unwrap_or_else(|| self.ask.model.name.clone());
                 let cached = result == CacheResult::Hit;
                 Answer::Plain(Plain { completion, cached, model, read, cost, conversation })
             }

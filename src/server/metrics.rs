@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 use super::pricing::NanoUsd;
@@ -38,6 +39,10 @@ pub struct ServerMetrics {
     pub rate_limited: IntCounterVec,
     /// `op`.
     pub store_errors: IntCounterVec,
+    /// `reason`.
+    pub backend_retries: IntCounterVec,
+    /// `model`.
+    pub breaker_state: IntGaugeVec,
     /// Generation of the running configuration.
     pub config_generation: IntGauge,
     /// `result`.
@@ -79,6 +84,15 @@ impl ServerMetrics {
             cache_requests: counter(metric::CACHE_REQUESTS, "Requests by what the cache did.", &["result"])?,
             rate_limited: counter(metric::RATE_LIMITED, "Requests refused.", &["limit"])?,
             store_errors: counter(metric::STORE_ERRORS, "Operations the store failed.", &["op"])?,
+            backend_retries: counter(
+                metric::BACKEND_RETRIES,
+                "Calls to the backend after the first one of a request, by what the one before came to.",
+                &["reason"],
+            )?,
+            breaker_state: IntGaugeVec::new(
+                Opts::new(metric::BACKEND_BREAKER_STATE, "0 closed, 1 half open, 2 open."),
+                &["model"],
+            )?,
             config_generation: IntGauge::new(
                 metric::CONFIG_GENERATION,
                 "Generation of the ChatService whose configuration runs.",
@@ -105,6 +119,8 @@ impl ServerMetrics {
             Box::new(metrics.cache_requests.clone()),
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.store_errors.clone()),
+            Box::new(metrics.backend_retries.clone()),
+            Box::new(metrics.breaker_state.clone()),
             Box::new(metrics.config_generation.clone()),
             Box::new(metrics.config_reloads.clone()),
             Box::new(build),
@@ -150,20 +166,14 @@ const CANCELLED: &str = "cancelled";
 pub struct BackendCall {
     metrics: ServerMetrics,
     model: Arc<str>,
-    begun: bool,
     status: &'static str,
 }
 
 impl BackendCall {
-    /// Not begun: a request that needs no call counts none.
-    #[must_use]
-    pub fn new(metrics: ServerMetrics, model: Arc<str>) -> Self {
-        Self { metrics, model, begun: false, status: CANCELLED }
-    }
-
     /// The call is made.
-    pub fn begin(&mut self) {
-        self.begun = true;
+    #[must_use]
+    pub fn begin(metrics: ServerMetrics, model: Arc<str>) -> Self {
+        Self { metrics, model, status: CANCELLED }
     }
 
     /// What came of it: [`OK`] or an error's label.
@@ -174,8 +184,6 @@ impl BackendCall {
 
 impl Drop for BackendCall {
     fn drop(&mut self) {
-        if self.begun {
-            self.metrics.backend_calls.with_label_values(&[self.model.as_ref(), self.status]).inc();
-        }
+        self.metrics.backend_calls.with_label_values(&[self.model.as_ref(), self.status]).inc();
     }
 }

@@ -26,7 +26,7 @@ impl Found {
             return Some(Self::Stream(Events::Own(Box::new(events))));
         }
         let read = completion::read(completion).ok()?;
-        Some(Self::Plain(completion.clone(), read))
+        Some(Self::Plain(completion.clone(), read, None))
     }
 
     /// The same of an answer that was read already.
@@ -34,7 +34,7 @@ impl Found {
         if ask.stream {
             return Self::kept(&whole.completion, ask);
         }
-        Some(Self::Plain(whole.completion.clone(), whole.read.clone()))
+        Some(Self::Plain(whole.completion.clone(), whole.read.clone(), whole.fallback.clone()))
     }
 }
 

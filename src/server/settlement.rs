@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::backend::attempts::AttemptLog;
 use super::denials::Denials;
 use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
@@ -59,6 +60,8 @@ pub struct SettlementGuard {
     permit: Option<mpsc::OwnedPermit<Settlement>>,
     /// What will be settled; filled in as it becomes known.
     pub settlement: Settlement,
+    /// The calls that were made for the request, up to the moment it is settled.
+    pub attempts: AttemptLog,
 }
 
 impl Drop for SettlementGuard {
@@ -80,7 +83,11 @@ impl SettlementQueue {
     #[must_use]
     pub fn guard(&self) -> Option<SettlementGuard> {
         let permit = self.sender.clone().try_reserve_owned().ok()?;
-        Some(SettlementGuard { permit: Some(permit), settlement: Settlement::default() })
+        Some(SettlementGuard {
+            permit: Some(permit),
+            settlement: Settlement::default(),
+            attempts: AttemptLog::default(),
+        })
     }
 }
 

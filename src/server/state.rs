@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 
 use super::backend::Backend;
+use super::backend::upstreams::Upstreams;
 use super::cache::AnswerCache;
 use super::coalesce::Flights;
 use super::config::{BackendConfig, RequestLimit, ServerConfig};
@@ -27,7 +28,7 @@ pub struct Live {
     /// The configuration.
     pub config: Arc<ServerConfig>,
     /// What answers.
-    pub backend: Arc<dyn Backend>,
+    pub upstreams: Upstreams,
     /// What remembers.
     pub store: Arc<dyn Store>,
     /// The memory cache; None when the cache is off.
@@ -56,7 +57,13 @@ impl Live {
         let kept = previous.filter(|live| bytes(&live.config) == bytes(&config));
         let new = || Some(Arc::new(AnswerCache::new(bytes(&config)?)));
         let cache = kept.and_then(|live| live.cache.clone()).or_else(new);
-        Self { config, backend, store, cache, models, origin }
+        let health =
+            previous.filter(|live| live.origin == origin).map(|live| live.upstreams.health().clone());
+        // A budget reserves the worst case, which is one only if the backend is told.
+        let capped = config.dynamic.budget.is_some();
+        let upstreams =
+            Upstreams::new(backend, health.unwrap_or_default(), config.dynamic.max_attempts, capped);
+        Self { config, upstreams, store, cache, models, origin }
     }
 
     /// The model that a request gets: the one it names, when it is ours, else the service's.

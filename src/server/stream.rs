@@ -158,7 +158,7 @@ impl Relay {
             finished: true,
             tokens_used: total.usage.map(Usage::total),
             totals: Some(ChatTotals {
-                model: self.exchange.ask.model.name.to_string(),
+                model: total.fallback.as_ref().unwrap_or(&self.exchange.ask.model.name).to_string(),
                 cost_estimate: cost.map(NanoUsd::usd),
                 cached: self.result == CacheResult::Hit,
                 persisted: turn.is_some_and(|turn| turn.persisted),

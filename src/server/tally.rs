@@ -65,6 +65,8 @@ pub(super) struct Total {
     pub(super) cost: Option<NanoUsd>,
     /// The data of a chunk with the usage, where those who asked for one have had none.
     pub(super) owed: Option<Bytes>,
+    /// The fallback whose answer it is; None: the asked model's.
+    pub(super) fallback: Option<Arc<str>>,
     /// The plain answer that says the same. None where no plain one can, and where nobody can want it.
     completion: Option<Bytes>,
 }
@@ -74,7 +76,13 @@ impl Total {
     pub(super) fn whole(&self) -> Option<Arc<Whole>> {
         let completion = self.completion.clone()?;
         let read = completion::read(&completion).ok()?;
-        Some(Arc::new(Whole { completion, read, cost: self.cost, request_id: None }))
+        Some(Arc::new(Whole {
+            completion,
+            read,
+            cost: self.cost,
+            request_id: None,
+            fallback: self.fallback.clone(),
+        }))
     }
 }
 
@@ -134,7 +142,7 @@ impl Tally {
         step.unwrap_or_else(|error| {
             self.settle();
             if let Some(call) = &mut self.call {
-                call.counted.ended(error.label());
+                call.ended(error.label());
             }
             Step::Failed(error)
         })
@@ -178,7 +186,7 @@ impl Tally {
         let completion =
             (wanted && self.assembler.is_faithful()).then(|| Bytes::from(self.assembler.completion()));
         if let Some(call) = &mut self.call {
-            call.counted.ended(OK);
+            call.ended(OK);
             if let Some(completion) = &completion {
                 call.store(completion);
             }
@@ -189,6 +197,7 @@ impl Tally {
             usage: self.assembler.usage(),
             cost,
             owed,
+            fallback: self.call.as_ref().and_then(Call::fallback),
             completion,
         })
     }

@@ -1,7 +1,7 @@
 //! What goes upstream, and what a good answer becomes.
 
 use chatservice::server::backend::openai::OpenAi;
-use chatservice::server::backend::{Backend, UpstreamAnswer, UpstreamRequest};
+use chatservice::server::backend::{Backend, UpstreamAnswer};
 
 use crate::mock_openai::{MockOpenAi, Script, plain_answer};
 use crate::{KEY, backend, drain, options, plain, stream, text_of};
@@ -12,7 +12,7 @@ async fn the_body_goes_upstream_byte_for_byte_with_our_headers_alone() {
     let body = " {\"z\" : 12345678901234567890,\n\"a\":1.50, \"text\":\"\\u00e9 é 🦀\\/\" }\r\n";
     for (stream, accept) in [(false, "application/json"), (true, "text/event-stream")] {
         mock.script(if stream { Script::stream_with(1, "data: [DONE]\n\n") } else { Script::Words(1) });
-        backend(&mock).call(UpstreamRequest { body: body.into(), stream }).await.unwrap();
+        backend(&mock).call(crate::request(body, stream)).await.unwrap();
         let request = mock.requests().pop().unwrap();
         assert_eq!(request.line, "POST /v1/chat/completions HTTP/1.1");
         assert_eq!(request.body, body.as_bytes());
@@ -56,7 +56,7 @@ async fn a_plain_answer_comes_back_as_it_is_with_its_id() {
 async fn a_stream_comes_back_event_by_event_and_ends_with_done() {
     let mock = MockOpenAi::start().await;
     mock.script(Script::Words(3));
-    let request = UpstreamRequest { body: crate::STREAM.into(), stream: true };
+    let request = crate::request(crate::STREAM, true);
     let UpstreamAnswer::Stream { events, request_id } = backend(&mock).call(request).await.unwrap() else {
         panic!("a plain answer for a stream")
     };

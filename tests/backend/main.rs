@@ -15,8 +15,9 @@ mod timeouts;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chatservice::server::backend::attempts::Written;
 use chatservice::server::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
-use chatservice::server::backend::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
+use chatservice::server::backend::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mock_openai::MockOpenAi;
@@ -40,7 +41,6 @@ fn options(mock: &MockOpenAi) -> OpenAiOptions {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(20),
             idle: Duration::from_secs(20),
-            request: Duration::from_secs(30),
         },
     }
 }
@@ -49,8 +49,25 @@ fn backend(mock: &MockOpenAi) -> OpenAi {
     OpenAi::new(options(mock)).unwrap()
 }
 
+/// A request with time enough.
+fn request(body: &'static str, stream: bool) -> UpstreamRequest {
+    within(Duration::from_secs(30), body, stream)
+}
+
+fn within(limit: Duration, body: &'static str, stream: bool) -> UpstreamRequest {
+    let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
+    UpstreamRequest { body: body.into(), stream, deadline, written: Written::default() }
+}
+
 async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError> {
-    match backend.call(UpstreamRequest { body: PLAIN.into(), stream: false }).await? {
+    answered(backend, request(PLAIN, false)).await
+}
+
+async fn answered(
+    backend: &OpenAi,
+    request: UpstreamRequest,
+) -> Result<(Bytes, Option<String>), BackendError> {
+    match backend.call(request).await? {
         UpstreamAnswer::Complete { body, request_id } => Ok((body, request_id)),
         UpstreamAnswer::Stream { .. } => panic!("a stream for a plain request"),
     }
@@ -59,7 +76,11 @@ async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError
 type Events = BoxStream<'static, Result<Bytes, BackendError>>;
 
 async fn stream(backend: &OpenAi) -> Result<Events, BackendError> {
-    match backend.call(UpstreamRequest { body: STREAM.into(), stream: true }).await? {
+    streamed(backend, request(STREAM, true)).await
+}
+
+async fn streamed(backend: &OpenAi, request: UpstreamRequest) -> Result<Events, BackendError> {
+    match backend.call(request).await? {
         UpstreamAnswer::Stream { events, .. } => Ok(events),
         UpstreamAnswer::Complete { .. } => panic!("a plain answer for a stream"),
     }

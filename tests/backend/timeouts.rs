@@ -7,7 +7,7 @@ use chatservice::server::backend::openai::{OpenAi, Timeouts};
 use futures::StreamExt;
 
 use crate::mock_openai::{End, MockOpenAi, Piece, Script, event, word_event};
-use crate::{drain, options, plain, stream, text_of};
+use crate::{PLAIN, STREAM, answered, backend, drain, options, stream, streamed, text_of, within};
 
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -23,7 +23,7 @@ async fn silence_ends_a_plain_call_at_its_deadline() {
     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec();
     for script in [Script::silence(), Script::Raw(half, End::Hang)] {
         mock.script(script);
-        let error = plain(&with(&mock, |timeouts| timeouts.request = SHORT)).await.unwrap_err();
+        let error = answered(&backend(&mock), within(SHORT, PLAIN, false)).await.unwrap_err();
         assert_eq!(error, BackendError::Timeout(SHORT));
     }
     mock.wait_disconnects(2).await;
@@ -70,7 +70,7 @@ async fn a_stream_that_drips_ends_with_the_whole_call() {
     let mock = MockOpenAi::start().await;
     let drip = (0..2000).flat_map(|word| [Piece::Send(word_event(word)), Piece::Wait(SHORT / 10)]);
     mock.script(Script::Events(drip.collect(), End::Hang));
-    let events = stream(&with(&mock, |timeouts| timeouts.request = SHORT * 4)).await.unwrap();
+    let events = streamed(&backend(&mock), within(SHORT * 4, STREAM, true)).await.unwrap();
     let (chunks, error) = drain(events).await;
     assert!(chunks.len() > 1);
     assert_eq!(error, Some(BackendError::Timeout(SHORT * 4)));
@@ -88,11 +88,8 @@ async fn a_reader_that_pauses_is_not_a_silent_backend() {
     ];
     mock.script(Script::Events(pieces, End::Clean));
     let idle = Duration::from_mins(1);
-    let backend = with(&mock, |timeouts| {
-        timeouts.idle = idle;
-        timeouts.request = idle * 100;
-    });
-    let mut events = stream(&backend).await.unwrap();
+    let backend = with(&mock, |timeouts| timeouts.idle = idle);
+    let mut events = streamed(&backend, within(idle * 100, STREAM, true)).await.unwrap();
     events.next().await.unwrap().unwrap();
     pass(idle * 2).await;
     assert!(futures::poll!(events.next()).is_pending(), "the wait begins when somebody waits");
@@ -106,7 +103,7 @@ async fn the_whole_calls_deadline_also_ends_a_stream_that_is_read_late() {
     let mock = MockOpenAi::start().await;
     mock.script(Script::cut_stream(500, End::Hang));
     let request = Duration::from_mins(10);
-    let events = stream(&with(&mock, |timeouts| timeouts.request = request)).await.unwrap();
+    let events = streamed(&backend(&mock), within(request, STREAM, true)).await.unwrap();
     pass(request).await;
     assert_eq!(drain(events).await.1, Some(BackendError::Timeout(request)));
 }

@@ -84,7 +84,8 @@ async fn what_goes_wrong_is_counted() {
     let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
     for line in [
         "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_invalid_response\"} 1",
-        "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_unavailable\"} 1",
+        "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_unavailable\"} 3",
+        "chat_backend_retries_total{reason=\"unavailable\"} 2",
         "chat_rate_limited_total{limit=\"requests\"} 2",
         "chat_time_to_first_token_seconds_count 1",
         "chat_streams_active 0",

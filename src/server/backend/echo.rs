@@ -31,6 +31,7 @@ impl Echo {
 
 impl Backend for Echo {
     fn call(&self, request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>> {
+        request.written.set();
         Box::pin(std::future::ready(answer(&request)))
     }
 }
@@ -233,12 +234,19 @@ enum Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::backend::Deadline;
     use crate::server::completion::{Assembler, read};
     use async_openai::types::chat::{CreateChatCompletionResponse, CreateChatCompletionStreamResponse};
     use serde_json::{Value, json};
 
+    fn request(body: &Value, stream: bool) -> UpstreamRequest {
+        let deadline = Deadline::new(std::time::Instant::now(), std::time::Duration::from_mins(1));
+        let written = crate::server::backend::attempts::Written::default();
+        UpstreamRequest { body: body.to_string().into(), stream, deadline, written }
+    }
+
     async fn plain(body: Value) -> Result<Bytes, BackendError> {
-        let request = UpstreamRequest { body: body.to_string().into(), stream: false };
+        let request = request(&body, false);
         match Echo::new().call(request).await? {
             UpstreamAnswer::Complete { body, .. } => Ok(body),
             UpstreamAnswer::Stream { .. } => panic!("a stream for a plain request"),
@@ -246,7 +254,7 @@ mod tests {
     }
 
     async fn streamed(body: Value) -> Vec<Bytes> {
-        let request = UpstreamRequest { body: body.to_string().into(), stream: true };
+        let request = request(&body, true);
         match Echo::new().call(request).await.unwrap() {
             UpstreamAnswer::Stream { events, .. } => events.map(Result::unwrap).collect().await,
             UpstreamAnswer::Complete { .. } => panic!("a plain answer for a stream"),

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::BackendError;
+use super::{BackendError, Deadline};
 use crate::server::json;
 use crate::server::sse::{Event, Parser};
 
@@ -31,15 +31,14 @@ pub(super) enum Piece {
 pub(super) struct Events {
     body: Incoming,
     parser: Parser,
-    /// The end of the whole call.
-    deadline: Instant,
-    request: Duration,
+    /// The end of the whole request.
+    deadline: Deadline,
 }
 
 impl Events {
-    /// `request` is what `deadline` was made of, for the message.
-    pub(super) fn new(body: Incoming, deadline: Instant, request: Duration) -> Self {
-        Self { body, parser: Parser::new(), deadline, request }
+    /// What follows the head of a response.
+    pub(super) fn new(body: Incoming, deadline: Deadline) -> Self {
+        Self { body, parser: Parser::new(), deadline }
     }
 
     /// The next event, which must come within `limit` of waiting. After an error the stream is of no more use.
@@ -72,13 +71,13 @@ impl Events {
     /// The next bytes; None at the end of the body.
     async fn bytes(&mut self, until: &mut Instant, limit: Duration) -> Result<Option<Bytes>, BackendError> {
         loop {
-            if Instant::now() >= self.deadline {
-                return Err(BackendError::Timeout(self.request));
+            if Instant::now() >= self.deadline.at {
+                return Err(self.deadline.passed());
             }
-            let Ok(frame) = tokio::time::timeout_at(self.deadline.min(*until), self.body.frame()).await
+            let Ok(frame) = tokio::time::timeout_at(self.deadline.at.min(*until), self.body.frame()).await
             else {
-                let passed = if self.deadline <= *until { self.request } else { limit };
-                return Err(BackendError::Timeout(passed));
+                let idle = *until < self.deadline.at;
+                return Err(if idle { BackendError::Timeout(limit) } else { self.deadline.passed() });
             };
             let now = Instant::now();
             if now > *until {

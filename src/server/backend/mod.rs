@@ -6,13 +6,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use tokio::time::Instant;
+
+use self::attempts::Written;
 
 pub mod attempts;
+mod breaker;
 pub mod connect;
 pub mod echo;
 mod events;
+pub mod health;
 pub mod openai;
 mod refusal;
+mod retry;
+pub mod upstreams;
 
 /// One call to a backend.
 #[derive(Clone)]
@@ -21,6 +28,33 @@ pub struct UpstreamRequest {
     pub body: Bytes,
     /// Whether the body asks for a stream.
     pub stream: bool,
+    /// The end of the request's time: a call may be one of several for it.
+    pub deadline: Deadline,
+    /// To be set before the backend can have the request.
+    pub written: Written,
+}
+
+/// When a request's time is over, and how long it was, for the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// The end.
+    pub at: Instant,
+    /// From the request's begin to it.
+    pub limit: Duration,
+}
+
+impl Deadline {
+    /// Of a request that began then.
+    #[must_use]
+    pub fn new(begin: std::time::Instant, limit: Duration) -> Self {
+        Self { at: Instant::from_std(begin) + limit, limit }
+    }
+
+    /// What is said when it has passed.
+    #[must_use]
+    pub fn passed(self) -> BackendError {
+        BackendError::Timeout(self.limit)
+    }
 }
 
 /// What a backend answered, with status 200.
@@ -70,6 +104,14 @@ pub enum BackendError {
         /// Its `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// It says when it may be able to: a 503 with `Retry-After`, or the breaker is open.
+    #[error("the backend is not available: {why}")]
+    Overloaded {
+        /// What it said.
+        why: String,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// 5xx, refused, reset before an answer.
     #[error("the backend is not available: {0}")]
     Unavailable(String),
@@ -82,6 +124,21 @@ pub enum BackendError {
     /// The key may not be sent to this host, or there is none yet.
     #[error("{0}")]
     NotConfigured(String),
+}
+
+impl BackendError {
+    /// Whether the backend itself says that it did nothing for the request.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Rejected { .. }
+            | Self::Auth
+            | Self::QuotaExhausted
+            | Self::RateLimited { .. }
+            | Self::Overloaded { .. } => true,
+            Self::Unavailable(_) | Self::Timeout(_) | Self::Broken(_) | Self::NotConfigured(_) => false,
+        }
+    }
 }
 
 /// What answers.

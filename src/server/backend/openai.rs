@@ -12,6 +12,7 @@ use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
@@ -22,9 +23,10 @@ use tokio_util::task::TaskTracker;
 use super::connect::{Connector, DialError, DialPolicy, Resolve, SystemResolver, host};
 use super::events::{Events, Piece};
 use super::refusal::{self, ErrorObject};
-use super::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
+use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, secret_key};
 use crate::server::completion::MAX_BYTES;
+use crate::server::config::TimeoutConfig;
 use crate::server::json;
 
 /// Most bytes read of an error's body.
@@ -50,17 +52,14 @@ pub struct Timeouts {
     pub first_token: Duration,
     /// Streams: from one event to the next, while somebody waits for it.
     pub idle: Duration,
-    /// The whole call, streams too.
-    pub request: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
+impl From<TimeoutConfig> for Timeouts {
+    fn from(config: TimeoutConfig) -> Self {
         Self {
-            connect: Duration::from_secs(1),
-            first_token: Duration::from_mins(2),
-            idle: Duration::from_mins(1),
-            request: Duration::from_mins(10),
+            connect: Duration::from_millis(config.connect_ms),
+            first_token: Duration::from_millis(config.first_token_ms),
+            idle: Duration::from_millis(config.idle_ms),
         }
     }
 }
@@ -164,18 +163,18 @@ impl OpenAi {
         if let Some(mismatch) = &self.mismatch {
             return Err(BackendError::NotConfigured(mismatch.clone()));
         }
-        let deadline = Instant::now() + self.timeouts.request;
-        let (limit, answer) = if request.stream {
-            let limit = self.timeouts.first_token.min(self.timeouts.request);
-            (limit, timeout(limit, self.stream(request.body, deadline)).await)
-        } else {
-            (self.timeouts.request, timeout_at(deadline, self.plain(request.body)).await)
-        };
-        answer.unwrap_or(Err(BackendError::Timeout(limit)))
+        let whole = request.deadline;
+        if !request.stream {
+            return timeout_at(whole.at, self.plain(request)).await.unwrap_or(Err(whole.passed()));
+        }
+        let limit = self.timeouts.first_token;
+        let first = Deadline { at: Instant::now() + limit, limit };
+        let end = if first.at < whole.at { first } else { whole };
+        timeout_at(end.at, self.stream(request)).await.unwrap_or(Err(end.passed()))
     }
 
-    async fn plain(&self, body: Bytes) -> Result<UpstreamAnswer, BackendError> {
-        let response = self.send(body, "application/json").await?;
+    async fn plain(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
+        let response = self.send(request, "application/json").await?;
         let request_id = request_id(response.headers());
         let body = read(response.into_body(), MAX_BYTES)
             .await
@@ -192,8 +191,9 @@ impl OpenAi {
         Ok(UpstreamAnswer::Complete { body, request_id })
     }
 
-    async fn stream(&self, body: Bytes, deadline: Instant) -> Result<UpstreamAnswer, BackendError> {
-        let response = self.send(body, "text/event-stream").await?;
+    async fn stream(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
+        let deadline = request.deadline;
+        let response = self.send(request, "text/event-stream").await?;
         let request_id = request_id(response.headers());
         if is_json(response.headers()) {
             let body = read(response.into_body(), MAX_ERROR_BODY).await.unwrap_or_default();
@@ -204,8 +204,8 @@ impl OpenAi {
                 BackendError::Broken("a plain answer came where a stream was asked for".into())
             });
         }
-        let Timeouts { first_token, idle, request, .. } = self.timeouts;
-        let mut events = Events::new(response.into_body(), deadline, request);
+        let Timeouts { first_token, idle, .. } = self.timeouts;
+        let mut events = Events::new(response.into_body(), deadline);
         let first = match events.next(first_token).await? {
             Piece::Chunk(data) => data,
             Piece::Error(data) => return Err(self.error_in_place_of_an_answer(&data)),
@@ -231,7 +231,11 @@ impl OpenAi {
     }
 
     /// One request; the response has status 200.
-    async fn send(&self, body: Bytes, accept: &'static str) -> Result<Response<Incoming>, BackendError> {
+    async fn send(
+        &self,
+        UpstreamRequest { body, written, .. }: UpstreamRequest,
+        accept: &'static str,
+    ) -> Result<Response<Incoming>, BackendError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -242,7 +246,22 @@ impl OpenAi {
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
-        let response = self.client.request(request).await.map_err(|error| no_answer(&error))?;
+        let mut connection = capture_connection(&mut request);
+        let connected = async {
+            connection.wait_for_connection_metadata().await;
+            written.set();
+            std::future::pending().await
+        };
+        let response = tokio::select! {
+            biased;
+            response = self.client.request(request) => response,
+            // Polled whenever the request is, and after it: a request that is given up has its mark if it has a connection.
+            never = connected => never,
+        };
+        if connection.connection_metadata().is_some() {
+            written.set();
+        }
+        let response = response.map_err(|error| no_answer(&error))?;
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);

@@ -100,7 +100,13 @@ pub(super) fn of_status(
             "a redirect (status {}), which is never followed: set the base URL to where it leads",
             status.as_u16()
         )),
-        500.. => BackendError::Unavailable(format!("it answered with status {}", status.as_u16())),
+        500.. => {
+            let why = format!("it answered with status {}", status.as_u16());
+            match retry_after(headers, now) {
+                Some(retry_after) => BackendError::Overloaded { why, retry_after },
+                None => BackendError::Unavailable(why),
+            }
+        }
         _ => BackendError::Broken(format!("status {} where 200 was expected", status.as_u16())),
     }
 }

@@ -291,7 +291,7 @@ async fn history(
     }
 }
 
-/// A stream is asked for its usage, without which nothing could be charged.
+/// As a caller of the OpenAI dialect would ask; a stream for its usage too, without which nothing could be charged.
 fn upstream_body<'a>(
     live: &Live,
     model: &'a Model,
@@ -303,10 +303,10 @@ fn upstream_body<'a>(
     let system = question.system_prompt.as_deref();
     let messages = conversations::messages(system, history, &question.message, retention);
     let mut body = Members::default();
-    body.push("model", &*model.upstream);
+    body.push("model", &*model.name);
     body.push("messages", &messages);
     body.push("temperature", &question.temperature);
-    body.push(model.max_tokens_field.as_str(), &question.max_tokens);
+    body.push("max_tokens", &question.max_tokens);
     if stream {
         body.push("stream", &true);
         body.push("stream_options", &serde_json::json!({ "include_usage": true }));

@@ -21,6 +21,7 @@ use crate::server::json::{self, Edit, Object};
 use crate::server::models::Model;
 use crate::server::outcome::{self, Answer};
 use crate::server::state::{AppState, Live};
+use crate::server::upstream_body::{NotTokens, output_cap};
 
 /// A chat completion request. Fields that are not listed go to the backend unchanged.
 #[derive(ToSchema)]
@@ -104,6 +105,7 @@ async fn prepare(
     let stream = field(&object, "stream", "true or false")?.unwrap_or(false);
     let messages = messages(&object, live.config.dynamic.defaults.system_prompt.as_deref())?;
     let include_usage = include_usage(&object)?;
+    output_cap(&object).map_err(|NotTokens(field)| invalid(field, "a whole number of tokens, at least 1"))?;
     let cache = cache_control(headers);
     let members = object.members().map(|(name, value)| match (&messages, name) {
         (Some(messages), "messages") => (name, messages.as_bytes()),
@@ -166,7 +168,7 @@ fn include_usage(object: &Object<'_>) -> Result<bool, ApiError> {
     Ok(options.and_then(|options| options.include_usage).unwrap_or(false))
 }
 
-/// The body as it goes upstream. Only what must change does: a missing model, the default system prompt, and for a
+/// The body as every model's call begins with it. Only what must change does: a missing model, the default system prompt, and for a
 /// stream the request for its usage, without which nothing could be charged.
 fn upstream_body(
     body: &Bytes,
@@ -177,8 +179,8 @@ fn upstream_body(
 ) -> Result<Bytes, ApiError> {
     let mut edits = Vec::new();
     let named: Option<String> = field(object, "model", "a string")?;
-    let quoted = serde_json::Value::from(&*model.upstream).to_string();
-    if named.as_deref() != Some(&*model.upstream) {
+    let quoted = serde_json::Value::from(&*model.name).to_string();
+    if named.as_deref() != Some(&*model.name) {
         edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
     if let Some(messages) = messages {

@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -34,6 +35,8 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .routes(routes!(meta::health))
         .merge(asked)
         .routes(routes!(models::list_models))
+        .routes(routes!(models::model))
+        .route("/v1/models/{model}/{*rest}", get(models::model_with_slashes))
         .split_for_parts();
     let document = openapi::finish(document);
     let router = router
