@@ -1,5 +1,6 @@
 //! The request limit. In: a caller's address or the state of its bucket, and the time. Out: who is charged, and whether
-//! a request may go on. Pure: stores hold the state and own the clock (`store/admit.lua` is the same rule inside Redis).
+//! a request may go on. Pure: stores hold the state and own the clock (`store/limits.lua` is the same rule inside Redis).
+//! The other limits: [`tokens`], [`budget`].
 //!
 //! GCRA: one number per caller, the time at which its bucket will be full again, in µs (`full_at`). A request moves it
 //! one interval later, and is refused where that would be more than a whole bucket ahead of now.
@@ -11,9 +12,15 @@ use std::time::Duration;
 use super::config::RequestLimit;
 use super::store::{CallerKey, LimitState};
 
+pub mod budget;
+pub mod tokens;
+
 /// Longest time that a bucket may take to fill, 35 years of µs: with any time of this century it stays below 2^53,
 /// up to where Lua's numbers are exact.
-const LONGEST: u64 = 1 << 50;
+pub const LONGEST: u64 = 1 << 50;
+
+/// When it is worth asking again for a place among the requests at the same time: nobody knows when one ends.
+pub const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// The numbers of a limit that the rule works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

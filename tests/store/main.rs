@@ -13,6 +13,7 @@ mod faults;
 mod redis_keys;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod reservations;
 
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
 use redis_server::RedisServer;
@@ -22,27 +23,27 @@ fn pod(server: &RedisServer, uid: &str) -> RedisStore {
     RedisStore::new(RedisAddress::from_url(&server.url()).unwrap(), uid)
 }
 
-/// Each behaviour as a test of both stores.
+/// Each behaviour of a suite as a test of both stores, under these names.
 macro_rules! for_both_stores {
-    ($($behaviour:ident),* $(,)?) => {
-        mod memory {
+    ($suite:ident as $memory:ident, $redis:ident: $($behaviour:ident),* $(,)?) => {
+        mod $memory {
             $(#[tokio::test]
             async fn $behaviour() {
-                crate::behaviour::$behaviour(&chatservice::server::store::memory::MemoryStore::new()).await;
+                crate::$suite::$behaviour(&chatservice::server::store::memory::MemoryStore::new()).await;
             })*
         }
 
-        mod redis {
+        mod $redis {
             $(#[tokio::test]
             async fn $behaviour() {
                 let Some(server) = crate::RedisServer::start().await else { return };
-                crate::behaviour::$behaviour(&crate::pod(&server, "u-1")).await;
+                crate::$suite::$behaviour(&crate::pod(&server, "u-1")).await;
             })*
         }
     };
 }
 
-for_both_stores!(
+for_both_stores!(behaviour as memory, redis:
     a_burst_is_admitted_exactly_however_many_come_at_once,
     a_refusal_changes_nothing,
     a_refused_caller_is_admitted_at_the_told_time_and_not_before,
@@ -56,4 +57,20 @@ for_both_stores!(
     turns_that_come_at_once_stay_whole,
     a_conversation_that_is_gone_is_not_brought_back,
     a_conversation_expires_and_every_use_renews_its_life,
+);
+
+for_both_stores!(reservations as memory_reservations, redis_reservations:
+    tokens_are_reserved_whole_and_settled_to_what_was_used,
+    a_request_larger_than_the_bucket_is_admitted_when_it_is_full,
+    absurd_usage_waits_an_hour_and_not_for_ever,
+    places_are_exact_and_given_back,
+    s6_places_of_a_server_that_died_are_free_when_their_reservations_expire,
+    spending_is_told_from_what_others_have_reserved,
+    what_expires_counts_as_spent_and_is_corrected_when_it_settles_late,
+    a_refusal_by_one_limit_takes_nothing_of_the_others,
+    what_is_not_enforced_is_charged_and_told,
+    reservations_and_settlements_count_once_however_often_they_are_told,
+    a_request_that_was_reserved_unheard_is_charged_once_in_every_order,
+    a_store_that_lost_a_reservation_is_told_what_was_used,
+    s15_a_budget_is_never_exceeded_and_nobody_is_locked_out_while_money_is_left,
 );

@@ -1,29 +1,89 @@
--- Charges one request to a bucket and, if it is admitted, looks for a cached answer. The rule is limits::decide.
--- KEYS[1] the bucket: µs of Redis' clock at which it is full. KEYS[2] the cached answer (optional).
--- ARGV[1] µs in which a request refills, ARGV[2] µs in which an empty bucket fills, ARGV[3] life of the key in ms.
--- Returns: admitted (0 or 1), the bucket, now, the answer or nil. A refusal writes nothing.
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local interval, bucket = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only.
+-- In: limits.lua's; then ARGV whether limits are enforced (1 or 0), and what of the cache: `look` (then the last of KEYS is
+-- the answer), `hit` (it was found elsewhere), or nothing.
+-- Returns: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget reserved by others), now,
+-- when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer. A refusal writes nothing.
+local demand = next_demand()
+local enforce, cache = next_argument() == '1', next_argument()
+local requests, leases, limit, budget = demand.requests, demand.leases, demand.tokens, demand.budget
+local record = read_record(demand.id)
+-- A script that was given up runs when Redis thaws, perhaps after the request was settled.
+local charged, reserved = record.value, record.value and record.value ~= 'h'
+local refused = 0
+local at, tokens, part, account = 0, 0, 0, {spent = 0, reserved = 0}
 
--- What is not a number (another type, text, NaN) counts as a new caller, and the SET below replaces it.
-local stored = redis.pcall('GET', KEYS[1])
-local full_at = type(stored) == 'string' and tonumber(stored) or now
--- Never before now; never further ahead than an empty bucket and its debt, or a clock that stepped back locks callers out.
-full_at = math.min(math.max(now, math.floor(full_at)), now + bucket * 2)
-
-local charged = full_at + interval
-if charged - now > bucket then
-  return {0, full_at, now, false}
-end
--- Not `..`, which rounds to 14 digits.
-redis.call('SET', KEYS[1], string.format('%.0f', charged), 'PX', ARGV[3])
-
-local answer = false
-if KEYS[2] then
-  answer = redis.pcall('GET', KEYS[2])
-  if type(answer) ~= 'string' then
-    answer = false
+if requests then
+  at = full_at(requests)
+  if not charged and at + requests.interval - now > requests.bucket then
+    refused = 1
   end
 end
-return {1, charged, now, answer}
+if limit then
+  tokens, part = read_tokens(limit)
+end
+if budget then
+  account = read_account(budget)
+end
+local function answer(cached)
+  return {refused, now, at, tokens, part, account.spent, account.reserved, cached}
+end
+if refused == 1 and enforce then
+  return answer(false)
+end
+
+local cached = false
+if cache == 'look' then
+  cached = redis.pcall('GET', next_key())
+  cached = type(cached) == 'string' and cached
+end
+local hit = cached or cache == 'hit'
+
+local lease_count
+if not hit and not reserved then
+  if leases then
+    lease_count = redis.pcall('ZCOUNT', leases.key, '(' .. text(now), text(horizon))
+    lease_count = type(lease_count) == 'number' and lease_count or 0
+  end
+  if refused > 0 then
+    -- The first limit is told.
+  elseif leases and lease_count >= leases.most then
+    refused = 2
+  elseif limit and tokens < limit.taken then
+    refused = 3
+  elseif budget and account.spent + budget.worst > budget.amount then
+    refused = 4
+  elseif budget and account.spent + account.reserved + budget.worst > budget.amount then
+    refused = 5
+  end
+  if refused > 0 and enforce then
+    return answer(false)
+  end
+end
+
+if requests and not charged then
+  at = charge_requests(requests, at, 1)
+end
+if hit or reserved then
+  if not charged then
+    write_record(record, demand, (limit or leases or budget) and 'h' or 's')
+  end
+  return answer(cached)
+end
+if limit then
+  tokens, part = take_tokens(limit, tokens, part, limit.taken)
+end
+if leases then
+  put_in_order(leases.key, expired(leases.key))
+  redis.call('ZADD', leases.key, text(now + demand.life), demand.id)
+  redis.call('PEXPIRE', leases.key, ARGV[1])
+end
+local value = (limit or leases or budget) and 'o' or 's'
+if budget then
+  account.reserved = account.reserved + budget.worst
+  local px = write_account(budget, account, demand.life)
+  redis.call('ZADD', budget.open, text(now + demand.life), open_name(demand))
+  redis.call('PEXPIRE', budget.open, px)
+  value = value .. text(account.start)
+end
+write_record(record, demand, value)
+return answer(false)

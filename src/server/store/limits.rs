@@ -19,7 +19,7 @@ use crate::server::pricing::NanoUsd;
 pub struct CallerKey(pub String);
 
 /// Names what one request reserved: random, never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReservationId(pub u128);
 
 /// Names a server among those that share a store: random, made once a process.
@@ -31,8 +31,8 @@ pub struct PodId(pub u128);
 pub struct Reserve {
     /// Its name.
     pub id: ReservationId,
-    /// When it was named. A store that does not know a reservation it once made has forgotten it if more than its life
-    /// has passed since, and has lost its data if not: then what was used is charged all the same.
+    /// When it was named. A store that does not know a reservation it once made has forgotten it if more than twice its
+    /// life has passed since, and has lost its data if not: then what was used is charged all the same.
     pub since: Instant,
     /// Whose limits.
     pub caller: CallerKey,
@@ -49,6 +49,26 @@ pub struct Reserve {
     pub life: Duration,
     /// Whether what is over a limit is refused; if not, it is charged and told all the same.
     pub enforce: bool,
+}
+
+impl Reserve {
+    /// Whether there is a limit at all.
+    #[must_use]
+    pub fn limited(&self) -> bool {
+        self.requests.is_some() || self.to_settle()
+    }
+
+    /// Whether it is so old that a store may have forgotten it.
+    #[must_use]
+    pub fn forgotten(&self) -> bool {
+        self.since.elapsed() >= self.life * 2
+    }
+
+    /// Whether it reserves something that is settled later: a request that was charged stays charged.
+    #[must_use]
+    pub fn to_settle(&self) -> bool {
+        self.tokens.is_some() || self.concurrent.is_some() || self.budget.is_some()
+    }
 }
 
 /// Tokens that a request reserves.
@@ -164,7 +184,9 @@ pub struct Settle {
     /// charged now, and may take limits below empty; a store that did reserve it, though nobody heard so, corrects its
     /// reservation instead.
     pub reserved: bool,
-    /// Requests that are charged where nothing was reserved: 1, or more where several are told as one.
+    /// Requests that are charged where nothing was reserved: 1, or more where several are told as one. Only those are
+    /// told as one that the store was never asked about: one whose admission failed with [`StoreError::Timeout`] may yet
+    /// be reserved, and is told under its own id.
     pub requests: u32,
     /// Tokens of all attempts.
     pub tokens: u64,

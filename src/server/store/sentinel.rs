@@ -11,7 +11,10 @@ use super::redis_url::is_host;
 /// Connects without a deadline: that around the whole is the only one.
 pub(super) async fn connect(client: RedisResult<Client>) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    client?.get_multiplexed_async_connection_with_config(&config).await
+    let mut connection = client?.get_multiplexed_async_connection_with_config(&config).await?;
+    // A Redis that wants a password hangs up on a long command such as a script's, but says why to a short one.
+    redis::cmd("PING").query_async::<()>(&mut connection).await?;
+    Ok(connection)
 }
 
 /// Asks all Sentinels at once: one that hangs costs nothing while another answers.

@@ -1,102 +1,69 @@
-//! Limits in this process's memory, on a clock that never steps back. In and out: as [`LimitStore`] says.
+//! Limits in this process's memory, on a clock that never steps back; only the days of budgets are the calendar's. In and
+//! out: as [`LimitStore`] says. One lock around all of it: a request takes all its limits at once.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
-use moka::ops::compute::Op;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 
-use super::{Lives, MemoryStore, OwnLife};
-use crate::server::config::RequestLimit;
-use crate::server::limits;
+use super::MemoryStore;
+use super::books::{Books, Now, micros};
 use crate::server::store::{
-    Admit, Admitted, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused, Settle, Standing,
-    StoreError,
+    Admit, Admitted, Exhausted, LimitStore, PodId, Reserve, Settle, Standing, StoreError,
 };
 
-/// Callers whose bucket is remembered. Beyond it the one that was seen longest ago is forgotten, and so is full again.
-const CALLERS: u64 = 100_000;
-/// The buckets.
+/// The limits.
 pub(super) struct Limits {
     started: Instant,
-    buckets: Cache<CallerKey, Bucket>,
-}
-
-/// A caller's bucket: forgotten once it is full, since a new one would be the same.
-#[derive(Clone, Copy)]
-struct Bucket {
-    full_at: u64,
-    life: Duration,
-}
-
-impl Lives for Bucket {
-    fn life(&self) -> Duration {
-        self.life
-    }
+    books: Mutex<Books>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        // Least recently used: what is new always has a place, unlike in moka's default policy, which may refuse a
-        // newcomer.
-        let buckets = Cache::builder()
-            .max_capacity(CALLERS)
-            .eviction_policy(EvictionPolicy::lru())
-            .expire_after(OwnLife)
-            .build();
-        Self { started: Instant::now(), buckets }
+        Self { started: Instant::now(), books: Mutex::default() }
     }
 }
 
 impl Limits {
-    /// µs on this store's clock, which never steps back.
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn now(&self) -> Now {
+        let day = jiff::Timestamp::now().as_second().div_euclid(24 * 60 * 60);
+        Now { micros: micros(self.started.elapsed()), day }
     }
 
-    /// Charges one request; requests of one caller are decided one after the other.
-    fn decide(&self, caller: CallerKey, limit: RequestLimit) -> Option<LimitState> {
-        let mut decided = None;
-        self.buckets.entry(caller).and_compute_with(|bucket| {
-            let now = self.now();
-            let (full_at, state) = limits::decide(bucket.map(|entry| entry.value().full_at), now, limit);
-            decided = Some(state);
-            if state.allowed { Op::Put(Bucket { full_at, life: state.reset_after }) } else { Op::Nop }
-        });
-        decided
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Nothing panics while it holds the lock, and the books would be whole if it did.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn charge(&self, caller: CallerKey, limit: RequestLimit, requests: u32) -> LimitState {
-        let now = self.now();
-        let mut charged = now;
-        self.buckets.entry(caller).and_compute_with(|bucket| {
-            let full_at = limits::charge(bucket.map(|entry| entry.value().full_at), now, limit, requests);
-            charged = full_at;
-            Op::Put(Bucket { full_at, life: Duration::from_micros(full_at - now) })
-        });
-        limits::state(charged, now, limit.into(), false)
+impl MemoryStore {
+    /// Sets a caller's limits, which `reserve` names, to what is left of them: this store takes over from one that is
+    /// away, and nobody is to start with full limits. Requests under way at the same time are not known and start at none.
+    pub fn take_over(&self, reserve: &Reserve, left: &Standing) {
+        let now = self.limits.now();
+        self.limits.books().take_over(reserve, left, now);
     }
 }
 
 impl LimitStore for MemoryStore {
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>> {
-        let standing = admit.reserve.and_then(|reserve| {
-            let state = self.limits.decide(reserve.caller, reserve.requests?)?;
-            let refused = (!state.allowed).then_some(Refused::Requests(state.retry_after));
-            Some(Standing { refused, requests: Some(state), ..Standing::default() })
+        let standing = admit.reserve.filter(Reserve::limited).map(|reserve| {
+            let now = self.limits.now();
+            self.limits.books().admit(&reserve, now)
         });
         ready(Ok(Admitted { standing, cached: None })).boxed()
     }
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
-        let late = settles.into_iter().filter(|settle| !settle.reserved);
-        let states = late.filter_map(|settle| {
-            let (caller, limit) = (settle.reserve.caller, settle.reserve.requests?);
-            Some((caller.clone(), self.limits.charge(caller, limit, settle.requests)))
+        let now = self.limits.now();
+        let mut books = self.limits.books();
+        let states = settles.into_iter().filter_map(|settle| {
+            let state = books.settle(&settle, now).filter(|state| !state.retry_after.is_zero())?;
+            Some((settle.reserve.caller, state))
         });
-        ready(Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())).boxed()
+        let exhausted = states.collect();
+        ready(Ok(exhausted)).boxed()
     }
 
     fn heartbeat(&self, _: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
@@ -106,25 +73,54 @@ impl LimitStore for MemoryStore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::books::CALLERS;
     use super::*;
+    use crate::server::config::RequestLimit;
+    use crate::server::store::{CallerKey, ReservationId, TokenDemand};
+
+    const LIMIT: RequestLimit = RequestLimit { requests: 1, period_seconds: 3600, burst: 1 };
+
+    fn reserve(caller: usize) -> Reserve {
+        Reserve {
+            id: ReservationId(rand::random()),
+            since: Instant::now(),
+            caller: CallerKey(caller.to_string()),
+            requests: Some(LIMIT),
+            tokens: Some(TokenDemand { per_minute: 100, tokens: 10 }),
+            concurrent: None,
+            budget: None,
+            life: Duration::from_mins(1),
+            enforce: true,
+        }
+    }
 
     #[test]
-    fn callers_are_bounded_in_number_and_forgotten_once_their_bucket_is_full() {
-        let store = Limits::default();
-        let limit = RequestLimit { requests: 1, period_seconds: 3600, burst: 1 };
+    fn callers_are_bounded_in_number_and_the_latest_are_remembered() {
+        let limits = Limits::default();
+        let admit = |caller| limits.books().admit(&reserve(caller), limits.now()).refused;
         for caller in 0..CALLERS + 1000 {
-            store.decide(CallerKey(caller.to_string()), limit);
+            assert_eq!(admit(caller), None);
         }
-        store.buckets.run_pending_tasks();
-        assert!(store.buckets.entry_count() <= CALLERS);
-        let latest = CallerKey((CALLERS + 999).to_string());
-        assert!(!store.decide(latest, limit).unwrap().allowed, "the latest caller is remembered");
+        assert!(admit(CALLERS + 999).is_some());
+        assert_eq!(admit(0), None, "forgotten");
+    }
 
-        let store = Limits::default();
-        let fast = RequestLimit { requests: 1_000_000, period_seconds: 1, burst: 1 };
-        store.decide(CallerKey("a".into()), fast);
-        while store.buckets.get(&CallerKey("a".into())).is_some() {
-            std::thread::yield_now();
+    #[test]
+    fn what_another_store_has_left_is_taken_over() {
+        let store = MemoryStore::new();
+        let request = Reserve { requests: Some(RequestLimit { burst: 10, ..LIMIT }), ..reserve(1) };
+        let standing = store.limits.books().admit(&request, store.limits.now());
+        let mut left = standing;
+        left.requests.as_mut().unwrap().remaining = 3;
+        left.tokens.as_mut().unwrap().remaining = 25;
+        store.take_over(&request, &left);
+        for (requests, tokens) in [(2, 15), (1, 5)] {
+            let next = Reserve { id: ReservationId(rand::random()), ..request.clone() };
+            let now = store.limits.books().admit(&next, store.limits.now());
+            assert_eq!(now.requests.unwrap().remaining, requests);
+            assert_eq!(now.tokens.unwrap().remaining, tokens);
         }
     }
 }

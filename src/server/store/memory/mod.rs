@@ -13,8 +13,10 @@ use moka::Expiry;
 
 use super::{AnswerStore, CacheKey, Store, StoreError};
 
+mod books;
 mod conversations;
 mod limits;
+mod recent;
 
 use conversations::Conversations;
 use limits::Limits;

@@ -7,88 +7,198 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use redis::ScriptInvocation;
 
 use super::{RedisStore, millis};
-use crate::server::config::RequestLimit;
+use crate::crd::BudgetPeriod;
+use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, Rate};
+use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    Admit, Admitted, CacheKey, CallerKey, Exhausted, LimitStore, PodId, Refused, Settle, Standing, StoreError,
+    Admit, Admitted, BudgetState, CacheKey, CallerKey, Exhausted, LimitStore, PodId, Refused, Reserve,
+    Settle, Standing, StoreError,
 };
 
-/// Shortest life of a bucket's key. A Redis that evicts by `volatile-ttl` takes what expires first, so buckets outlive
+/// Shortest life of a limit's key. A Redis that evicts by `volatile-ttl` takes what expires first, so limits outlive
 /// everything else: at least this, and twice the longest life that was given to anything.
-const BUCKET_LIFE: Duration = Duration::from_hours(24);
+const KEY_LIFE: Duration = Duration::from_hours(24);
 
 /// How long a server is counted after its last heartbeat: three of those that come every 5 s.
 const POD_LIFE: Duration = Duration::from_secs(15);
 
+/// What `admit.lua` answers: which limit refuses, now, when the bucket of requests is full, tokens, parts of the next one,
+/// spent, reserved, the stored answer.
+type Decided = (u8, u64, u64, i64, u64, u64, u64, Option<Vec<u8>>);
+
+/// What `admit.lua` is told of the cache.
+enum Lookup {
+    /// Nothing.
+    None,
+    /// Where to look.
+    At(String),
+    /// It was found.
+    Found,
+}
+
 impl RedisStore {
-    fn bucket_key(&self, caller: &CallerKey) -> String {
+    fn limit_key(&self, kind: &str, caller: &CallerKey) -> String {
         // A caller may be an address or a name of any form: neither belongs into a key that operators list.
         let hash = blake3::hash(caller.0.as_bytes()).to_hex();
-        self.key(None, &format!("rl1:{:.32}", hash.as_str()))
+        self.key(None, &format!("{kind}:{:.32}", hash.as_str()))
     }
 
-    /// Life of a bucket's key in ms.
-    fn bucket_life(&self, longest_bucket: u64) -> u64 {
-        millis(BUCKET_LIFE)
-            .max(self.longest_life.load(Ordering::Relaxed).saturating_mul(2))
-            .max(longest_bucket / 1000 * 2)
+    /// Life of a limit's key in ms, long enough for what `reserves` put into it.
+    fn key_life<'a>(&self, reserves: impl Iterator<Item = &'a Reserve>) -> u64 {
+        let own = |reserve: &Reserve| {
+            let bucket = reserve.requests.map_or(0, |limit| Rate::from(limit).bucket / 1000);
+            // What is known of reservations is written to one key for two lives at most, and is remembered for two more.
+            (bucket * 2).max(millis(reserve.life).saturating_mul(8))
+        };
+        let others = self.longest_life.load(Ordering::Relaxed).saturating_mul(2);
+        reserves.map(own).max().unwrap_or_default().max(others).max(millis(KEY_LIFE))
     }
 
-    async fn admit_limited(
-        &self,
-        caller: CallerKey,
-        limit: RequestLimit,
-        cache_key: Option<CacheKey>,
-    ) -> Result<Admitted, StoreError> {
-        let rate = Rate::from(limit);
-        let mut script = self.scripts.admit.key(self.bucket_key(&caller));
-        if let Some(key) = cache_key {
-            script.key(self.cache_key(key));
-        }
-        script.arg(rate.interval).arg(rate.bucket).arg(self.bucket_life(rate.bucket));
-        let (allowed, full_at, now, cached): (bool, u64, u64, Option<Vec<u8>>) = self.invoke(&script).await?;
-        let state = limits::state(full_at, now, rate, allowed);
-        let refused = (!allowed).then_some(Refused::Requests(state.retry_after));
-        let standing = Standing { refused, requests: Some(state), ..Standing::default() };
-        Ok(Admitted { standing: Some(standing), cached: cached.map(Bytes::from) })
+    /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them.
+    fn demand(&self, script: &mut ScriptInvocation<'_>, reserve: &Reserve) {
+        script.arg(&reserve.id.0.to_be_bytes()).arg(micros(reserve.life));
+        match reserve.requests.map(Rate::from) {
+            None => script.arg(0).arg(0),
+            Some(rate) => {
+                script.key(self.limit_key("rl1", &reserve.caller)).arg(rate.interval).arg(rate.bucket)
+            }
+        };
+        match reserve.concurrent {
+            None => script.arg(0),
+            Some(most) => script.key(self.limit_key("cl1", &reserve.caller)).arg(most.max(1)),
+        };
+        match &reserve.tokens {
+            None => script.arg(0).arg(0),
+            Some(demand) => {
+                let size = tokens::size(demand.per_minute);
+                script.key(self.limit_key("tb1", &reserve.caller));
+                script.arg(size).arg(tokens::taken(demand.tokens, size))
+            }
+        };
+        match &reserve.budget {
+            None => script.arg(0).arg(0).arg(0),
+            Some(demand) => {
+                let period = match demand.budget.period {
+                    BudgetPeriod::Day => "D",
+                    BudgetPeriod::Week => "W",
+                    BudgetPeriod::Month => "M",
+                };
+                script.key(self.limit_key(&format!("ba1:{period}"), &demand.caller));
+                script.key(self.limit_key(&format!("bo1:{period}"), &demand.caller));
+                script.arg(period).arg(exact(demand.budget.amount_nano_usd)).arg(exact(demand.worst.0))
+            }
+        };
     }
 
-    async fn charge_all(&self, settles: Vec<Settle>) -> Result<Exhausted, StoreError> {
-        let mut counts: HashMap<_, u64> = HashMap::new();
-        for settle in settles.into_iter().filter(|settle| !settle.reserved) {
-            let Some(limit) = settle.reserve.requests else { continue };
-            *counts.entry((settle.reserve.caller, limit)).or_default() += u64::from(settle.requests);
-        }
-        if counts.is_empty() {
+    /// The two hashes with the records of reservations come first.
+    fn records(&self, script: &mut ScriptInvocation<'_>) {
+        script.key(self.key(None, "rr1:a")).key(self.key(None, "rr1:b"));
+    }
+
+    async fn reserve(&self, reserve: Reserve, lookup: Lookup) -> Result<Admitted, StoreError> {
+        let mut script = self.scripts.admit.arg(self.key_life(std::iter::once(&reserve)));
+        self.records(&mut script);
+        self.demand(&mut script, &reserve);
+        script.arg(u8::from(reserve.enforce));
+        match lookup {
+            Lookup::None => script.arg(""),
+            Lookup::At(key) => script.key(key).arg("look"),
+            Lookup::Found => script.arg("hit"),
+        };
+        let decided: Decided = self.invoke(&script).await?;
+        let standing = Some(standing(&reserve, &decided));
+        Ok(Admitted { standing, cached: decided.7.map(Bytes::from) })
+    }
+
+    /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first.
+    async fn reserve_after_look(&self, reserve: Reserve, key: CacheKey) -> Result<Admitted, StoreError> {
+        let cached = self.cached(key).await?;
+        let lookup = if cached.is_some() { Lookup::Found } else { Lookup::None };
+        let enforce = reserve.enforce;
+        let admitted = self.reserve(reserve, lookup).await?;
+        let refused = enforce && admitted.standing.is_some_and(|standing| standing.refused.is_some());
+        Ok(Admitted { cached: cached.filter(|_| !refused), ..admitted })
+    }
+
+    async fn settle_all(&self, settles: Vec<Settle>) -> Result<Exhausted, StoreError> {
+        let settles: Vec<_> = settles.into_iter().filter(|settle| settle.reserve.limited()).collect();
+        if settles.is_empty() {
             return Ok(Vec::new());
         }
-        let longest = counts.keys().map(|(_, limit)| Rate::from(*limit).bucket).max().unwrap_or_default();
-        let mut script = self.scripts.charge.arg(self.bucket_life(longest));
-        for ((caller, limit), count) in &counts {
-            let rate = Rate::from(*limit);
-            script.key(self.bucket_key(caller)).arg(rate.interval).arg(rate.bucket).arg(*count);
+        let life = self.key_life(settles.iter().map(|settle| &settle.reserve));
+        let mut script = self.scripts.settle.arg(life);
+        self.records(&mut script);
+        for settle in &settles {
+            self.demand(&mut script, &settle.reserve);
+            let unknown_too = !settle.reserved || !settle.reserve.forgotten();
+            script.arg(u8::from(unknown_too)).arg(settle.requests);
+            script.arg(exact(settle.tokens)).arg(exact(settle.cost.0));
         }
         let answer: Vec<u64> = self.invoke(&script).await?;
-        let Some((now, full_at)) = answer.split_first().filter(|(_, full_at)| full_at.len() == counts.len())
+        let Some((now, full_at)) = answer.split_first().filter(|(_, full_at)| full_at.len() == settles.len())
         else {
-            return Err(StoreError::Failed("the charge was answered with something else".to_owned()));
+            return Err(StoreError::Failed("the settlement was answered with something else".to_owned()));
         };
-        let states = counts.into_keys().zip(full_at).map(|((caller, limit), &full_at)| {
-            // Buckets never are below empty by more than one; what is not is not ours.
-            (caller, limits::state(full_at, (*now).min(full_at), limit.into(), false))
-        });
-        Ok(states.filter(|(_, state)| !state.retry_after.is_zero()).collect())
+        // Of several of one caller the last one tells how it stands.
+        let mut states = HashMap::new();
+        for (settle, full_at) in settles.into_iter().zip(full_at).filter(|(_, full_at)| **full_at > 0) {
+            if let Some(limit) = settle.reserve.requests {
+                let state = limits::state(*full_at, (*now).min(*full_at), limit.into(), false);
+                states.insert(settle.reserve.caller, state);
+            }
+        }
+        Ok(states.into_iter().filter(|(_, state)| !state.retry_after.is_zero()).collect())
     }
+}
+
+/// How limits stand by what the script answered.
+fn standing(reserve: &Reserve, decided: &Decided) -> Standing {
+    let &(refused, now, full_at, whole, part, spent, reserved, _) = decided;
+    let requests = reserve.requests.map(|limit| limits::state(full_at, now, limit.into(), refused != 1));
+    let level = Level { tokens: whole, part, at: now };
+    let bucket = reserve.tokens.map(|demand| (tokens::size(demand.per_minute), demand.tokens));
+    let refused = match refused {
+        0 => None,
+        1 => Some(Refused::Requests(requests.map_or(Duration::ZERO, |state| state.retry_after))),
+        2 => Some(Refused::Concurrency(limits::PLACE_WAIT)),
+        3 => Some(Refused::Tokens(
+            bucket.map_or(Duration::ZERO, |(size, demand)| level.until(tokens::taken(demand, size), size)),
+        )),
+        4 => Some(Refused::Budget),
+        _ => Some(Refused::BudgetReserved),
+    };
+    let budget = BudgetState { spent: NanoUsd(spent), reserved: NanoUsd(reserved) };
+    Standing {
+        refused,
+        requests,
+        tokens: bucket.map(|(size, _)| level.state(size)),
+        budget: reserve.budget.as_ref().map(|_| budget),
+    }
+}
+
+/// Up to where Lua's numbers are exact.
+fn exact(number: u64) -> u64 {
+    number.min(NanoUsd::MAX.0)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).clamp(1, limits::LONGEST)
 }
 
 impl LimitStore for RedisStore {
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>> {
         async move {
-            let limit = admit.reserve.and_then(|reserve| Some((reserve.requests?, reserve.caller)));
-            match (limit, admit.cache_key) {
-                (Some((limit, caller)), cache_key) => self.admit_limited(caller, limit, cache_key).await,
+            let reserve = admit.reserve.filter(Reserve::limited);
+            match (reserve, admit.cache_key) {
+                (Some(reserve), None) => self.reserve(reserve, Lookup::None).await,
+                (Some(reserve), Some(key)) if self.is_cluster() => {
+                    self.reserve_after_look(reserve, key).await
+                }
+                (Some(reserve), Some(key)) => self.reserve(reserve, Lookup::At(self.cache_key(key))).await,
                 (None, Some(key)) => Ok(Admitted { standing: None, cached: self.cached(key).await? }),
                 (None, None) => Ok(Admitted { standing: None, cached: None }),
             }
@@ -97,12 +207,12 @@ impl LimitStore for RedisStore {
     }
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
-        self.charge_all(settles).boxed()
+        self.settle_all(settles).boxed()
     }
 
     fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
         let mut script = self.scripts.heartbeat.key(self.key(None, "pods1"));
-        script.arg(&pod.0.to_le_bytes()).arg(millis(POD_LIFE) * 1000).arg(self.bucket_life(0));
+        script.arg(&pod.0.to_be_bytes()).arg(micros(POD_LIFE)).arg(self.key_life(std::iter::empty()));
         async move { self.invoke(&script).await }.boxed()
     }
 }

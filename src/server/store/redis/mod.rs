@@ -2,7 +2,12 @@
 //! `link.rs`.
 //!
 //! Keys, all with a life that is set in the same call:
-//! - `chatservice:{uid}:rl1:<hash of the caller>`: the time at which the bucket is full;
+//! - `chatservice:{uid}:rl1:<hash of the caller>`: requests, the time at which the bucket is full;
+//! - `…:tb1:<hash>`: the bucket of tokens, whole ones, parts of the next one, when;
+//! - `…:cl1:<hash>`: requests under way, by when their reservations expire;
+//! - `…:ba1:<period>:<hash>`: the account of a budget, first day of the period, spent, reserved;
+//! - `…:bo1:<period>:<hash>`: reservations that are open in it, by when they expire;
+//! - `…:rr1:a`, `…:rr1:b`: which reservations are known: each for two of its lives at least, four at most;
 //! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
 //! - `chatservice:{uid:id}:t2`: a conversation.
@@ -35,7 +40,7 @@ pub struct RedisStore {
 
 struct Scripts {
     admit: Script,
-    charge: Script,
+    settle: Script,
     heartbeat: Script,
     append_turn: Script,
     read_conversation: Script,
@@ -46,8 +51,8 @@ impl RedisStore {
     #[must_use]
     pub fn new(address: RedisAddress, uid: &str) -> Self {
         let scripts = Scripts {
-            admit: Script::new(include_str!("../admit.lua")),
-            charge: Script::new(include_str!("../charge.lua")),
+            admit: Script::new(concat!(include_str!("../limits.lua"), include_str!("../admit.lua"))),
+            settle: Script::new(concat!(include_str!("../limits.lua"), include_str!("../settle.lua"))),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
             read_conversation: Script::new(include_str!("../read_conversation.lua")),
@@ -69,7 +74,7 @@ impl RedisStore {
         }
     }
 
-    /// ms of a life, remembered for [`Self::bucket_life`].
+    /// ms of a life, remembered for [`Self::key_life`].
     fn life(&self, life: Duration) -> u64 {
         let life = millis(life);
         self.longest_life.fetch_max(life, Ordering::Relaxed);
