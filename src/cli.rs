@@ -268,7 +268,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
         secrets::check(&config, &source)?;
         (config, source)
     };
-    telemetry::init(config.fixed.log_format, config.dynamic.log_level)?;
+    let log_level = telemetry::init(config.fixed.log_format, config.dynamic.log_level)?;
     until_signal(|shutdown| async move {
         let api = server::bind(args.address, "--address").await?;
         let admin = Some(server::bind(args.admin_address, "--admin-address").await?);
@@ -278,6 +278,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
             secrets,
             edge: EdgeOptions::default(),
             load: LoadOptions::here(),
+            log_level,
         };
         server::run(Listeners { api, admin }, options, shutdown).await
     })

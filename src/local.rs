@@ -20,6 +20,7 @@ use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::Shutdown;
+use crate::telemetry::LevelHandle;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +133,8 @@ pub async fn run(prepared: Prepared, options: LocalOptions, shutdown: Shutdown) 
         secrets,
         edge: EdgeOptions::local(),
         load: LoadOptions::here(),
+        // The file is not read again.
+        log_level: LevelHandle::default(),
     };
     Ok(Box::pin(server::run(Listeners { api, admin }, server, shutdown)).await?)
 }

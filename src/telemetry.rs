@@ -12,6 +12,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, reload};
 
 use crate::crd::{LogFormat, LogLevel};
 
@@ -23,14 +24,33 @@ const OURS: &str = "chatservice";
 #[error("the log is already set up: `telemetry::init` is called once a process")]
 pub struct AlreadyInitialized(#[from] tracing::subscriber::SetGlobalDefaultError);
 
-/// Begins to log, panics included. Once a process.
-pub fn init(format: LogFormat, level: LogLevel) -> Result<(), AlreadyInitialized> {
-    tracing::subscriber::set_global_default(subscriber(format, level, std::io::stderr))?;
-    std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+/// Changes the level of the log while it is written. Clones are the same one; the default one changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct LevelHandle(Option<reload::Handle<Targets, Registry>>);
+
+impl LevelHandle {
+    /// From now on lines of `level` and above are written.
+    pub fn set(&self, level: LogLevel) {
+        if let Some(handle) = &self.0 {
+            // It fails when the subscriber is gone: then there is no log.
+            let _ = handle.reload(targets(level));
+        }
+    }
 }
 
-fn subscriber<W>(format: LogFormat, level: LogLevel, writer: W) -> impl Subscriber + Send + Sync
+/// Begins to log, panics included. Once a process.
+pub fn init(format: LogFormat, level: LogLevel) -> Result<LevelHandle, AlreadyInitialized> {
+    let (subscriber, handle) = subscriber(format, level, std::io::stderr);
+    tracing::subscriber::set_global_default(subscriber)?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(handle)
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    level: LogLevel,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, LevelHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -39,7 +59,8 @@ where
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry().with(targets(level)).with(lines)
+    let (targets, handle) = reload::Layer::new(targets(level));
+    (tracing_subscriber::registry().with(targets).with(lines), LevelHandle(Some(handle)))
 }
 
 /// Ours at `level`; dependencies (hyper, kube, redis, rustls) only when something is wrong, unless everything is asked
@@ -86,10 +107,28 @@ mod tests {
     }
 
     fn logging(format: LogFormat, level: LogLevel, test: impl FnOnce(&Lines)) {
+        adjusting(format, level, |lines, _| test(lines));
+    }
+
+    fn adjusting(format: LogFormat, level: LogLevel, test: impl FnOnce(&Lines, &LevelHandle)) {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(format, level, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, || test(&lines));
+        let (subscriber, handle) = subscriber(format, level, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || test(&lines, &handle));
+    }
+
+    #[test]
+    fn the_level_changes_while_the_log_is_written() {
+        adjusting(LogFormat::Text, LogLevel::Info, |lines, level| {
+            for (set, expected) in
+                [(LogLevel::Info, false), (LogLevel::Debug, true), (LogLevel::Error, false)]
+            {
+                level.set(set);
+                tracing::debug!(target: "chatservice::server", "detail");
+                assert_eq!(lines.take().contains("detail"), expected, "{set:?}");
+            }
+        });
+        LevelHandle::default().set(LogLevel::Debug);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use super::store::redis::{RedisAddress, RedisStore};
 use crate::admin::{self, AdminState, Readiness, ServerStatus};
 use crate::constants::readiness;
 use crate::shutdown::Shutdown;
+use crate::telemetry::LevelHandle;
 
 /// Longest time for what is owed to the store at the end.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -55,6 +56,8 @@ pub struct ServerOptions {
     pub edge: EdgeOptions,
     /// How many requests are answered at once.
     pub load: LoadOptions,
+    /// Sets the level of the log.
+    pub log_level: LevelHandle,
 }
 
 /// Where a server listens.
@@ -108,7 +111,8 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let connections = TaskTracker::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
-    let assembler = Assembler::new(live.clone(), ready.clone(), in_cluster, connections.clone());
+    let assembler = Assembler::new(live.clone(), ready.clone(), in_cluster, connections.clone())
+        .with_log_level(options.log_level);
     let sources = Sources { file: options.config_file, secrets: options.secrets };
     let (reloader, report) = Reloader::start(options.config, sources, assembler, metrics.clone()).await;
 
@@ -183,6 +187,7 @@ pub struct Assembler {
     in_cluster: bool,
     /// The tasks of connections to backends.
     connections: TaskTracker,
+    log_level: LevelHandle,
     /// Kept here and not only in what runs: conversations in memory outlive a key that is revoked for a moment.
     store: Option<(Option<RedisAddress>, Arc<dyn Store>)>,
     /// What the last backend was made of, and it.
@@ -213,7 +218,21 @@ impl Assembler {
     /// the tasks of connections to backends.
     #[must_use]
     pub fn new(live: LiveHandle, ready: Readiness, in_cluster: bool, connections: TaskTracker) -> Self {
-        Self { live, ready, in_cluster, connections, store: None, backend: None }
+        Self {
+            live,
+            ready,
+            in_cluster,
+            connections,
+            log_level: LevelHandle::default(),
+            store: None,
+            backend: None,
+        }
+    }
+
+    /// Sets the level of the log to that of what runs.
+    #[must_use]
+    pub fn with_log_level(self, log_level: LevelHandle) -> Self {
+        Self { log_level, ..self }
     }
 
     /// Lets a configuration run, if everything that it needs is there. If not, nothing changes.
@@ -231,6 +250,7 @@ impl Assembler {
         let previous = self.live.load_full();
         let live = Live::new(config.clone(), backend, store, previous.as_deref());
         self.live.store(Some(Arc::new(live)));
+        self.log_level.set(config.dynamic.log_level);
         self.ready.done(readiness::CREDENTIALS);
         Ok(())
     }

@@ -13,6 +13,7 @@ use chatservice::server::overload::LoadOptions;
 use chatservice::server::secrets::SecretSource;
 use chatservice::server::{self, Listeners, ServerOptions};
 use chatservice::shutdown::Shutdown;
+use chatservice::telemetry::LevelHandle;
 use tokio::task::JoinSet;
 
 /// A configuration that answers `echo-1` by itself, without limits and cache.
@@ -99,6 +100,7 @@ impl TestServer {
             secrets: SecretSource::Environment(environment),
             edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
             load,
+            log_level: LevelHandle::default(),
         };
         let shutdown = Shutdown::new();
         let mut task = JoinSet::new();
