@@ -90,6 +90,9 @@ pub enum ApiError {
     /// The configuration is not complete yet: a Secret is missing.
     #[error("this server is not ready: its status says what is missing")]
     NotReady,
+    /// What is asked for is in the store, and it is away.
+    #[error("what this service stores cannot be reached just now: try again in 1 s")]
+    StoreUnavailable,
     /// `Cache-Control: only-if-cached` and it is not.
     #[error("no stored answer fits, and the request says only-if-cached")]
     NotCached,
@@ -175,6 +178,9 @@ impl ApiError {
                 row(S::SERVICE_UNAVAILABLE, "shutting_down", SERVER, Some("shutting_down"), true)
             }
             Self::NotReady => row(S::SERVICE_UNAVAILABLE, "not_ready", SERVER, Some("not_ready"), true),
+            Self::StoreUnavailable => {
+                row(S::SERVICE_UNAVAILABLE, "store_unavailable", SERVER, Some("store_unavailable"), true)
+            }
             Self::NotCached => row(S::GATEWAY_TIMEOUT, "not_cached", REQUEST, Some("not_cached"), false),
             Self::RequestTimeout => {
                 row(S::REQUEST_TIMEOUT, "request_timeout", REQUEST, Some("request_timeout"), true)
@@ -201,6 +207,7 @@ impl ApiError {
             Self::RateLimited { retry_after, .. }
             | Self::Overloaded { retry_after }
             | Self::Backend(BackendError::Overloaded { retry_after, .. }) => Some(*retry_after),
+            Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Backend(BackendError::RateLimited { retry_after }) => {
                 Some(retry_after.unwrap_or(Duration::from_secs(1)))
             }

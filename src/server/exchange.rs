@@ -177,6 +177,19 @@ async fn admit(
     Ok(admitted.cached)
 }
 
+/// Charges what asks for no answer of a model: one request, and nothing else. Out: whether it may go on, and the headers
+/// about its limit.
+pub(super) async fn admit_request(
+    state: &AppState,
+    live: &Live,
+    caller: &CallerKey,
+) -> (Result<(), ApiError>, HeaderMap) {
+    let mut outcome = Outcome::from(ApiError::Internal);
+    let wanted = Admission { part: Part::Request, cache_key: None };
+    let admitted = admit(state, live, caller, wanted, &mut outcome).await;
+    (admitted.map(drop), outcome.headers())
+}
+
 /// What a request takes of its limits.
 fn reserve(live: &Live, caller: &CallerKey, part: Part) -> Option<Reserve> {
     if part == Part::Rest {

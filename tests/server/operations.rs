@@ -129,8 +129,15 @@ async fn the_document_and_the_docs_page_come_from_the_binary() {
     let server = TestServer::start(echo()).await;
     let document = http::get(&server.at("/openapi.json")).await.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
-    for path in ["/", "/health", "/api/v1/chat", "/api/v1/chat/stream", "/v1/chat/completions", "/v1/models"]
-    {
+    for path in [
+        "/",
+        "/health",
+        "/api/v1/chat",
+        "/api/v1/chat/stream",
+        "/api/v1/conversations/{id}",
+        "/v1/chat/completions",
+        "/v1/models",
+    ] {
         assert!(document["paths"][path].is_object(), "{path} is described");
     }
     let moved = http::get(&server.at("/docs")).await;

@@ -349,6 +349,10 @@ fn respond(outcome: Outcome) -> Response {
 
 /// RFC 3339 in UTC, whole seconds.
 pub(super) fn now() -> String {
-    let now = jiff::Timestamp::now();
-    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
+    rfc3339(jiff::Timestamp::now().as_second())
+}
+
+/// The same of seconds since 1970; what is no time that a calendar has is 1970.
+pub(super) fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }

@@ -18,6 +18,7 @@ use crate::constants::path;
 
 pub mod chat;
 pub mod completions;
+pub mod conversations;
 pub(super) mod input;
 pub mod meta;
 pub mod models;
@@ -29,6 +30,7 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))
         .routes(routes!(completions::chat_completions))
+        .routes(routes!(conversations::get_conversation, conversations::delete_conversation))
         .route_layer(admitted);
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(meta::root))

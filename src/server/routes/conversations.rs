@@ -1,0 +1,136 @@
+//! `GET` and `DELETE /api/v1/conversations/{id}`. In: the id of a conversation, which is what gives the right to it. Out: its
+//! turns and totals; or nothing, once it is erased.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::chat::{SimpleError, rfc3339};
+use super::input::From;
+use crate::server::conversations;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::exchange;
+use crate::server::pricing::NanoUsd;
+use crate::server::state::{AppState, Live};
+use crate::server::store::{Conversation, ConversationId, Retention, StoreError};
+
+/// A conversation.
+#[derive(Serialize, ToSchema)]
+pub struct ConversationResponse {
+    /// Its id.
+    #[schema(format = "uuid")]
+    conversation_id: String,
+    /// Its latest messages, oldest first: whole turns, as many as the service keeps.
+    messages: Vec<ConversationMessage>,
+    /// Sum of `tokens_used` of all its answers, also of those that are no longer kept; estimated where the backend did not
+    /// say.
+    total_tokens: u64,
+    /// Sum of `cost_estimate` of all its answers, in USD; null where no price is known.
+    total_cost: Option<f64>,
+    /// When its last turn ended: RFC 3339, UTC.
+    #[schema(example = "2026-01-02T03:04:05Z")]
+    updated_at: String,
+}
+
+/// A message of a conversation.
+#[derive(Serialize, ToSchema)]
+pub struct ConversationMessage {
+    /// `user` or `assistant`.
+    #[schema(example = "user")]
+    role: &'static str,
+    /// The text.
+    content: String,
+}
+
+impl ConversationResponse {
+    fn new(id: ConversationId, conversation: &Conversation, retention: Retention) -> Self {
+        let message = |role, content: &str| ConversationMessage { role, content: content.to_owned() };
+        let messages = conversations::fitting(&conversation.turns, retention)
+            .iter()
+            .flat_map(|turn| [message("user", &turn.said.user), message("assistant", &turn.said.assistant)]);
+        Self {
+            conversation_id: id.0.to_string(),
+            messages: messages.collect(),
+            total_tokens: conversation.total_tokens,
+            total_cost: conversation.total_cost.map(NanoUsd::usd),
+            updated_at: rfc3339(conversation.updated_at),
+        }
+    }
+}
+
+/// What a conversation holds.
+#[utoipa::path(get, path = "/api/v1/conversations/{id}", tag = "chat",
+    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
+    responses((status = 200, description = "Its latest turns and its totals", body = ConversationResponse),
+        (status = 404, description = "No such conversation, or not any more", body = SimpleError),
+        (status = 429, description = "A limit is reached", body = SimpleError),
+        (status = 503, description = "Conversations cannot be read just now", body = SimpleError)))]
+pub async fn get_conversation(
+    State(state): State<AppState>,
+    from: From,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    respond(&state, from, id, async |live, id| {
+        let found = live.store.conversation(id, None).await.map_err(|error| ("conversation", error))?;
+        Ok(found.map(|conversation| {
+            let retention = Retention::from(&live.config.dynamic.conversations);
+            let answer = Json(ConversationResponse::new(id, &conversation, retention));
+            // What people said is for nobody's cache.
+            ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], answer).into_response()
+        }))
+    })
+    .await
+}
+
+/// Erase a conversation at once. A turn that is being answered does not bring it back.
+#[utoipa::path(delete, path = "/api/v1/conversations/{id}", tag = "chat",
+    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
+    responses((status = 204, description = "It is erased"),
+        (status = 404, description = "No such conversation, or not any more", body = SimpleError),
+        (status = 429, description = "A limit is reached", body = SimpleError),
+        (status = 503, description = "Conversations cannot be erased just now", body = SimpleError)))]
+pub async fn delete_conversation(
+    State(state): State<AppState>,
+    from: From,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    respond(&state, from, id, async |live, id| {
+        let erased = live.store.delete_conversation(id).await;
+        let erased = erased.map_err(|error| ("delete_conversation", error))?;
+        Ok(erased.then(|| StatusCode::NO_CONTENT.into_response()))
+    })
+    .await
+}
+
+/// Charges one request, then does what is to be done with the conversation; None: there is none.
+async fn respond(
+    state: &AppState,
+    from: From,
+    id: Result<Path<String>, PathRejection>,
+    act: impl AsyncFnOnce(&Live, ConversationId) -> Result<Option<Response>, (&'static str, StoreError)>,
+) -> Response {
+    let mut limits = HeaderMap::new();
+    let done = async {
+        let live = state.live()?;
+        let (admitted, headers) = exchange::admit_request(state, &live, &from.caller).await;
+        limits = headers;
+        admitted?;
+        // What is no id of ours is the id of no conversation.
+        let id = id.ok().and_then(|Path(id)| conversations::parse_id(&id));
+        let id = id.ok_or(ApiError::ConversationNotFound)?;
+        match act(&live, id).await {
+            Ok(found) => found.ok_or(ApiError::ConversationNotFound),
+            Err((operation, _)) => {
+                state.metrics().store_error(operation);
+                Err(ApiError::StoreUnavailable)
+            }
+        }
+    };
+    let mut response = done.await.unwrap_or_else(|error| error.into_response(Dialect::Simple));
+    response.headers_mut().extend(limits);
+    response
+}
