@@ -96,6 +96,20 @@ async fn x4_requests_that_two_readers_could_read_differently_get_at_most_one_ans
         format!("content-length : 1\r\n\r\nx{hidden}"),
         format!("transfer-encoding: chunked\r\n\r\nzz\r\n{hidden}"),
         format!("x-folded: a\r\n b\r\ncontent-length: 1\r\n\r\nx{hidden}"),
+        format!("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n{hidden}"),
+        format!("transfer-encoding:\u{b}chunked\r\ncontent-length: 1\r\n\r\nx{hidden}"),
+        format!("transfer-encoding: chunked\r\n\r\n1;a\nx\r\n0\r\n\r\n{hidden}"),
+        format!("transfer-encoding: chunked\r\n\r\n1\r\nx-more\r\n0\r\n\r\n{hidden}"),
+        format!("transfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n{hidden}"),
+        format!("transfer-encoding: chunked\r\n\r\n1000000000000000001\r\nx\r\n0\r\n\r\n{hidden}"),
+        format!("content-length: 0x1\r\n\r\nx{hidden}"),
+        format!("content-length: 1 1\r\n\r\nx{hidden}"),
+        format!("content-length: -1\r\n\r\nx{hidden}"),
+        format!("content-length: 18446744073709551617\r\n\r\nx{hidden}"),
+        format!("x-nul: a\0b\r\ncontent-length: 1\r\n\r\nx{hidden}"),
+        format!("x-cr: a\rcontent-length: 5\r\ncontent-length: 1\r\n\r\nx{hidden}"),
+        format!(": no name\r\ncontent-length: 1\r\n\r\nx{hidden}"),
+        format!(" content-length: 1\r\n\r\nx{hidden}"),
     ];
     for case in cases {
         let mut client = edge.connect().await;
@@ -104,6 +118,41 @@ async fn x4_requests_that_two_readers_could_read_differently_get_at_most_one_ans
         assert!(answer.matches("HTTP/1.1").count() <= 1, "{case:?}: {answer}");
         assert!(!answer.contains("smuggled"), "{case:?}: {answer}");
     }
+}
+
+/// What is no request of HTTP/1 is told so once, and nothing behind it is read as one.
+#[tokio::test]
+async fn x4_what_is_not_http_1_gets_one_refusal_or_none() {
+    let edge = Edge::start(app(), patient()).await;
+    let hidden = "GET /say/smuggled HTTP/1.1\r\nhost: demo\r\n\r\n";
+    for start in [
+        "GET /say/hi\r\n",
+        "GET /say/hi HTTP/0.9\r\nhost: demo\r\n\r\n",
+        "GET /say/hi HTTP/1.1 \r\nhost: demo\r\n\r\n",
+        "GET /say/hi HTTP/3.0\r\nhost: demo\r\n\r\n",
+        "GET  /say/hi HTTP/1.1\r\nhost: demo\r\n\r\n",
+        "G\0T /say/hi HTTP/1.1\r\nhost: demo\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}",
+    ] {
+        let mut client = edge.connect().await;
+        client.send(&format!("{start}{hidden}")).await;
+        let answer = client.rest().await;
+        assert!(answer.matches("HTTP/1.1").count() <= 1, "{start:?}: {answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{start:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn x4_chunks_and_length_together_are_answered_once_and_the_connection_closes() {
+    let edge = Edge::start(app(), patient()).await;
+    let mut client = edge.connect().await;
+    let both = "content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    client.send(&format!("POST /echo HTTP/1.1\r\nhost: demo\r\n{both}")).await;
+    let answer = client.rest().await;
+    let refused = answer.starts_with("HTTP/1.1 400 ");
+    assert!(refused || answer.ends_with("\r\n\r\nhi"), "read by its chunks, if at all: {answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
 }
 
 #[tokio::test]

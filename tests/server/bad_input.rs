@@ -2,9 +2,12 @@
 
 use ::http::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::http;
-use crate::server::{TestServer, echo};
+use crate::mock_openai::MockOpenAi;
+use crate::server::{TestServer, echo, openai};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
@@ -149,4 +152,95 @@ async fn x7_an_object_of_very_many_keys_is_refused_early() {
     let answer = http::send(Method::POST, &server.at("/v1/chat/completions"), JSON, body.as_bytes()).await;
     assert_eq!(answer.status, 400);
     assert!(answer.json()["error"]["message"].as_str().unwrap().contains("4096 keys"));
+}
+
+/// What two readers could read differently, or what costs more to read than to send. Either dialect, either form.
+#[tokio::test]
+async fn x7_what_is_not_one_plain_json_document_is_refused_before_anybody_is_asked() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let depth = 100_000;
+    let deep = |open: &str, close: &str| {
+        format!("{{\"messages\": {}1{}}}", open.repeat(depth), close.repeat(depth)).into_bytes()
+    };
+    let ask = |rest: &str| {
+        format!("{{\"message\":\"a\",\"messages\":[{{\"role\":\"user\",\"content\":\"a\"}}]{rest}}}")
+            .into_bytes()
+    };
+    let mut cases = vec![
+        deep("[", "]"),
+        deep("{\"a\":", "}"),
+        "[".repeat(depth).into_bytes(),
+        ask(",\"x\": NaN"),
+        ask(",\"x\": Infinity"),
+        ask(",\"x\": 1e999"),
+        ask(",\"x\": 01"),
+        ask(",\"x\": \"\\ud800\""),
+        ask(",\"x\": \"\\udc00\\ud800\""),
+        ask(",\"x\": {\"a\": 1, \"b\": {\"c\": [{\"d\": 1, \"d\": 2}]}}"),
+        ask(",\"x\": {\"a\": 1, \"\\u0061\": 2}"),
+        ask(",\"model\": \"gpt-4o-mini\", \"model\": \"gpt-9\""),
+        ask(",\"x\": 1,"),
+        [ask(""), b"{}".to_vec()].concat(),
+        [b"\xEF\xBB\xBF".to_vec(), ask("")].concat(),
+    ];
+    for bytes in [&b"\xFF"[..], b"\xC0\xAF", b"\xED\xA0\x80", b"\xF4\x90\x80\x80", b"\xE2\x82"] {
+        let mut body = ask(",\"x\": \"?\"");
+        let place = body.iter().position(|byte| *byte == b'?').unwrap();
+        body.splice(place..=place, bytes.iter().copied());
+        cases.push(body);
+    }
+    for body in &cases {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
+        for path in ["/api/v1/chat", "/api/v1/chat/stream", "/v1/chat/completions"] {
+            let answer = http::send(Method::POST, &server.at(path), JSON, body).await;
+            assert_eq!(answer.status, 400, "{path}: {shown}");
+            let error = answer.json();
+            let code = if path.starts_with("/v1/") { &error["error"]["code"] } else { &error["error"] };
+            assert_eq!(code, "invalid_json", "{path}: {shown}");
+            // The time in the server: the figure is 10 ms, a loaded machine gets some more.
+            assert!(answer.header("x-process-time").parse::<f64>().unwrap() < 0.5, "{path}: {shown}");
+        }
+    }
+    assert_eq!(mock.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn x6_a_body_at_the_limit_is_read_and_one_that_lies_about_its_length_is_not_believed() {
+    const LIMIT: usize = 16 << 20;
+    let server = TestServer::start(echo()).await;
+    let whole = |length: usize| {
+        let (before, after) = (r#"{"messages":[{"role":"user","content":"a"}],"x":""#, r#""}"#);
+        [before, &"y".repeat(length - before.len() - after.len()), after].concat()
+    };
+    let url = server.at("/v1/chat/completions");
+    for (length, status) in [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413)] {
+        let answer = http::send(Method::POST, &url, JSON, whole(length).as_bytes()).await;
+        assert_eq!(answer.status, status, "{length} bytes");
+    }
+    let raw = async |head: &str, parts: &[&[u8]]| {
+        let mut client = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).await.unwrap();
+        let start = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json";
+        client.write_all(format!("{start}\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
+        for part in parts {
+            // Refused in the middle, it need not be read to its end.
+            if client.write_all(part).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(http::DEADLINE, client.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let answer = raw("content-length: 99999999999", &[]).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "by its announcement: {answer}");
+    // Chunks announce nothing: they are counted.
+    let mebibyte = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
+    let answer = raw("transfer-encoding: chunked", &vec![mebibyte.as_slice(); 20]).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    for encoding in ["gzip", "zstd", "br", "deflate", "gzip, identity"] {
+        let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
+        let answer = http::send(Method::POST, &url, &headers, &[0; 4096]).await;
+        assert_eq!(answer.status, 415, "{encoding}: what is not unpacked cannot burst");
+    }
 }

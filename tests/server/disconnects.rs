@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::http::DEADLINE;
 use crate::metrics;
-use crate::mock_openai::{End, MockOpenAi, Script};
+use crate::mock_openai::{End, MockOpenAi, Piece, Script, word_event};
 use crate::server::{TestServer, openai};
 
 /// Clients that leave together, and permits.
@@ -92,7 +92,7 @@ impl Rig {
 async fn leave(rounds: usize) -> String {
     let mock = MockOpenAi::start().await;
     let load = LoadOptions { permits: BATCH, wait: DEADLINE };
-    let server = TestServer::start_narrow(openai(&mock.base_url()), load).await;
+    let server = TestServer::start_as(openai(&mock.base_url()), |options| options.load = load).await;
     let mut rig = Rig { mock, server, reached: 0 };
     let states = [State::Plain, State::Waiting, State::Streaming, State::Pipelined, State::Queued];
     rig.round(State::Plain).await;
@@ -121,6 +121,28 @@ async fn leave(rounds: usize) -> String {
         "{} left; a batch of {BATCH} was noticed within {median:?} (median), {longest:?} (longest)",
         rig.reached
     )
+}
+
+/// Its body is not asked for more while the socket is full: the deadline is the socket's.
+#[tokio::test]
+async fn s10_a_client_that_stops_reading_is_given_up_and_what_it_got_is_paid_for() {
+    let mock = MockOpenAi::start().await;
+    let words = bytes::Bytes::from((0..400).map(word_event).collect::<Vec<_>>().concat());
+    mock.script(Script::Events(vec![Piece::Send(words); 1000], End::Hang));
+    let stall = Duration::from_millis(500);
+    let server =
+        TestServer::start_as(openai(&mock.base_url()), |options| options.edge.write_stall = stall).await;
+    let mut rig = Rig { mock, server, reached: 0 };
+    let _unread = rig.connect(true).await;
+    rig.reached += 1;
+    rig.mock.wait_requests(1).await;
+    rig.mock.wait_disconnects(1).await;
+    let call = "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"cancelled\"} 1";
+    for line in ["chat_requests_in_flight 0", "chat_streams_active 0", call] {
+        metrics::wait(&rig.server, line).await;
+    }
+    let paid = metrics::value(&rig.server, "openai_tokens_used_total{model=\"gpt-4o-mini\"}").await;
+    assert!(paid > 400, "only {paid} tokens: the socket alone holds more");
 }
 
 #[tokio::test]

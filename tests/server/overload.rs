@@ -43,7 +43,8 @@ async fn begin_stream(server: &TestServer) -> ::http::Response<hyper::body::Inco
 async fn s12_beyond_the_permits_some_wait_and_the_rest_is_refused_at_once() {
     let mock = MockOpenAi::start().await;
     mock.script(held()).script(Script::Words(2));
-    let server = TestServer::start_narrow(openai(&mock.base_url()), narrow(DEADLINE)).await;
+    let server =
+        TestServer::start_as(openai(&mock.base_url()), |options| options.load = narrow(DEADLINE)).await;
     // A stream holds its permit until its body has ended.
     let stream = begin_stream(&server).await;
     let (url, plain) = (server.at(CHAT), ask(false));
@@ -76,7 +77,7 @@ async fn s12_a_wait_in_vain_ends_in_a_refusal() {
     let mock = MockOpenAi::start().await;
     mock.script(held());
     let load = narrow(Duration::from_millis(200));
-    let server = TestServer::start_narrow(openai(&mock.base_url()), load).await;
+    let server = TestServer::start_as(openai(&mock.base_url()), |options| options.load = load).await;
     let _stream = begin_stream(&server).await;
     let refused = http::post(&server.at(CHAT), &ask(false)).await;
     assert_eq!(
@@ -90,7 +91,8 @@ async fn s12_a_wait_in_vain_ends_in_a_refusal() {
 async fn s10_a_client_that_leaves_the_queue_leaves_its_place() {
     let mock = MockOpenAi::start().await;
     mock.script(held()).script(Script::Words(2));
-    let server = TestServer::start_narrow(openai(&mock.base_url()), narrow(DEADLINE)).await;
+    let server =
+        TestServer::start_as(openai(&mock.base_url()), |options| options.load = narrow(DEADLINE)).await;
     let stream = begin_stream(&server).await;
     let (url, body) = (server.at(CHAT), ask(false).to_string());
     for _ in 0..5 {

@@ -43,7 +43,7 @@ async fn s11_no_stream_is_cut_and_nobody_refused_by_an_update() {
         response.body_mut().frame().await.unwrap().unwrap();
         response
     }));
-    let open = open.await;
+    let mut open = open.await;
     let signalled = Instant::now();
     server.signal("-TERM").await;
     server.wait_readyz(503).await;
@@ -53,6 +53,11 @@ async fn s11_no_stream_is_cut_and_nobody_refused_by_an_update() {
         let late = http::post(&url, &json!({"messages": [{"role": "user", "content": "late"}]})).await;
         assert_eq!((late.status.as_u16(), late.header(CONNECTION.as_str())), (200, "close"));
     }
+    // A stream that is silent is kept alive, while draining too.
+    let sign_of_life = async {
+        while open[0].body_mut().frame().await.unwrap().unwrap().into_data().unwrap() != ": keep-alive\n\n" {}
+    };
+    tokio::time::timeout(DEADLINE, sign_of_life).await.expect("a comment after 15 s");
     for _ in 0..STREAMS {
         mock.open_gate();
     }

@@ -67,25 +67,25 @@ impl TestServer {
 
     /// With these environment variables.
     pub async fn start_with(config: ServerConfig, environment: BTreeMap<String, String>) -> Self {
-        Self::run(config, None, environment, LoadOptions::default()).await
+        Self::start_as(config, |options| options.secrets = SecretSource::Environment(environment)).await
     }
 
     /// That reads its configuration again when this file changes.
     pub async fn start_from(config: ServerConfig, file: PathBuf) -> Self {
-        Self::run(config, Some(file), BTreeMap::new(), LoadOptions::default()).await
+        Self::start_as(config, |options| options.config_file = Some(file)).await
     }
 
-    /// That answers only so much at once.
-    pub async fn start_narrow(config: ServerConfig, load: LoadOptions) -> Self {
-        Self::run(config, None, BTreeMap::new(), load).await
-    }
-
-    async fn run(
-        config: ServerConfig,
-        config_file: Option<PathBuf>,
-        environment: BTreeMap<String, String>,
-        load: LoadOptions,
-    ) -> Self {
+    /// With other options.
+    pub async fn start_as(config: ServerConfig, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        let mut options = ServerOptions {
+            config,
+            config_file: None,
+            secrets: SecretSource::Environment(BTreeMap::new()),
+            edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
+            load: LoadOptions::default(),
+            log_level: LevelHandle::default(),
+        };
+        change(&mut options);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let local = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners {
@@ -94,14 +94,6 @@ impl TestServer {
         };
         let url = format!("http://{}", listeners.api.local_addr().unwrap());
         let admin = format!("http://{}", listeners.admin.as_ref().unwrap().local_addr().unwrap());
-        let options = ServerOptions {
-            config,
-            config_file,
-            secrets: SecretSource::Environment(environment),
-            edge: EdgeOptions { grace: Duration::from_secs(10), ..EdgeOptions::local() },
-            load,
-            log_level: LevelHandle::default(),
-        };
         let shutdown = Shutdown::new();
         let mut task = JoinSet::new();
         let stop = shutdown.clone();
