@@ -50,7 +50,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Serve a ChatService on this machine, without a cluster.
     ///
-    /// The file is checked as a cluster would check it. Secrets come from the environment: OPENAI_API_KEY for
+    /// The file is checked as a cluster would check it, and read once. Secrets come from the environment: OPENAI_API_KEY for
     /// credentialsSecretRef, REDIS_URL for redis.secretRef (unset: memory).
     Local(LocalArgs),
     /// Print the CustomResourceDefinition, as it is in crds/chatservices.yaml.
@@ -122,7 +122,8 @@ fn list(given: &[String]) -> Vec<String> {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The configuration that the operator wrote; its Secrets are mounted beside it. None: the environment.
+    /// The configuration that the operator wrote, read again when it changes; its Secrets are mounted beside it. None: the
+    /// environment.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where the API is served.

@@ -44,21 +44,27 @@ impl Local {
         Self { child, banner: String::new(), log }
     }
 
-    /// The addresses of the API and of the admin listener, from the line of the log that says "listening".
-    pub fn addresses(&mut self) -> (String, String) {
+    /// The log from where it was last read to the line with this word.
+    pub fn log_until(&mut self, word: &str) -> String {
         let mut seen = String::new();
         while self.log.read_line(&mut seen).expect("text") > 0 {
-            let line = seen.lines().last().unwrap_or_default();
-            if line.contains("listening") {
-                let after = |name: &str| {
-                    let (_, rest) = line.split_once(name).unwrap_or_else(|| panic!("no {name} in {line}"));
-                    let rest = rest.trim_start_matches(['"', ':', '=']);
-                    rest.split(['"', ' ']).next().unwrap_or_default().to_owned()
-                };
-                return (after("api.address"), after("admin.address"));
+            if seen.lines().last().is_some_and(|line| line.contains(word)) {
+                return seen;
             }
         }
-        panic!("it ended without a word where it listens: {seen}");
+        panic!("it ended without a word of {word}: {seen}");
+    }
+
+    /// The addresses of the API and of the admin listener, from the line of the log that says "listening".
+    pub fn addresses(&mut self) -> (String, String) {
+        let seen = self.log_until("listening");
+        let line = seen.lines().last().unwrap_or_default();
+        let after = |name: &str| {
+            let (_, rest) = line.split_once(name).unwrap_or_else(|| panic!("no {name} in {line}"));
+            let rest = rest.trim_start_matches(['"', ':', '=']);
+            rest.split(['"', ' ']).next().unwrap_or_default().to_owned()
+        };
+        (after("api.address"), after("admin.address"))
     }
 
     /// The rest of the line of the banner that begins like this.

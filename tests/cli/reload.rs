@@ -10,7 +10,7 @@ use crate::{chatservice, run};
 
 /// A server process and the file that it watches.
 struct Server {
-    _process: Local,
+    process: Local,
     mount: ConfigMount,
     config: Value,
     api: String,
@@ -32,7 +32,7 @@ impl Server {
         let (api, admin) = process.addresses();
         wait_until_healthy(&admin);
         let config = serde_json::from_str(text).expect("JSON");
-        Self { _process: process, mount, config, api, admin }
+        Self { process, mount, config, api, admin }
     }
 
     /// Writes the configuration with this change of it.
@@ -57,6 +57,12 @@ impl Server {
 
     fn models(&self) -> String {
         ask("GET", &format!("http://{}/v1/models", self.api), &[], "").1
+    }
+
+    /// A request that the log names, when it is asked to.
+    fn named(&self, id: &str) {
+        let header = format!("x-request-id: {id}");
+        ask("GET", &format!("http://{}/health", self.api), &[&header], "");
     }
 
     fn chat(&self) -> u16 {
@@ -118,4 +124,24 @@ fn a_change_is_taken_without_a_restart_and_a_bad_one_is_not() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
+}
+
+#[test]
+fn the_level_of_the_log_is_changed_without_a_restart() {
+    let mut server = Server::start();
+    server.named("first");
+    server.process.log_until("first");
+    let level = |server: &mut Server, level: &str, generation: i64| {
+        server.change(|config| {
+            config["identity"]["generation"] = generation.into();
+            config["dynamic"]["logLevel"] = level.into();
+        });
+        server.status(|status| status["generation"] == generation);
+    };
+    level(&mut server, "error", 2);
+    server.named("silent");
+    level(&mut server, "info", 3);
+    server.named("last");
+    let log = server.process.log_until("last");
+    assert!(!log.contains("silent"), "{log}");
 }

@@ -31,6 +31,7 @@ mod reload;
 mod secrecy;
 mod simple_dialect;
 mod streams;
+mod telemetry;
 mod upstream_faults;
 
 /// A backend that answers this many requests with `word0 word1 word2`.
