@@ -8,7 +8,9 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+mod agreement;
 mod behaviour;
+mod exactness;
 mod faults;
 mod redis_keys;
 #[path = "../support/redis.rs"]

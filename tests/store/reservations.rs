@@ -216,7 +216,7 @@ pub fn everything(caller: &str) -> Reserve {
 }
 
 /// What is left of requests and tokens, what is spent and reserved. Asked by a request that never is admitted.
-async fn left(store: &dyn Store, reserve: &Reserve) -> Result<(u32, u32, (u64, u64)), StoreError> {
+pub async fn left(store: &dyn Store, reserve: &Reserve) -> Result<(u32, u32, (u64, u64)), StoreError> {
     let mut probe = another(reserve);
     if let Some(demand) = &mut probe.budget {
         demand.worst = NanoUsd(u64::MAX);
