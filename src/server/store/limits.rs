@@ -202,7 +202,7 @@ pub trait LimitStore: Send + Sync {
     /// Reserves everything or nothing and looks for a cached answer.
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>>;
 
-    /// Ends reservations, all in one trip. Each counts once, however often it is told.
+    /// Ends reservations, many in one trip. Each counts once, however often it is told.
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>>;
 
     /// Says that this server is there. Out: how many share the store, those that said so in the last 15 s; at least 1.
