@@ -278,7 +278,7 @@ pub mod metric {
     pub const STREAMS_ACTIVE: &str = "chat_streams_active";
     /// Histogram, seconds from the request to the first delta.
     pub const TIME_TO_FIRST_TOKEN: &str = "chat_time_to_first_token_seconds";
-    /// Counter, USD. Label `model`.
+    /// Counter, USD. Labels `model`, `caller`.
     pub const COST: &str = "chat_cost_usd_total";
     /// Counter: tokens. Labels `model`, `caller`, `kind`: `prompt`, `completion`.
     pub const TOKENS: &str = "chat_tokens_total";
@@ -296,7 +296,8 @@ pub mod metric {
     pub const CACHE_SAVED_USD: &str = "chat_cache_saved_usd_total";
     /// Counter. Label `result`: `hit`, `miss`, `coalesced`, `bypass`.
     pub const CACHE_REQUESTS: &str = "chat_cache_requests_total";
-    /// Counter: requests refused. Label `limit`.
+    /// Counter: requests refused. Label `limit`: `requests`, `tokens`, `concurrency`, `budget`; with `_shadow` behind it
+    /// those that only would have been.
     pub const RATE_LIMITED: &str = "chat_rate_limited_total";
     /// Counter. Label `op`.
     pub const STORE_ERRORS: &str = "chat_store_errors_total";

@@ -10,6 +10,7 @@ use super::backend::upstreams::{self, UpstreamCall};
 use super::backend::{BackendError, Deadline, UpstreamAnswer};
 use super::cache::{self, CachedAnswer};
 use super::completion;
+use super::estimate::{BYTES_A_TOKEN, Prompt};
 use super::exchange::Keep;
 use super::metrics::{BackendCall, OK, ServerMetrics};
 use super::models::Model;
@@ -20,8 +21,6 @@ use super::tally::{Readers, Tally};
 
 /// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
 const SHARED_MAX: usize = 1 << 20;
-/// The usual rule of thumb for English.
-const BYTES_A_TOKEN: usize = 4;
 
 /// A call that is to be made.
 pub(super) struct Call {
@@ -87,9 +86,12 @@ impl Whole {
 }
 
 impl Call {
-    /// Asks the backend. While it is asked, what the guard owes is the prompt: a client that leaves does not undo it.
+    /// Asks the backend. The guard knows of the call from its begin on: a client that leaves does not undo it.
     pub(super) async fn make(mut self) -> Result<Called, BackendError> {
-        self.settle(Some(self.estimate(0)));
+        let owed = &mut self.guard.settlement;
+        owed.stream = self.stream;
+        owed.prompt_tokens = Prompt::of(&self.body).estimate();
+        let attempts = owed.attempts.clone();
         let call = UpstreamCall {
             chain: &self.live.models.chain(&self.asked),
             body: &self.body,
@@ -97,20 +99,8 @@ impl Call {
             deadline: self.deadline,
             metrics: &self.metrics,
         };
-        let answer = match self.live.upstreams.call(call, &self.guard.attempts).await {
-            Ok(upstreams::Called { answer, model, call }) => {
-                self.guard.settlement.model = model.name.clone();
-                (self.model, self.counted) = (model, Some(call));
-                self.settle(Some(self.estimate(0)));
-                answer
-            }
-            Err(error) => {
-                if !matches!(error, BackendError::Timeout(_) | BackendError::Broken(_)) {
-                    self.settle(None);
-                }
-                return Err(error);
-            }
-        };
+        let upstreams::Called { answer, model, call } = self.live.upstreams.call(call, &attempts).await?;
+        (self.model, self.counted) = (model, Some(call));
         match answer {
             UpstreamAnswer::Complete { body, request_id } => {
                 self.whole(body, request_id).map(|whole| Called::Whole(Box::new(whole)))
@@ -140,30 +130,22 @@ impl Call {
             error
         })?;
         self.ended(OK);
-        let delivered = read.text.len().div_ceil(BYTES_A_TOKEN) as u64;
-        let cost = self.settle(Some(read.usage.unwrap_or_else(|| self.estimate(delivered))));
+        let cost = self.used(read.usage, (read.text.len() as u64).div_ceil(BYTES_A_TOKEN));
         if read.complete {
             self.store(&completion);
         }
         Ok(Whole { completion, read, cost, request_id, fallback: self.fallback() })
     }
 
-    /// What is charged when the backend does not say: the prompt, and what was delivered.
-    pub(super) fn estimate(&self, completion_tokens: u64) -> Usage {
-        Usage { prompt_tokens: self.body.len().div_ceil(BYTES_A_TOKEN) as u64, completion_tokens }
-    }
-
-    /// What these tokens cost, when the model's price is known.
-    pub(super) fn cost(&self, usage: Usage) -> Option<NanoUsd> {
-        Some(self.model.price.as_ref()?.cost(usage))
-    }
-
-    /// Writes down what was used; returns its price.
-    pub(super) fn settle(&mut self, usage: Option<Usage>) -> Option<NanoUsd> {
-        let cost = usage.and_then(|usage| self.cost(usage));
-        self.guard.settlement.usage = usage;
-        self.guard.settlement.cost = cost;
-        cost
+    /// Notes what the answer used: what the backend reported, if it did, and what was delivered. Returns what all calls
+    /// of this request cost, where that is known.
+    pub(super) fn used(&mut self, reported: Option<Usage>, delivered: u64) -> Option<NanoUsd> {
+        let owed = &mut self.guard.settlement;
+        owed.delivered = delivered;
+        if let Some(usage) = reported {
+            owed.attempts.reported(usage);
+        }
+        owed.bill().cost()
     }
 
     /// Keeps a complete answer of the asked model: in memory at once, in the shared store when the call has ended.

@@ -78,6 +78,20 @@ pub enum ApiError {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// What is spent leaves too little for this request.
+    #[error(
+        "the budget of {budget} does not cover this request any more: a smaller request may still fit, and the budget begins anew with the next period (UTC)"
+    )]
+    BudgetSpent {
+        /// In words: `25.00 USD a month`.
+        budget: String,
+    },
+    /// Whether a limit is reached cannot be found out, and then nothing is to be admitted.
+    #[error("the limits of this service cannot be checked now: try again in {} s", retry_after.as_secs())]
+    LimitsUnknown {
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// More at once than this server takes.
     #[error("this server is busy: try again in {} s", retry_after.as_secs())]
     Overloaded {
@@ -116,7 +130,7 @@ struct Row {
     kind: &'static str,
     /// `error.code` of OpenAI's.
     code: Option<&'static str>,
-    /// Whether another try can help; SDKs would retry 5xx by themselves.
+    /// Whether another try can help; SDKs would retry 429 and 5xx by themselves.
     retry: bool,
 }
 
@@ -171,6 +185,16 @@ impl ApiError {
                 Some("rate_limit_exceeded"),
                 true,
             ),
+            Self::BudgetSpent { .. } => row(
+                S::TOO_MANY_REQUESTS,
+                "insufficient_quota",
+                "insufficient_quota",
+                Some("insufficient_quota"),
+                false,
+            ),
+            Self::LimitsUnknown { .. } => {
+                row(S::SERVICE_UNAVAILABLE, "limits_unavailable", SERVER, Some("limits_unavailable"), true)
+            }
             Self::Overloaded { .. } => {
                 row(S::SERVICE_UNAVAILABLE, "overloaded", SERVER, Some("overloaded"), true)
             }
@@ -206,6 +230,7 @@ impl ApiError {
         match self {
             Self::RateLimited { retry_after, .. }
             | Self::Overloaded { retry_after }
+            | Self::LimitsUnknown { retry_after }
             | Self::Backend(BackendError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Backend(BackendError::RateLimited { retry_after }) => {
@@ -263,7 +288,8 @@ impl ApiError {
             let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             headers.insert(constants::header::RETRY_AFTER_MS, HeaderValue::from(millis));
         }
-        if row.status.is_server_error() && !row.retry {
+        let retried = row.status.is_server_error() || row.status == StatusCode::TOO_MANY_REQUESTS;
+        if retried && !row.retry {
             headers.insert(constants::header::SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         // Read by the access log and the metrics, which see only the response.

@@ -1,7 +1,7 @@
 //! One question and its answer, for both dialects: the order in which everything happens to it. In: [`Ask`], made by a
 //! route. Out: [`Outcome`], which the route puts into its dialect's form.
 //!
-//! Order: settlement guard → memory cache → a seat among equal requests in flight → one trip to the store (limit, cached
+//! Order: settlement guard → memory cache → a seat among equal requests in flight → one trip to the store (limits, cached
 //! answer) → backend → conversation appended → answer. Not awaited, but owed by the guard: usage, cost, answers to keep.
 
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::admission::{Admission, Part, Wanted};
 use super::backend::{BackendError, Deadline};
 use super::cache::{self, CacheControl, KeyScope};
 use super::call::{Call, Called};
 use super::completion;
-use super::config::RequestLimit;
 use super::conversations;
 use super::error::{ApiError, Dialect, StreamFault};
 use super::models::Model;
@@ -23,9 +23,7 @@ use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
-use super::store::{
-    Admit, CacheKey, CallerKey, ConversationId, LimitStore, ReservationId, Reserve, Retention, Said, Settle,
-};
+use super::store::{CacheKey, CallerKey, ConversationId, Retention, Said};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
 
@@ -115,8 +113,7 @@ async fn run(
     ask: Ask,
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
-    let mut guard = state.settlements().guard().ok_or_else(busy)?;
-    guard.settlement.model = ask.model.name.clone();
+    let guard = state.settlements().guard().ok_or_else(busy)?;
     let looked_for = ask.keep.filter(|_| ask.cache.read);
     let id = ask.id.clone();
     let exchange = Exchange { live: live.clone(), ask, guard: Some(guard) };
@@ -130,53 +127,6 @@ async fn run(
     answered
 }
 
-/// What a request asks of the store.
-struct Admission {
-    part: Part,
-    cache_key: Option<CacheKey>,
-}
-
-/// Which of its limits a request is charged to now.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    /// All of them.
-    Whole,
-    /// The request alone: it is to be answered by another's call.
-    Request,
-    /// What [`Part::Request`] left out, since it has to make a call after all.
-    Rest,
-}
-
-/// One trip: charge the limit, look for an answer. While the store is away, this process keeps the limit by itself.
-async fn admit(
-    state: &AppState,
-    live: &Live,
-    caller: &CallerKey,
-    wanted: Admission,
-    outcome: &mut Outcome,
-) -> Result<Option<Bytes>, ApiError> {
-    let ask = Admit { reserve: reserve(live, caller, wanted.part), cache_key: wanted.cache_key };
-    if ask.reserve.is_none() && ask.cache_key.is_none() {
-        return Ok(None);
-    }
-    let limit = live.limit();
-    let admitted = if let Ok(admitted) = live.store.admit(ask.clone()).await {
-        admitted
-    } else {
-        state.metrics().store_error("admit");
-        state.local().admit(ask).await.map_err(|_| ApiError::Internal)?
-    };
-    let now = admitted.standing.and_then(|standing| standing.requests);
-    if let (Some(limit), Some(now)) = (limit, now) {
-        outcome.limit = Some((limit, now));
-        if !now.allowed {
-            state.denials().add(caller.clone(), now);
-            return Err(limited(state, limit, now.retry_after));
-        }
-    }
-    Ok(admitted.cached)
-}
-
 /// Charges what asks for no answer of a model: one request, and nothing else. Out: whether it may go on, and the headers
 /// about its limit.
 pub(super) async fn admit_request(
@@ -185,62 +135,16 @@ pub(super) async fn admit_request(
     caller: &CallerKey,
 ) -> (Result<(), ApiError>, HeaderMap) {
     let mut outcome = Outcome::from(ApiError::Internal);
-    let wanted = Admission { part: Part::Request, cache_key: None };
-    let admitted = admit(state, live, caller, wanted, &mut outcome).await;
+    let Some(mut guard) = state.settlements().guard() else { return (Err(busy()), HeaderMap::new()) };
+    let admission = Admission { state, live, caller, asked: None };
+    let wanted = Wanted { part: Part::Request, cache_key: None };
+    let admitted = admission.admit(wanted, &mut guard.settlement, &mut outcome).await;
     (admitted.map(drop), outcome.headers())
-}
-
-/// What a request takes of its limits.
-fn reserve(live: &Live, caller: &CallerKey, part: Part) -> Option<Reserve> {
-    if part == Part::Rest {
-        return None;
-    }
-    Some(Reserve {
-        id: ReservationId(rand::random()),
-        since: Instant::now(),
-        caller: caller.clone(),
-        requests: Some(live.limit()?),
-        tokens: None,
-        concurrent: None,
-        budget: None,
-        life: Duration::from_millis(live.config.dynamic.timeouts.request_ms) + Duration::from_mins(1),
-        enforce: true,
-    })
-}
-
-/// The charge of a request that is served without asking the store.
-fn late(live: &Live, caller: &CallerKey) -> Option<Settle> {
-    Some(Settle {
-        reserve: reserve(live, caller, Part::Request)?,
-        reserved: false,
-        requests: 1,
-        tokens: 0,
-        cost: NanoUsd(0),
-    })
 }
 
 /// More at once than is taken; the wait is spread so that those refused together do not come back together.
 pub(super) fn busy() -> ApiError {
     ApiError::Overloaded { retry_after: Duration::from_secs(1 + u64::from(rand::random::<u8>() % 4)) }
-}
-
-/// What a caller gets that was refused within the last second: nothing need be read for it.
-pub(super) fn refused_lately(
-    state: &AppState,
-    live: &Live,
-    caller: &CallerKey,
-) -> Option<(ApiError, HeaderMap)> {
-    let (limit, now) = live.limit().zip(state.denials().get(caller))?;
-    let error = limited(state, limit, now.retry_after);
-    let outcome = Outcome { limit: Some((limit, now)), ..Outcome::from(error.clone()) };
-    Some((error, outcome.headers()))
-}
-
-/// The refusal, counted: each is made once.
-fn limited(state: &AppState, limit: RequestLimit, retry_after: Duration) -> ApiError {
-    state.metrics().rate_limited.with_label_values(&["requests"]).inc();
-    let limit = format!("{} requests per {} s", limit.requests, limit.period_seconds);
-    ApiError::RateLimited { limit, retry_after }
 }
 
 /// The cause of a failure, for who runs the server. What a backend says of a request it refused may quote the request,
@@ -294,13 +198,17 @@ impl Exchange {
 
     /// One trip to the store; the stored answer, when it was asked for and is there.
     pub(super) async fn admit(
-        &self,
+        &mut self,
         state: &AppState,
         part: Part,
         cache_key: Option<CacheKey>,
         outcome: &mut Outcome,
     ) -> Result<Option<Bytes>, ApiError> {
-        admit(state, &self.live, &self.ask.caller, Admission { part, cache_key }, outcome).await
+        let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
+        let ask = &self.ask;
+        let asked = Some((&ask.body, &ask.model));
+        let admission = Admission { state, live: &self.live, caller: &ask.caller, asked };
+        admission.admit(Wanted { part, cache_key }, owed, outcome).await
     }
 
     /// Charges a request that an answer was found for in this pod's memory: afterwards where that saves a trip.
@@ -309,13 +217,11 @@ impl Exchange {
         state: &AppState,
         outcome: &mut Outcome,
     ) -> Result<(), ApiError> {
-        match &mut self.guard {
-            Some(guard) if self.live.store.shared() => {
-                guard.settlement.charge = late(&self.live, &self.ask.caller);
-            }
-            _ => {
-                self.admit(state, Part::Request, None, outcome).await?;
-            }
+        if self.live.store.shared() {
+            let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
+            Admission { state, live: &self.live, caller: &self.ask.caller, asked: None }.charge_later(owed);
+        } else {
+            self.admit(state, Part::Request, None, outcome).await?;
         }
         Ok(())
     }
@@ -357,11 +263,20 @@ impl Exchange {
                 Answer::Stream { body, conversation, fault }
             }
             Found::Plain(completion, read, fallback) => {
+                self.saved(state, result, read.usage);
                 let conversation = self.append(state, &read.text, read.usage, cost).await;
                 let model = fallback.unwrap_or_else(|| self.ask.model.name.clone());
                 let cached = result == CacheResult::Hit;
                 Answer::Plain(Plain { completion, cached, model, read, cost, conversation })
             }
+        }
+    }
+
+    /// Counts what an answer of the cache would have cost.
+    pub(super) fn saved(&self, state: &AppState, result: CacheResult, usage: Option<Usage>) {
+        let price = self.ask.model.price.filter(|_| result == CacheResult::Hit);
+        if let Some((price, usage)) = price.zip(usage) {
+            state.metrics().cache_saved.inc_by(price.cost(usage).usd());
         }
     }
 

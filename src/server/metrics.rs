@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Counter, CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 use super::pricing::NanoUsd;
@@ -31,8 +31,16 @@ pub struct ServerMetrics {
     pub streams_active: IntGauge,
     /// From the request to the first delta.
     pub time_to_first_token: Histogram,
-    /// `model`.
-    pub cost_usd: prometheus::CounterVec,
+    /// `model`, `caller`, `kind`.
+    pub tokens: IntCounterVec,
+    /// `model`, `caller`.
+    pub cost_usd: CounterVec,
+    /// `caller`.
+    pub budget_used: GaugeVec,
+    /// USD.
+    pub cache_saved: Counter,
+    /// `mode`.
+    pub store_mode: IntGaugeVec,
     /// `result`.
     pub cache_requests: IntCounterVec,
     /// `limit`.
@@ -77,9 +85,19 @@ impl ServerMetrics {
                 metric::TIME_TO_FIRST_TOKEN,
                 "Seconds from a streamed request to its first delta.",
             ))?,
-            cost_usd: prometheus::CounterVec::new(
+            tokens: counter(metric::TOKENS, "Tokens of all calls.", &["model", "caller", "kind"])?,
+            cost_usd: CounterVec::new(
                 Opts::new(metric::COST, "USD of answers with a known price."),
-                &["model"],
+                &["model", "caller"],
+            )?,
+            budget_used: GaugeVec::new(
+                Opts::new(metric::BUDGET_USED_RATIO, "Part of a budget that is spent."),
+                &["caller"],
+            )?,
+            cache_saved: Counter::new(metric::CACHE_SAVED_USD, "USD that cached answers would have cost.")?,
+            store_mode: IntGaugeVec::new(
+                Opts::new(metric::STORE_MODE, "1 for how limits are kept."),
+                &["mode"],
             )?,
             cache_requests: counter(metric::CACHE_REQUESTS, "Requests by what the cache did.", &["result"])?,
             rate_limited: counter(metric::RATE_LIMITED, "Requests refused.", &["limit"])?,
@@ -115,7 +133,11 @@ impl ServerMetrics {
             Box::new(metrics.in_flight.clone()),
             Box::new(metrics.streams_active.clone()),
             Box::new(metrics.time_to_first_token.clone()),
+            Box::new(metrics.tokens.clone()),
             Box::new(metrics.cost_usd.clone()),
+            Box::new(metrics.budget_used.clone()),
+            Box::new(metrics.cache_saved.clone()),
+            Box::new(metrics.store_mode.clone()),
             Box::new(metrics.cache_requests.clone()),
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.store_errors.clone()),
@@ -139,10 +161,24 @@ impl ServerMetrics {
     }
 
     /// Counts what a request used.
-    pub fn settle(&self, model: &str, usage: Usage, cost: Option<NanoUsd>) {
+    pub fn settle(&self, model: &str, caller: &str, usage: Usage, cost: Option<NanoUsd>) {
         self.tokens_used.with_label_values(&[model]).inc_by(usage.total());
+        self.tokens.with_label_values(&[model, caller, "prompt"]).inc_by(usage.prompt_tokens);
+        self.tokens.with_label_values(&[model, caller, "completion"]).inc_by(usage.completion_tokens);
         if let Some(cost) = cost {
-            self.cost_usd.with_label_values(&[model]).inc_by(cost.usd());
+            self.cost_usd.with_label_values(&[model, caller]).inc_by(cost.usd());
+        }
+    }
+
+    /// How much of a budget is spent.
+    pub fn budget_used(&self, caller: &str, spent: NanoUsd, amount: NanoUsd) {
+        self.budget_used.with_label_values(&[caller]).set(spent.usd() / amount.usd());
+    }
+
+    /// One of [`STORE_MODES`] is how limits are kept from now on.
+    pub fn store_mode(&self, mode: &str) {
+        for other in STORE_MODES {
+            self.store_mode.with_label_values(&[other]).set(i64::from(other == mode));
         }
     }
 
@@ -156,6 +192,11 @@ impl ServerMetrics {
         self.time_to_first_token.observe(elapsed.as_secs_f64());
     }
 }
+
+/// Label `caller` of everybody whom the configuration does not name.
+pub const OTHER: &str = "other";
+/// Labels `mode`.
+const STORE_MODES: [&str; 4] = ["shared", "local", "open", "closed"];
 
 /// Label `status` of a call that was answered whole.
 pub const OK: &str = "ok";

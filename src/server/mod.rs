@@ -3,6 +3,7 @@
 //! A request passes [`edge`] (connections), [`middleware`] (id, log, metrics), [`routes`] (its dialect), [`exchange`]
 //! (limits, cache, conversation, backend) and, when streamed, [`stream`].
 
+mod admission;
 pub mod edge;
 pub mod exchange;
 pub mod middleware;
@@ -18,16 +19,20 @@ pub mod sse;
 #[cfg(test)]
 mod sse_properties;
 
+mod backlog;
 pub mod cache;
 mod call;
 mod coalesce;
 pub mod conversations;
 pub mod denials;
+pub mod estimate;
 pub mod limits;
 pub mod pricing;
 mod reuse;
 pub mod settlement;
+pub mod settler;
 pub mod store;
+pub mod store_failure;
 
 pub mod assembly;
 pub mod config;

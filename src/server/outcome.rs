@@ -13,7 +13,7 @@ use super::completion;
 use super::config::RequestLimit;
 use super::error::{ApiError, StreamFault};
 use super::pricing::NanoUsd;
-use super::store::{ConversationId, LimitState};
+use super::store::{ConversationId, LimitState, Reserve, Standing, TokenState};
 use crate::constants::header as names;
 
 /// What came of a turn.
@@ -88,12 +88,29 @@ impl CacheResult {
     }
 }
 
+/// How the limits that have headers stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LimitsNow {
+    /// The request limit, where there is one.
+    pub requests: Option<(RequestLimit, LimitState)>,
+    /// Tokens a minute, and the bucket.
+    pub tokens: Option<(u32, TokenState)>,
+}
+
+impl LimitsNow {
+    /// How those stand that something was reserved of.
+    pub fn take(&mut self, reserve: &Reserve, standing: &Standing) {
+        self.requests = reserve.requests.zip(standing.requests).or(self.requests);
+        self.tokens = reserve.tokens.map(|demand| demand.per_minute).zip(standing.tokens).or(self.tokens);
+    }
+}
+
 /// What came of a request, whatever it was.
 pub struct Outcome {
     /// The answer.
     pub result: Result<Answer, ApiError>,
-    /// The limit, and how it stands.
-    pub limit: Option<(RequestLimit, LimitState)>,
+    /// How the limits stand.
+    pub limits: LimitsNow,
     /// What the cache did; None when it was not come to.
     pub cache: Option<CacheResult>,
     /// What the answer cost, when known before its headers leave.
@@ -104,7 +121,7 @@ pub struct Outcome {
 
 impl From<ApiError> for Outcome {
     fn from(error: ApiError) -> Self {
-        Self { result: Err(error), limit: None, cache: None, cost: None, upstream_id: None }
+        Self { result: Err(error), limits: LimitsNow::default(), cache: None, cost: None, upstream_id: None }
     }
 }
 
@@ -116,10 +133,15 @@ impl Outcome {
         if let Some(result) = self.cache {
             headers.insert(names::CACHE, HeaderValue::from_static(result.as_str()));
         }
-        if let Some((limit, now)) = &self.limit {
+        if let Some((limit, now)) = &self.limits.requests {
             headers.insert(names::LIMIT_REQUESTS, HeaderValue::from(limit.requests));
             headers.insert(names::REMAINING_REQUESTS, HeaderValue::from(now.remaining));
             insert(&mut headers, names::RESET_REQUESTS, &openai_duration(now.reset_after));
+        }
+        if let Some((per_minute, now)) = &self.limits.tokens {
+            headers.insert(names::LIMIT_TOKENS, HeaderValue::from(*per_minute));
+            headers.insert(names::REMAINING_TOKENS, HeaderValue::from(now.remaining));
+            insert(&mut headers, names::RESET_TOKENS, &openai_duration(now.reset_after));
         }
         if let Some(cost) = self.cost {
             insert(&mut headers, names::COST, &format!("{:.9}", cost.usd()));

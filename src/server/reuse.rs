@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::admission::Part;
 use super::backend::BackendError;
 use super::cache::{self, CachedAnswer};
 use super::call::Whole;
 use super::coalesce::{Boarded, News, Pilot, Seat};
 use super::completion;
 use super::error::ApiError;
-use super::exchange::{Ask, Exchange, Found, Keep, Part};
+use super::exchange::{Ask, Exchange, Found, Keep};
 use super::outcome::{Answer, CacheResult, Outcome};
 use super::pricing::NanoUsd;
 use super::state::AppState;
@@ -131,12 +132,17 @@ impl Exchange {
         outcome: &mut Outcome,
     ) -> Result<Place, ApiError> {
         let stored = self.admit(state, part, Some(keep.key), outcome).await?;
+        let hit = stored.is_some();
         let known = stored.and_then(|stored| self.remember(keep, &stored));
         if let Some(whole) = known.and_then(|known| Whole::known(known.completion))
             && let Some(found) = Found::of(&whole, &self.ask)
         {
             pilot.found(whole);
             return Ok(Place::Told(found));
+        }
+        if hit {
+            // What the store holds there is no answer, and a hit has reserved nothing.
+            self.admit(state, Part::Rest, None, outcome).await?;
         }
         outcome.cache = Some(CacheResult::Miss);
         Ok(Place::Waits(pilot.fly(self.call(state, Readers::Any)?)))

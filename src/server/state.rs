@@ -10,14 +10,15 @@ use super::backend::Backend;
 use super::backend::upstreams::Upstreams;
 use super::cache::AnswerCache;
 use super::coalesce::Flights;
-use super::config::{BackendConfig, RequestLimit, ServerConfig};
+use super::config::{BackendConfig, ServerConfig};
 use super::denials::Denials;
 use super::error::ApiError;
+use super::estimate::Learned;
 use super::metrics::ServerMetrics;
 use super::models::{Model, Models};
 use super::settlement::SettlementQueue;
 use super::store::Store;
-use super::store::memory::MemoryStore;
+use super::store_failure::LocalLimits;
 use crate::shutdown::Shutdown;
 
 /// Bytes of all large request bodies together: a quarter of a pod's default memory.
@@ -72,16 +73,31 @@ impl Live {
         let unknown = || ApiError::ModelNotFound { model: name.chars().take(128).collect() };
         self.models.get(name).cloned().ok_or_else(unknown)
     }
-
-    /// The limit of a caller.
-    #[must_use]
-    pub fn limit(&self) -> Option<RequestLimit> {
-        self.config.dynamic.limits.requests
-    }
 }
 
 /// The running configuration; None until its secrets have been read once.
 pub type LiveHandle = Arc<ArcSwapOption<Live>>;
+
+/// What this server knows of callers and models beside what the store keeps; admission and the settler share it. Clones
+/// are the same one.
+#[derive(Clone)]
+pub struct Charging {
+    /// Callers that were refused lately.
+    pub denials: Denials,
+    /// The limits while the store is away.
+    pub local: LocalLimits,
+    /// How long answers are.
+    pub learned: Learned,
+}
+
+impl Charging {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(metrics: &ServerMetrics) -> Self {
+        let local = LocalLimits::new(metrics.clone());
+        Self { denials: Denials::default(), local, learned: Learned::default() }
+    }
+}
 
 /// What every handler gets. Cloning is cheap.
 #[derive(Clone)]
@@ -94,9 +110,7 @@ struct Inner {
     metrics: ServerMetrics,
     settlements: SettlementQueue,
     shutdown: Shutdown,
-    /// Keeps the limits while the shared store is away.
-    local: MemoryStore,
-    denials: Denials,
+    charging: Charging,
     flights: Flights,
     body_room: Arc<Semaphore>,
     started_at: i64,
@@ -109,15 +123,13 @@ impl AppState {
         live: LiveHandle,
         metrics: ServerMetrics,
         settlements: SettlementQueue,
-        denials: Denials,
+        charging: Charging,
         shutdown: Shutdown,
     ) -> Self {
         let started_at = jiff::Timestamp::now().as_second();
-        let local = MemoryStore::new();
         let body_room = Arc::new(Semaphore::new(BODY_ROOM));
         let flights = Flights::default();
-        let inner =
-            Inner { live, metrics, settlements, shutdown, local, denials, flights, body_room, started_at };
+        let inner = Inner { live, metrics, settlements, shutdown, charging, flights, body_room, started_at };
         Self { inner: Arc::new(inner) }
     }
 
@@ -144,10 +156,10 @@ impl AppState {
         &self.inner.shutdown
     }
 
-    /// The store of this process alone.
+    /// What this server knows of callers and models.
     #[must_use]
-    pub fn local(&self) -> &MemoryStore {
-        &self.inner.local
+    pub fn charging(&self) -> &Charging {
+        &self.inner.charging
     }
 
     /// Seconds since 1970 when this server started.
@@ -166,11 +178,5 @@ impl AppState {
     #[must_use]
     pub fn flights(&self) -> &Flights {
         &self.inner.flights
-    }
-
-    /// Callers that were refused lately.
-    #[must_use]
-    pub fn denials(&self) -> &Denials {
-        &self.inner.denials
     }
 }

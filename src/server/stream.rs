@@ -147,6 +147,7 @@ impl Relay {
     /// All has come: append, and only then tell the caller.
     async fn finish(&mut self, total: &Total) -> Bytes {
         self.ended = true;
+        self.exchange.saved(&self.state, self.result, total.usage);
         let cost = self.cost(total.cost);
         let turn = self.exchange.append(&self.state, &total.text, total.usage, cost).await;
         if self.exchange.ask.dialect == Dialect::OpenAi {

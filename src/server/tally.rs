@@ -171,8 +171,9 @@ impl Tally {
         self.pass(&data).ok()?.with_usage
     }
 
-    fn cost(&self) -> Option<NanoUsd> {
-        self.call.as_ref()?.cost(self.assembler.usage()?)
+    fn cost(&mut self) -> Option<NanoUsd> {
+        let usage = self.assembler.usage()?;
+        self.call.as_mut()?.used(Some(usage), self.assembler.pieces())
     }
 
     /// All has come: settle and keep it.
@@ -205,9 +206,7 @@ impl Tally {
     /// Charges what was reported, or, when nothing was, the prompt and what was delivered.
     fn settle(&mut self) -> Option<NanoUsd> {
         self.ended = true;
-        let call = self.call.as_mut()?;
-        let usage = self.assembler.usage().unwrap_or_else(|| call.estimate(self.assembler.pieces()));
-        call.settle(Some(usage))
+        self.call.as_mut()?.used(self.assembler.usage(), self.assembler.pieces())
     }
 }
 

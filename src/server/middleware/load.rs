@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::server::admission;
 use crate::server::error::Dialect;
 use crate::server::exchange;
 use crate::server::overload::Overload;
@@ -28,7 +29,7 @@ pub async fn admit(
     next: Next,
 ) -> Response {
     let dialect = Dialect::of(request.uri().path());
-    let lately = state.live().ok().and_then(|live| exchange::refused_lately(&state, &live, &from.caller));
+    let lately = state.live().ok().and_then(|live| admission::refused_lately(&state, &live, &from.caller));
     if let Some((error, headers)) = lately {
         let mut response = error.into_response(dialect);
         response.headers_mut().extend(headers);

@@ -1,0 +1,370 @@
+//! Whether a request may go on. In: the configured limits, who asks, and what it may use. Out: a reservation that the
+//! settlement guard owes, how the limits stand, and a cached answer if there is one; or the refusal.
+//!
+//! One trip to the store, none for a hit of the memory cache. A request that the store does not decide is decided as
+//! `onStoreFailure` says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::config::{BudgetConfig, LimitsConfig};
+use super::error::ApiError;
+use super::estimate::Demand;
+use super::metrics::OTHER;
+use super::models::Model;
+use super::outcome::{LimitsNow, Outcome};
+use super::pricing::NanoUsd;
+use super::settlement::{Held, Settlement};
+use super::state::{AppState, Live};
+use super::store::{
+    Admit, BudgetDemand, CacheKey, CallerKey, LimitState, Refused, ReservationId, Reserve, Standing,
+    StoreError, TokenDemand,
+};
+use super::store_failure::Decision;
+use crate::crd::{BudgetPeriod, LimitMode, Per};
+
+/// Whose limits they are that all callers share. No caller is called so: neither an address nor a name holds a `*`.
+const SERVICE: &str = "*";
+/// How much longer a reservation holds than its request may take.
+const GRACE: Duration = Duration::from_mins(1);
+/// When a request that only others' open reservations stand in the way of may try again.
+const RESERVED_RETRY: Duration = Duration::from_secs(1);
+/// And one that cannot be decided.
+const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
+
+/// Which of its limits a request is charged to now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of them.
+    Whole,
+    /// The request alone: it is to be answered by another's call.
+    Request,
+    /// What [`Part::Request`] left out, since it has to make a call after all.
+    Rest,
+}
+
+/// What is asked of the store.
+pub(super) struct Wanted {
+    /// What is to be reserved.
+    pub(super) part: Part,
+    /// And the answer that is looked for.
+    pub(super) cache_key: Option<CacheKey>,
+}
+
+/// A request that wants to go on.
+pub(super) struct Admission<'a> {
+    pub(super) state: &'a AppState,
+    pub(super) live: &'a Live,
+    pub(super) caller: &'a CallerKey,
+    /// The body and the model; None for what asks for no answer of a model.
+    pub(super) asked: Option<(&'a Bytes, &'a Arc<Model>)>,
+}
+
+impl Admission<'_> {
+    /// Asks the store. What it reserves is owed from the moment that it is asked. Out: the stored answer.
+    pub(super) async fn admit(
+        &self,
+        wanted: Wanted,
+        owed: &mut Settlement,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Bytes>, ApiError> {
+        let Wanted { part, cache_key } = wanted;
+        let Some(reserve) = self.reserve(part, owed) else {
+            return Ok(if cache_key.is_some() { self.cached(cache_key).await } else { None });
+        };
+        let slot = owed.slot(part == Part::Request);
+        *slot = Some(Held::asked(reserve.clone()));
+        match self.live.store.admit(Admit { reserve: Some(reserve.clone()), cache_key }).await {
+            Ok(admitted) => {
+                let standing = admitted.standing.unwrap_or_default();
+                let hit = admitted.cached.is_some();
+                *slot = None;
+                if self.live.store.shared() {
+                    self.state.charging().local.told(&reserve, &standing, hit);
+                }
+                self.judge(&reserve, standing, hit, outcome)?;
+                if !hit && reserve.to_settle() {
+                    *slot = Some(Held { requests: 1, ..Held::asked(reserve) });
+                }
+                Ok(admitted.cached)
+            }
+            Err(error) => {
+                self.state.metrics().store_error("admit");
+                self.alone(reserve, &error, slot, outcome)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A hit of the memory cache is charged one request, which the shared store is told afterwards.
+    pub(super) fn charge_later(&self, owed: &mut Settlement) {
+        *owed.slot(true) = self.reserve_request().map(Held::unasked);
+    }
+
+    async fn cached(&self, cache_key: Option<CacheKey>) -> Option<Bytes> {
+        let asked = self.live.store.admit(Admit { reserve: None, cache_key }).await;
+        asked.inspect_err(|_| self.state.metrics().store_error("admit")).ok()?.cached
+    }
+
+    /// Decides without the store.
+    fn alone(
+        &self,
+        reserve: Reserve,
+        error: &StoreError,
+        slot: &mut Option<Held>,
+        outcome: &mut Outcome,
+    ) -> Result<(), ApiError> {
+        let mode = self.live.config.dynamic.limits.on_store_failure;
+        // A frozen store still does what it was asked, once it thaws: a request that is refused here takes that back.
+        let may_have_it = matches!(error, StoreError::Timeout(_));
+        *slot = may_have_it.then(|| Held::asked(reserve.clone()));
+        match self.state.charging().local.decide(mode, &reserve) {
+            Decision::Closed if reserve.enforce => {
+                return Err(ApiError::LimitsUnknown { retry_after: UNDECIDED_RETRY });
+            }
+            Decision::Open | Decision::Closed => *slot = Some(Held::unasked(reserve)),
+            Decision::Local(outage, standing) => {
+                self.judge(&reserve, standing, false, outcome)?;
+                *slot = Some(Held { outage: Some(outage), ..Held::unasked(reserve) });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a request takes of its limits; None where that is nothing.
+    fn reserve(&self, part: Part, owed: &mut Settlement) -> Option<Reserve> {
+        if part == Part::Request {
+            return self.reserve_request();
+        }
+        let dynamic = &self.live.config.dynamic;
+        let (body, model) = self.asked?;
+        let mut reserve = blank(self.live, self.caller);
+        reserve.requests = dynamic.limits.requests.filter(|_| part == Part::Whole);
+        reserve.concurrent = dynamic.limits.concurrent_requests;
+        if dynamic.limits.tokens_per_minute.is_some() || dynamic.budget.is_some() {
+            let demand = Demand::of(body);
+            owed.prompt_tokens = demand.prompt.estimate();
+            reserve.tokens = dynamic.limits.tokens_per_minute.map(|per_minute| {
+                let usual = self.state.charging().learned.p95(&model.name);
+                TokenDemand { per_minute, tokens: demand.tokens(usual) }
+            });
+            reserve.budget = dynamic.budget.map(|budget| self.worst(budget, demand, model));
+        }
+        reserve.limited().then_some(reserve)
+    }
+
+    fn reserve_request(&self) -> Option<Reserve> {
+        let requests = Some(self.live.config.dynamic.limits.requests?);
+        Some(Reserve { requests, ..blank(self.live, self.caller) })
+    }
+
+    fn worst(&self, budget: BudgetConfig, demand: Demand, model: &Arc<Model>) -> BudgetDemand {
+        let chain = self.live.models.chain(model);
+        // A configuration that prices not every model is refused where it is written; here its budget allows nothing.
+        let worst = demand.worst(chain.iter().map(AsRef::as_ref)).unwrap_or(NanoUsd::MAX);
+        BudgetDemand { caller: whose(budget.per, self.caller), budget, worst }
+    }
+
+    /// What follows from how the limits stand. A hit needs nothing but its request.
+    fn judge(
+        &self,
+        reserve: &Reserve,
+        standing: Standing,
+        hit: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), ApiError> {
+        outcome.limits.take(reserve, &standing);
+        let budget = reserve.budget.as_ref().map(|demand| demand.budget);
+        if let (Some(budget), Some(now)) = (budget, standing.budget) {
+            self.state.metrics().budget_used(OTHER, now.spent, NanoUsd(budget.amount_nano_usd));
+        }
+        let refused = standing.refused.filter(|refused| !hit || matches!(refused, Refused::Requests(_)));
+        let Some(refused) = refused else { return Ok(()) };
+        count(self.state, refused, reserve.enforce);
+        if !reserve.enforce {
+            return Ok(());
+        }
+        if let (Refused::Requests(_), Some(now)) = (refused, standing.requests) {
+            let now = LimitState { allowed: false, ..now };
+            self.state.charging().denials.add(reserve.caller.clone(), now);
+        }
+        Err(refusal(refused, &self.live.config.dynamic.limits, budget.as_ref()))
+    }
+}
+
+/// A reservation of nothing.
+fn blank(live: &Live, caller: &CallerKey) -> Reserve {
+    let dynamic = &live.config.dynamic;
+    Reserve {
+        id: ReservationId(rand::random()),
+        since: Instant::now(),
+        caller: whose(dynamic.limits.per, caller),
+        requests: None,
+        tokens: None,
+        concurrent: None,
+        budget: None,
+        life: Duration::from_millis(dynamic.timeouts.request_ms) + GRACE,
+        enforce: live.enforces(),
+    }
+}
+
+/// Whose limits a caller's requests take of.
+fn whose(per: Per, caller: &CallerKey) -> CallerKey {
+    match per {
+        Per::Caller => caller.clone(),
+        Per::Service => CallerKey(SERVICE.to_owned()),
+    }
+}
+
+/// What a caller gets that was refused within the last second: nothing need be read for it.
+pub(super) fn refused_lately(
+    state: &AppState,
+    live: &Live,
+    caller: &CallerKey,
+) -> Option<(ApiError, HeaderMap)> {
+    let limits = &live.config.dynamic.limits;
+    let limit = limits.requests.filter(|_| live.enforces())?;
+    let now = state.charging().denials.get(&whose(limits.per, caller))?;
+    let refused = Refused::Requests(now.retry_after);
+    count(state, refused, true);
+    let error = refusal(refused, limits, None);
+    let limits = LimitsNow { requests: Some((limit, now)), tokens: None };
+    let outcome = Outcome { limits, ..Outcome::from(error.clone()) };
+    Some((error, outcome.headers()))
+}
+
+fn count(state: &AppState, refused: Refused, enforced: bool) {
+    state.metrics().rate_limited.with_label_values(&[label(refused, enforced)]).inc();
+}
+
+/// Label `limit` of `chat_rate_limited_total`; what is only counted has labels of its own.
+fn label(refused: Refused, enforced: bool) -> &'static str {
+    match (refused, enforced) {
+        (Refused::Requests(_), true) => "requests",
+        (Refused::Requests(_), false) => "requests_shadow",
+        (Refused::Tokens(_), true) => "tokens",
+        (Refused::Tokens(_), false) => "tokens_shadow",
+        (Refused::Concurrency(_), true) => "concurrency",
+        (Refused::Concurrency(_), false) => "concurrency_shadow",
+        (Refused::Budget | Refused::BudgetReserved, true) => "budget",
+        (Refused::Budget | Refused::BudgetReserved, false) => "budget_shadow",
+    }
+}
+
+/// What a refused caller is told: which limit, and when to come back.
+fn refusal(refused: Refused, limits: &LimitsConfig, budget: Option<&BudgetConfig>) -> ApiError {
+    let budget = budget.map(words).unwrap_or_default();
+    let (limit, retry_after) = match refused {
+        Refused::Requests(after) => {
+            let limit =
+                limits.requests.map(|limit| (limit.requests, limit.period_seconds)).unwrap_or_default();
+            (format!("{} requests per {} s", limit.0, limit.1), after)
+        }
+        Refused::Tokens(after) => {
+            (format!("{} tokens per minute", limits.tokens_per_minute.unwrap_or_default()), after)
+        }
+        Refused::Concurrency(after) => {
+            (format!("{} requests at the same time", limits.concurrent_requests.unwrap_or_default()), after)
+        }
+        Refused::BudgetReserved => {
+            (format!("{budget}, with what open requests may still cost,"), RESERVED_RETRY)
+        }
+        Refused::Budget => return ApiError::BudgetSpent { budget },
+    };
+    ApiError::RateLimited { limit, retry_after }
+}
+
+/// A budget in words: `25.00 USD a month`.
+fn words(budget: &BudgetConfig) -> String {
+    let (usd, nanos) = (budget.amount_nano_usd / 1_000_000_000, budget.amount_nano_usd % 1_000_000_000);
+    let decimals = format!("{nanos:09}");
+    let kept = decimals.trim_end_matches('0').len().max(2);
+    let period = match budget.period {
+        BudgetPeriod::Day => "day",
+        BudgetPeriod::Week => "week",
+        BudgetPeriod::Month => "month",
+    };
+    format!("{usd}.{} USD a {period}", decimals.get(..kept).unwrap_or_default())
+}
+
+impl Live {
+    /// Whether what is over a limit is refused, and not only counted.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.config.dynamic.limits.mode == LimitMode::Enforce
+    }
+
+    /// Whether there is any limit or budget.
+    #[must_use]
+    pub fn limits_anything(&self) -> bool {
+        let limits = &self.config.dynamic.limits;
+        limits.requests.is_some()
+            || limits.tokens_per_minute.is_some()
+            || limits.concurrent_requests.is_some()
+            || self.config.dynamic.budget.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::config::RequestLimit;
+    use crate::server::error::Dialect;
+
+    const BUDGET: BudgetConfig =
+        BudgetConfig { amount_nano_usd: 25_000_000_000, period: BudgetPeriod::Month, per: Per::Service };
+
+    #[test]
+    fn every_refusal_says_which_limit_and_when_to_come_back() {
+        let limits = LimitsConfig {
+            requests: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
+            tokens_per_minute: Some(1000),
+            concurrent_requests: Some(20),
+            ..LimitsConfig::default()
+        };
+        let soon = Duration::from_millis(1500);
+        for (refused, words, code, retry) in [
+            (Refused::Requests(soon), "60 requests per 60 s", "rate_limit_exceeded", "1500"),
+            (Refused::Tokens(soon), "1000 tokens per minute", "rate_limit_exceeded", "1500"),
+            (Refused::Concurrency(soon), "20 requests at the same time", "rate_limit_exceeded", "1500"),
+            (Refused::BudgetReserved, "25.00 USD a month", "rate_limit_exceeded", "1000"),
+            (Refused::Budget, "25.00 USD a month", "insufficient_quota", ""),
+        ] {
+            let error = refusal(refused, &limits, Some(&BUDGET));
+            let body = error.body(Dialect::OpenAi);
+            assert!(body["error"]["message"].as_str().unwrap().contains(words), "{body}");
+            assert_eq!(body["error"]["code"], code);
+            let response = error.into_response(Dialect::OpenAi);
+            assert_eq!(response.status(), 429);
+            let header = |name| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
+            assert_eq!(header("retry-after-ms"), retry);
+            assert_eq!(header("x-should-retry"), if retry.is_empty() { "false" } else { "" });
+        }
+    }
+
+    #[test]
+    fn amounts_are_told_exactly() {
+        for (amount_nano_usd, text) in [
+            (1_000_000_000, "1.00 USD a month"),
+            (500_000_000, "0.50 USD a month"),
+            (1_234_500_000, "1.2345 USD a month"),
+            (1, "0.000000001 USD a month"),
+        ] {
+            assert_eq!(words(&BudgetConfig { amount_nano_usd, ..BUDGET }), text);
+        }
+    }
+
+    #[test]
+    fn no_address_and_no_name_is_the_key_that_all_share() {
+        let caller = |key: &str| CallerKey(key.to_owned());
+        let shared = whose(Per::Service, &caller("203.0.113.7"));
+        assert_eq!(shared, whose(Per::Service, &caller("2001:db8::/64")));
+        for key in ["203.0.113.7", "2001:db8:1:2::/64", "mobile", "shop/web", "a_b.c-d"] {
+            assert_eq!(whose(Per::Caller, &caller(key)), caller(key));
+            assert_ne!(whose(Per::Caller, &caller(key)), shared);
+        }
+    }
+}

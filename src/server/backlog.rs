@@ -1,0 +1,157 @@
+//! What the store could not be told. In: settlements of requests that ended while it was away. Out: the same, once it is
+//! back, in bounded memory.
+//!
+//! Each is kept with its id, so that what the store heard of after all counts once. Beyond [`MOST`] the oldest are added
+//! up by caller: those have a new id, which is safe for what the store never reserved. What it did reserve is left out
+//! instead, and counted: the store takes a reservation that nobody settles for spent.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::pricing::NanoUsd;
+use super::store::{CallerKey, ReservationId, Settle};
+
+/// Settlements kept one by one: about a megabyte.
+const MOST: usize = 4096;
+/// Callers whose older ones are added up.
+const CALLERS: usize = 4096;
+
+/// Whose limits and whose budget.
+type Whose = (CallerKey, Option<CallerKey>);
+
+/// Settlements that are owed.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    single: VecDeque<Settle>,
+    added: HashMap<Whose, Settle>,
+}
+
+impl Backlog {
+    /// Keeps what is owed. Out: how many were left out for want of room.
+    #[must_use]
+    pub fn push(&mut self, settles: impl IntoIterator<Item = Settle>) -> u64 {
+        self.single.extend(settles);
+        let mut lost = 0;
+        while self.single.len() > MOST {
+            lost += self.single.pop_front().map_or(0, |oldest| u64::from(!self.add(oldest)));
+        }
+        lost
+    }
+
+    /// The next that are to be told, oldest first.
+    pub fn take(&mut self, most: usize) -> Vec<Settle> {
+        let added: Vec<_> = self.added.keys().take(most).cloned().collect();
+        let mut taken: Vec<_> = added.iter().filter_map(|whose| self.added.remove(whose)).collect();
+        let single = most.saturating_sub(taken.len()).min(self.single.len());
+        taken.extend(self.single.drain(..single));
+        taken
+    }
+
+    /// Puts back what was taken and not told, with the ids that it was told with.
+    #[must_use]
+    pub fn put_back(&mut self, taken: Vec<Settle>) -> u64 {
+        for settle in taken.into_iter().rev() {
+            self.single.push_front(settle);
+        }
+        self.push([])
+    }
+
+    /// How many are owed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.single.len() + self.added.len()
+    }
+
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn add(&mut self, settle: Settle) -> bool {
+        if settle.reserved {
+            return false;
+        }
+        let budget = settle.reserve.budget.as_ref().map(|demand| demand.caller.clone());
+        let whose = (settle.reserve.caller.clone(), budget);
+        let full = self.added.len() >= CALLERS;
+        match self.added.get_mut(&whose) {
+            Some(sum) => {
+                sum.requests = sum.requests.saturating_add(settle.requests);
+                sum.tokens = sum.tokens.saturating_add(settle.tokens);
+                sum.cost = NanoUsd(sum.cost.0.saturating_add(settle.cost.0).min(NanoUsd::MAX.0));
+                true
+            }
+            None if full => false,
+            None => {
+                let mut sum = settle;
+                sum.reserve.id = ReservationId(rand::random());
+                sum.reserve.since = Instant::now();
+                self.added.insert(whose, sum);
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::store::Reserve;
+
+    fn settle(caller: usize, reserved: bool) -> Settle {
+        let reserve = Reserve {
+            id: ReservationId(rand::random()),
+            since: Instant::now(),
+            caller: CallerKey(caller.to_string()),
+            requests: None,
+            tokens: None,
+            concurrent: None,
+            budget: None,
+            life: Duration::from_mins(1),
+            enforce: true,
+        };
+        Settle { reserve, reserved, requests: 1, tokens: 3, cost: NanoUsd(5) }
+    }
+
+    #[test]
+    fn what_fits_comes_back_in_order_with_its_id_also_when_it_was_put_back() {
+        let mut backlog = Backlog::default();
+        let all: Vec<_> = (0..300).map(|caller| settle(caller, caller % 2 == 0)).collect();
+        assert_eq!(backlog.push(all.clone()), 0);
+        let taken = backlog.take(256);
+        assert_eq!(taken, all[..256]);
+        assert_eq!(backlog.put_back(taken), 0);
+        assert_eq!((backlog.take(1000), backlog.is_empty()), (all, true));
+    }
+
+    #[test]
+    fn beyond_its_room_the_oldest_are_added_up_and_nothing_is_lost() {
+        let mut backlog = Backlog::default();
+        let many = MOST * 5;
+        for number in 0..many {
+            assert_eq!(backlog.push([settle(number % 7, false)]), 0);
+        }
+        assert_eq!(backlog.len(), MOST + 7);
+        let (mut ids, mut sum) = (HashSet::new(), (0, 0, 0));
+        while !backlog.is_empty() {
+            for settle in backlog.take(100) {
+                assert!(ids.insert(settle.reserve.id), "an id twice");
+                sum = (sum.0 + settle.requests as usize, sum.1 + settle.tokens, sum.2 + settle.cost.0);
+            }
+        }
+        assert_eq!(sum, (many, many as u64 * 3, many as u64 * 5));
+    }
+
+    #[test]
+    fn what_the_store_reserved_and_what_has_no_room_is_left_out_and_counted() {
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.push((0..MOST + 10).map(|_| settle(0, true))), 10);
+        let callers = (0..MOST + CALLERS + 5).map(|caller| settle(caller, false));
+        assert_eq!(backlog.push(callers), MOST as u64 + 5);
+        assert_eq!(backlog.len(), MOST + CALLERS);
+    }
+}

@@ -1,0 +1,193 @@
+//! The one task that tells the store what requests used. In: the settlements of requests that have ended. Out: counters,
+//! charges and answers in the store, batch by batch; how many servers share it, and whether it is away.
+//!
+//! What cannot be told is kept and told when the store is back. It is asked whether it is by heartbeats, four a second
+//! while it is away, so that requests need not find out.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::backlog::Backlog;
+use super::metrics::{OTHER, ServerMetrics};
+use super::settlement::{Bill, Settlement};
+use super::state::{Charging, Live, LiveHandle};
+use super::store::{CacheKey, PodId, Settle, StoreError};
+
+/// Charges sent to the store in one trip.
+const BATCH: usize = 256;
+/// From one heartbeat to the next; a server is counted for three times as long.
+const BEAT: Duration = Duration::from_secs(5);
+/// The same while the store is away.
+const KNOCK: Duration = Duration::from_millis(250);
+
+/// Empties the queue.
+pub struct Settler {
+    receiver: mpsc::Receiver<Settlement>,
+    live: LiveHandle,
+    metrics: ServerMetrics,
+    charging: Charging,
+    pod: PodId,
+    backlog: Backlog,
+    next_beat: Instant,
+    /// Charges that the next trip holds: fewer after the store refused one, to find out which.
+    batch: usize,
+}
+
+impl Settler {
+    /// The task for this end of the queue.
+    #[must_use]
+    pub fn new(
+        receiver: mpsc::Receiver<Settlement>,
+        live: LiveHandle,
+        metrics: ServerMetrics,
+        charging: Charging,
+    ) -> Self {
+        Self {
+            receiver,
+            live,
+            metrics,
+            charging,
+            pod: PodId(rand::random()),
+            backlog: Backlog::default(),
+            next_beat: Instant::now(),
+            batch: BATCH,
+        }
+    }
+
+    /// Settles until every handle to the queue and every guard is gone and the queue is empty.
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(KNOCK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                count = self.receiver.recv_many(&mut batch, BATCH) => {
+                    if count == 0 { break }
+                    self.settle(&mut batch).await;
+                }
+                _ = tick.tick() => self.beat().await,
+            }
+        }
+        self.next_beat = Instant::now();
+        self.beat().await;
+        if !self.backlog.is_empty() {
+            tracing::warn!(settlements = self.backlog.len(), "the store was not told what was used");
+        }
+    }
+
+    /// One batch, all of it on the wire at once; each operation has the store's own deadline.
+    async fn settle(&mut self, batch: &mut Vec<Settlement>) {
+        let mut charges = Vec::with_capacity(batch.len());
+        let mut answers = Vec::new();
+        for settlement in batch.drain(..) {
+            let bill = settlement.bill();
+            self.count(&bill);
+            for (settle, outage) in settlement.settles(&bill) {
+                self.charging.local.settle(&settle, outage);
+                charges.push(settle);
+            }
+            answers.extend(settlement.keep);
+        }
+        let Some(live) = self.live.load_full() else { return self.owe(charges) };
+        let kept = keep(&live, self.metrics.clone(), answers);
+        let told = async {
+            // What is owed already goes first.
+            if self.backlog.is_empty() && !self.charging.local.is_away() {
+                self.tell(&live, charges).await;
+            } else {
+                self.owe(charges);
+            }
+        };
+        futures::future::join(kept, told).await;
+    }
+
+    fn count(&self, bill: &Bill) {
+        for line in &bill.lines {
+            self.metrics.settle(&line.model.name, OTHER, line.usage, line.cost);
+            if line.reported {
+                self.charging.learned.learn(&line.model.name, line.usage.completion_tokens);
+            }
+        }
+    }
+
+    /// Tells the store, or keeps it for later.
+    async fn tell(&mut self, live: &Live, charges: Vec<Settle>) {
+        if charges.is_empty() {
+            return;
+        }
+        let since = Instant::now();
+        match live.store.settle(charges.clone()).await {
+            Ok(exhausted) => {
+                self.batch = BATCH;
+                for (caller, now) in exhausted.into_iter().filter(|_| live.enforces()) {
+                    self.charging.denials.add(caller, now);
+                }
+            }
+            Err(error) => {
+                self.metrics.store_error("settle");
+                self.charging.local.away(live.config.dynamic.limits.on_store_failure, since);
+                self.keep_for_later(charges, &error);
+            }
+        }
+    }
+
+    /// What a store refuses that is there is tried in ever smaller parts, and what it refuses by itself is left out.
+    fn keep_for_later(&mut self, charges: Vec<Settle>, error: &StoreError) {
+        let refused = matches!(error, StoreError::Failed(_));
+        if refused && self.batch == 1 {
+            return self.lost(charges.len() as u64);
+        }
+        self.batch = if refused { self.batch.min(charges.len()).div_ceil(2) } else { BATCH };
+        let lost = self.backlog.put_back(charges);
+        self.lost(lost);
+    }
+
+    fn owe(&mut self, charges: Vec<Settle>) {
+        let lost = self.backlog.push(charges);
+        self.lost(lost);
+    }
+
+    fn lost(&self, settles: u64) {
+        self.metrics.store_errors.with_label_values(&["settle_lost"]).inc_by(settles);
+    }
+
+    /// Says that this server is there, hears how many others are, and tells a store that is back what it missed.
+    async fn beat(&mut self) {
+        let away = self.charging.local.is_away();
+        let Some(live) = self.live.load_full() else { return };
+        let due = away || !self.backlog.is_empty() || Instant::now() >= self.next_beat;
+        if !due {
+            return;
+        }
+        self.next_beat = Instant::now() + BEAT;
+        if !live.store.shared() || !live.limits_anything() {
+            return self.metrics.store_mode(if live.store.shared() { "shared" } else { "local" });
+        }
+        let since = Instant::now();
+        let Ok(pods) = live.store.heartbeat(self.pod).await else {
+            self.metrics.store_error("heartbeat");
+            self.charging.local.away(live.config.dynamic.limits.on_store_failure, since);
+            return;
+        };
+        self.charging.local.count(pods);
+        while !self.backlog.is_empty() {
+            let (before, batch) = (self.backlog.len(), self.backlog.take(self.batch));
+            self.tell(&live, batch).await;
+            if self.backlog.len() >= before {
+                return;
+            }
+        }
+        self.charging.local.back();
+    }
+}
+
+/// Puts answers into the store's cache.
+async fn keep(live: &Live, metrics: ServerMetrics, answers: Vec<(CacheKey, Bytes, Duration)>) {
+    let puts = answers.into_iter().map(|(key, answer, ttl)| live.store.cache_put(key, answer, ttl));
+    for _ in futures::future::join_all(puts).await.iter().filter(|result| result.is_err()) {
+        metrics.store_error("cache_put");
+    }
+}
