@@ -183,8 +183,6 @@ pub struct SettlementGuard {
     permit: Option<mpsc::OwnedPermit<Settlement>>,
     /// What will be settled; filled in as it becomes known.
     pub settlement: Settlement,
-    /// The calls that were made for the request, up to the moment it is settled.
-    pub attempts: AttemptLog,
 }
 
 impl Drop for SettlementGuard {
@@ -206,11 +204,7 @@ impl SettlementQueue {
     #[must_use]
     pub fn guard(&self) -> Option<SettlementGuard> {
         let permit = self.sender.clone().try_reserve_owned().ok()?;
-        Some(SettlementGuard {
-            permit: Some(permit),
-            settlement: Settlement::default(),
-            attempts: AttemptLog::default(),
-        })
+        Some(SettlementGuard { permit: Some(permit), settlement: Settlement::default() })
     }
 }
 
