@@ -125,10 +125,12 @@ impl Admission<'_> {
             Decision::Closed if reserve.enforce => {
                 return Err(ApiError::LimitsUnknown { retry_after: UNDECIDED_RETRY });
             }
-            Decision::Open | Decision::Closed => *slot = Some(Held::unasked(reserve)),
+            Decision::Open | Decision::Closed => {
+                *slot = Some(Held { asked: may_have_it, ..Held::unasked(reserve) });
+            }
             Decision::Local(outage, standing) => {
                 self.judge(&reserve, standing, false, outcome)?;
-                *slot = Some(Held { outage: Some(outage), ..Held::unasked(reserve) });
+                *slot = Some(Held { outage: Some(outage), asked: may_have_it, ..Held::unasked(reserve) });
             }
         }
         Ok(())

@@ -2,8 +2,8 @@
 //! back, in bounded memory.
 //!
 //! Each is kept with its id, so that what the store heard of after all counts once. Beyond [`MOST`] the oldest are added
-//! up by caller: those have a new id, which is safe for what the store never reserved. What it did reserve is left out
-//! instead, and counted: the store takes a reservation that nobody settles for spent.
+//! up by caller: those have a new id, which is safe for what the store was never asked about. What it may have heard of
+//! is left out instead, and counted: the store takes a reservation that nobody settles for spent.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -19,18 +19,27 @@ const CALLERS: usize = 4096;
 /// Whose limits and whose budget.
 type Whose = (CallerKey, Option<CallerKey>);
 
+/// A settlement that is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// What the store is to be told.
+    pub settle: Settle,
+    /// Whether it may have heard of it, so that only the id tells that it is the same.
+    pub by_id: bool,
+}
+
 /// Settlements that are owed.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    single: VecDeque<Settle>,
+    single: VecDeque<Owed>,
     added: HashMap<Whose, Settle>,
 }
 
 impl Backlog {
     /// Keeps what is owed. Out: how many were left out for want of room.
     #[must_use]
-    pub fn push(&mut self, settles: impl IntoIterator<Item = Settle>) -> u64 {
-        self.single.extend(settles);
+    pub fn push(&mut self, owed: impl IntoIterator<Item = Owed>) -> u64 {
+        self.single.extend(owed);
         let mut lost = 0;
         while self.single.len() > MOST {
             lost += self.single.pop_front().map_or(0, |oldest| u64::from(!self.add(oldest)));
@@ -43,15 +52,15 @@ impl Backlog {
         let added: Vec<_> = self.added.keys().take(most).cloned().collect();
         let mut taken: Vec<_> = added.iter().filter_map(|whose| self.added.remove(whose)).collect();
         let single = most.saturating_sub(taken.len()).min(self.single.len());
-        taken.extend(self.single.drain(..single));
+        taken.extend(self.single.drain(..single).map(|owed| owed.settle));
         taken
     }
 
-    /// Puts back what was taken and not told, with the ids that it was told with.
+    /// Puts back what was taken and perhaps told, with the ids that it was told with.
     #[must_use]
     pub fn put_back(&mut self, taken: Vec<Settle>) -> u64 {
         for settle in taken.into_iter().rev() {
-            self.single.push_front(settle);
+            self.single.push_front(Owed { settle, by_id: true });
         }
         self.push([])
     }
@@ -68,8 +77,8 @@ impl Backlog {
         self.len() == 0
     }
 
-    fn add(&mut self, settle: Settle) -> bool {
-        if settle.reserved {
+    fn add(&mut self, Owed { settle, by_id }: Owed) -> bool {
+        if by_id {
             return false;
         }
         let budget = settle.reserve.budget.as_ref().map(|demand| demand.caller.clone());
@@ -102,7 +111,7 @@ mod tests {
     use super::*;
     use crate::server::store::Reserve;
 
-    fn settle(caller: usize, reserved: bool) -> Settle {
+    fn owed(caller: usize, by_id: bool) -> Owed {
         let reserve = Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
@@ -114,14 +123,16 @@ mod tests {
             life: Duration::from_mins(1),
             enforce: true,
         };
-        Settle { reserve, reserved, requests: 1, tokens: 3, cost: NanoUsd(5) }
+        let settle = Settle { reserve, reserved: false, requests: 1, tokens: 3, cost: NanoUsd(5) };
+        Owed { settle, by_id }
     }
 
     #[test]
     fn what_fits_comes_back_in_order_with_its_id_also_when_it_was_put_back() {
         let mut backlog = Backlog::default();
-        let all: Vec<_> = (0..300).map(|caller| settle(caller, caller % 2 == 0)).collect();
+        let all: Vec<_> = (0..300).map(|caller| owed(caller, caller % 2 == 0)).collect();
         assert_eq!(backlog.push(all.clone()), 0);
+        let all: Vec<_> = all.into_iter().map(|owed| owed.settle).collect();
         let taken = backlog.take(256);
         assert_eq!(taken, all[..256]);
         assert_eq!(backlog.put_back(taken), 0);
@@ -133,7 +144,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let many = MOST * 5;
         for number in 0..many {
-            assert_eq!(backlog.push([settle(number % 7, false)]), 0);
+            assert_eq!(backlog.push([owed(number % 7, false)]), 0);
         }
         assert_eq!(backlog.len(), MOST + 7);
         let (mut ids, mut sum) = (HashSet::new(), (0, 0, 0));
@@ -147,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_reserved_and_what_has_no_room_is_left_out_and_counted() {
+    fn what_the_store_may_know_and_what_has_no_room_is_left_out_and_counted() {
         let mut backlog = Backlog::default();
-        assert_eq!(backlog.push((0..MOST + 10).map(|_| settle(0, true))), 10);
-        let callers = (0..MOST + CALLERS + 5).map(|caller| settle(caller, false));
+        assert_eq!(backlog.push((0..MOST + 10).map(|_| owed(0, true))), 10);
+        let callers = (0..MOST + CALLERS + 5).map(|caller| owed(caller, false));
         assert_eq!(backlog.push(callers), MOST as u64 + 5);
         assert_eq!(backlog.len(), MOST + CALLERS);
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::backend::attempts::{Attempt, AttemptLog};
+use super::backlog::Owed;
 use super::models::Model;
 use super::pricing::NanoUsd;
 use super::store::{CacheKey, Reserve, Settle};
@@ -65,6 +66,8 @@ pub struct Held {
     pub reserved: bool,
     /// Requests that are charged if it did not.
     pub requests: u32,
+    /// Whether the store was asked, and may have heard so.
+    pub asked: bool,
     /// The share that it is of, where the store was away.
     pub outage: Option<Arc<Outage>>,
 }
@@ -73,18 +76,19 @@ impl Held {
     /// What the store is asked for, from now on: until it has answered, it may have reserved it.
     #[must_use]
     pub fn asked(reserve: Reserve) -> Self {
-        Self { reserve, reserved: true, requests: 0, outage: None }
+        Self { reserve, reserved: true, requests: 0, asked: true, outage: None }
     }
 
-    fn settle(&self, tokens: u64, cost: NanoUsd) -> (Settle, Option<&Outage>) {
+    fn settle(&self, tokens: u64, cost: NanoUsd) -> (Owed, Option<&Outage>) {
         let (reserve, reserved, requests) = (self.reserve.clone(), self.reserved, self.requests);
-        (Settle { reserve, reserved, requests, tokens, cost }, self.outage.as_deref())
+        let settle = Settle { reserve, reserved, requests, tokens, cost };
+        (Owed { settle, by_id: self.asked }, self.outage.as_deref())
     }
 
     /// A request that the store is not asked about, to be charged afterwards.
     #[must_use]
     pub fn unasked(reserve: Reserve) -> Self {
-        Self { reserve, reserved: false, requests: 1, outage: None }
+        Self { reserve, reserved: false, requests: 1, asked: false, outage: None }
     }
 }
 
@@ -171,7 +175,7 @@ impl Settlement {
     }
 
     /// What the store is told of this bill, each with the share that it is of where the store was away.
-    pub fn settles(&self, bill: &Bill) -> impl Iterator<Item = (Settle, Option<&Outage>)> {
+    pub fn settles(&self, bill: &Bill) -> impl Iterator<Item = (Owed, Option<&Outage>)> {
         let alone = self.request.as_ref().map(|held| held.settle(0, NanoUsd(0)));
         let all = self.held.as_ref().map(|held| held.settle(bill.tokens, bill.known_cost()));
         alone.into_iter().chain(all)
@@ -313,7 +317,7 @@ mod tests {
             let owed = settlement(stream, calls);
             let bill = owed.bill();
             assert_eq!((bill.tokens, bill.cost().map(|cost| cost.0)), (tokens, cost), "{case}");
-            let settle = owed.settles(&bill).next().unwrap().0;
+            let settle = owed.settles(&bill).next().unwrap().0.settle;
             assert_eq!((settle.tokens, settle.cost.0), (tokens, cost.unwrap_or(4)), "{case}");
         }
     }

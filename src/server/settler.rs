@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Owed};
 use super::metrics::{OTHER, ServerMetrics};
 use super::settlement::{Bill, Settlement};
 use super::state::{Charging, Live, LiveHandle};
@@ -85,9 +85,9 @@ impl Settler {
         for settlement in batch.drain(..) {
             let bill = settlement.bill();
             self.count(&bill);
-            for (settle, outage) in settlement.settles(&bill) {
-                self.charging.local.settle(&settle, outage);
-                charges.push(settle);
+            for (owed, outage) in settlement.settles(&bill) {
+                self.charging.local.settle(&owed.settle, outage);
+                charges.push(owed);
             }
             answers.extend(settlement.keep);
         }
@@ -96,7 +96,7 @@ impl Settler {
         let told = async {
             // What is owed already goes first.
             if self.backlog.is_empty() && !self.charging.local.is_away() {
-                self.tell(&live, charges).await;
+                self.tell(&live, charges.into_iter().map(|owed| owed.settle).collect()).await;
             } else {
                 self.owe(charges);
             }
@@ -145,7 +145,7 @@ impl Settler {
         self.lost(lost);
     }
 
-    fn owe(&mut self, charges: Vec<Settle>) {
+    fn owe(&mut self, charges: Vec<Owed>) {
         let lost = self.backlog.push(charges);
         self.lost(lost);
     }
