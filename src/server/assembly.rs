@@ -88,7 +88,7 @@ pub enum ServeError {
 
 /// Opens a listener; `flag` is what the message tells to change.
 pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, flag, source })
+    edge::listen(address).map_err(|source| ServeError::Bind { address, flag, source })
 }
 
 /// Every path of the API listener with the layers that every request passes.

@@ -150,6 +150,9 @@ impl Tally {
 
     fn pass(&mut self, data: &Bytes) -> Result<Delta, BackendError> {
         let object = json::object(data).map_err(|_| CompletionError::Not(completion::CHUNK))?;
+        if object.non_null("error").is_some() {
+            return Err(BackendError::Broken("it reported an error in its stream".to_owned()));
+        }
         let chunk = self.assembler.add(&object)?;
         let cost = if chunk.usage_only { self.cost() } else { None };
         let conformed = |conformer: &mut Option<Conformer>| {

@@ -21,6 +21,8 @@ use tower::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// Asked of the kernel for what has come and is not read, which a slow client makes last; it grows to 32 MiB otherwise.
+const RECEIVE_BUFFER: usize = 64 << 10;
 /// TCP keep-alive probes find a peer that vanished during a long answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -216,6 +218,7 @@ impl Connector {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEPALIVE));
+        http.set_recv_buffer_size(Some(RECEIVE_BUFFER));
         // Shared between the addresses of a name, so that a dead one leaves time for the next.
         http.set_connect_timeout(Some(timeout));
         let https = HttpsConnectorBuilder::new()

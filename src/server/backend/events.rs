@@ -1,5 +1,6 @@
-//! A backend's event stream. In: its body and our deadlines. Out: the data of each event, checked to be a JSON object
-//! without an error; `[DONE]` ends it, and whatever else ends it is an error. Dropping it closes the connection.
+//! A backend's event stream. In: its body and our deadlines. Out: the data of each event; `[DONE]` ends it, and whatever
+//! else ends it is an error. The first is checked to be a JSON object without an error, while there still is a status to
+//! tell; those behind it are parsed once, where they are read. Dropping it closes the connection.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const DONE: &[u8] = b"[DONE]";
 
 /// One event of interest.
 pub(super) enum Piece {
-    /// Data of a chunk.
+    /// Data of an event that should be a chunk.
     Chunk(Bytes),
     /// Data of an event that holds an error.
     Error(Bytes),
@@ -41,12 +42,25 @@ impl Events {
         Self { body, parser: Parser::new(), deadline }
     }
 
+    /// The first event, parsed.
+    pub(super) async fn first(&mut self, limit: Duration) -> Result<Piece, BackendError> {
+        let data = match self.next(limit).await? {
+            Piece::Chunk(data) => data,
+            other => return Ok(other),
+        };
+        let object = json::object(&data)
+            .map_err(|_| BackendError::Broken("an event of the stream is not a JSON object".into()))?;
+        let failed = object.non_null("error").is_some();
+        Ok(if failed { Piece::Error(data) } else { Piece::Chunk(data) })
+    }
+
     /// The next event, which must come within `limit` of waiting. After an error the stream is of no more use.
     pub(super) async fn next(&mut self, limit: Duration) -> Result<Piece, BackendError> {
         let mut until = Instant::now() + limit;
         loop {
             if let Some(event) = self.parser.next() {
-                return piece(&event.map_err(|error| BackendError::Broken(error.to_string()))?);
+                let event = event.map_err(|error| BackendError::Broken(error.to_string()))?;
+                return Ok(piece(event));
             }
             let Some(bytes) = self.bytes(&mut until, limit).await? else {
                 // Some servers leave out the blank line behind the last event.
@@ -97,12 +111,10 @@ impl Events {
     }
 }
 
-fn piece(event: &Event) -> Result<Piece, BackendError> {
-    if event.data == DONE {
-        return Ok(Piece::Done);
+fn piece(event: Event) -> Piece {
+    match event {
+        Event { data, .. } if data == DONE => Piece::Done,
+        Event { event, data } if event == "error" => Piece::Error(data),
+        Event { data, .. } => Piece::Chunk(data),
     }
-    let object = json::object(&event.data)
-        .map_err(|_| BackendError::Broken("an event of the stream is not a JSON object".into()))?;
-    let failed = event.event == "error" || object.non_null("error").is_some();
-    Ok(if failed { Piece::Error(event.data.clone()) } else { Piece::Chunk(event.data.clone()) })
 }

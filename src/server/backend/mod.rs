@@ -66,7 +66,7 @@ pub enum UpstreamAnswer {
         /// The backend's own id of the call.
         request_id: Option<String>,
     },
-    /// Events; the first one has parsed as a chunk.
+    /// Events; the first is a JSON object without an error, those behind it are as they came.
     Stream {
         /// The `data` of each event, `[DONE]` left out. A stream that ends without `[DONE]` yields an error last.
         events: BoxStream<'static, Result<Bytes, BackendError>>,

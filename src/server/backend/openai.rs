@@ -206,7 +206,7 @@ impl OpenAi {
         }
         let Timeouts { first_token, idle, .. } = self.timeouts;
         let mut events = Events::new(response.into_body(), deadline);
-        let first = match events.next(first_token).await? {
+        let first = match events.first(first_token).await? {
             Piece::Chunk(data) => data,
             Piece::Error(data) => return Err(self.error_in_place_of_an_answer(&data)),
             Piece::Done => return Err(BackendError::Broken("the stream ended before an event".into())),
