@@ -70,7 +70,10 @@ impl RedisServer {
     /// A connection for looking at what is stored.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
-        client.get_multiplexed_async_connection().await.expect("a connection")
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(START))
+            .set_response_timeout(Some(START));
+        client.get_multiplexed_async_connection_with_config(&patient).await.expect("a connection")
     }
 
     /// Answers nobody for this long; connections are still accepted. Nothing ends it earlier: that would have to be
