@@ -15,7 +15,8 @@ use futures::future::{join_all, try_join_all};
 /// How long anything may take in the end.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-const RETENTION: Retention = Retention { max_messages: 20, max_tokens: None, ttl: Duration::from_hours(1) };
+pub const RETENTION: Retention =
+    Retention { max_messages: 20, max_tokens: None, ttl: Duration::from_hours(1) };
 
 /// Runs what may be repeated until the store answers all of it in time. The number of the attempt makes names unique.
 pub async fn in_time<T>(scenario: impl AsyncFn(u32) -> Result<T, StoreError>) -> T {

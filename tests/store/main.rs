@@ -10,24 +10,35 @@
 
 mod agreement;
 mod behaviour;
+mod cluster;
 mod exactness;
 mod faults;
+mod log;
 mod redis_keys;
 #[path = "../support/redis.rs"]
 mod redis_server;
+#[path = "../support/redis_sets.rs"]
+mod redis_sets;
 mod reservations;
+mod sentinel;
 
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
 use redis_server::RedisServer;
+use redis_sets::RedisCluster;
 
 /// A store of the ChatService `uid` on this server, as a pod would have it.
 fn pod(server: &RedisServer, uid: &str) -> RedisStore {
-    RedisStore::new(RedisAddress::from_url(&server.url()).unwrap(), uid)
+    pod_at(&server.url(), uid)
 }
 
-/// Each behaviour of a suite as a test of both stores, under these names.
-macro_rules! for_both_stores {
-    ($suite:ident as $memory:ident, $redis:ident: $($behaviour:ident),* $(,)?) => {
+/// The same, at this URL.
+fn pod_at(url: &str, uid: &str) -> RedisStore {
+    RedisStore::new(RedisAddress::from_url(url).unwrap(), uid)
+}
+
+/// Each behaviour of a suite as a test of both stores, and all of them of the one in a Redis Cluster, under these names.
+macro_rules! for_all_stores {
+    ($suite:ident as $memory:ident, $redis:ident, $cluster:ident: $($behaviour:ident),* $(,)?) => {
         mod $memory {
             $(#[tokio::test]
             async fn $behaviour() {
@@ -42,10 +53,19 @@ macro_rules! for_both_stores {
                 crate::$suite::$behaviour(&crate::pod(&server, "u-1")).await;
             })*
         }
+
+        mod $cluster {
+            #[tokio::test]
+            async fn behaves_as_one_redis_does() {
+                let Some(cluster) = crate::RedisCluster::start(false).await else { return };
+                $(println!("{}", stringify!($behaviour));
+                crate::$suite::$behaviour(&crate::pod_at(&cluster.url(), stringify!($behaviour))).await;)*
+            }
+        }
     };
 }
 
-for_both_stores!(behaviour as memory, redis:
+for_all_stores!(behaviour as memory, redis, redis_cluster:
     a_burst_is_admitted_exactly_however_many_come_at_once,
     a_refusal_changes_nothing,
     a_refused_caller_is_admitted_at_the_told_time_and_not_before,
@@ -61,7 +81,7 @@ for_both_stores!(behaviour as memory, redis:
     a_conversation_expires_and_every_use_renews_its_life,
 );
 
-for_both_stores!(reservations as memory_reservations, redis_reservations:
+for_all_stores!(reservations as memory_reservations, redis_reservations, redis_cluster_reservations:
     tokens_are_reserved_whole_and_settled_to_what_was_used,
     a_request_larger_than_the_bucket_is_admitted_when_it_is_full,
     absurd_usage_waits_an_hour_and_not_for_ever,

@@ -13,9 +13,9 @@ use chatservice::server::store::{
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use crate::behaviour::{admit, answered, in_time, late, limit, reserve, turn};
-use crate::pod;
+use crate::behaviour::{RETENTION, admit, answered, in_time, late, limit, reserve, turn};
 use crate::redis_server::RedisServer;
+use crate::{pod, pod_at};
 
 const KEY: CacheKey = CacheKey([7; 32]);
 const HOUR: Duration = Duration::from_hours(1);
@@ -92,6 +92,26 @@ async fn buckets_outlive_what_eviction_could_take_first() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_do_what_the_documentation_says_can_do_everything() {
+    let Some(server) = RedisServer::start().await else { return };
+    let documentation = include_str!("../../docs/redis.md");
+    let rules = documentation.split('`').find(|part| part.starts_with("resetkeys ")).unwrap();
+    let () = server.query(&format!("ACL SETUSER app on >pw {rules}")).await.unwrap();
+    let store = pod_at(&server.url().replace("redis://", "redis://app:pw@"), "u-1");
+    for _ in 0..2 {
+        admit(&store, "a", limit(60, 60, 10)).await;
+        answered(|| store.settle(vec![late("b", limit(60, 60, 10))])).await;
+        answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+        assert!(lookup(&store, None).await.cached.is_some());
+        let id = new_id();
+        answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
+        assert!(answered(|| store.conversation(id, None)).await.is_some());
+    }
+    let log: Vec<redis::Value> = server.query("ACL LOG").await.unwrap();
+    assert_eq!(log, [], "something was denied");
+}
+
+#[tokio::test]
 async fn pods_share_buckets_and_answers_and_services_do_not() {
     let Some(server) = RedisServer::start().await else { return };
     let (first, second, other) = (pod(&server, "u-1"), pod(&server, "u-1"), pod(&server, "u-2"));
@@ -139,7 +159,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     let store = pod(&server, "u-1");
     let id = new_id();
     let retention = Retention { max_messages: 20, max_tokens: None, ttl: HOUR };
-    answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
     admit(&store, "a", limit(60, 60, 10)).await;
     for _ in 0..3 {
         let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
@@ -194,7 +214,7 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
     let id = new_id();
     let retention = Retention { max_messages: 20, max_tokens: None, ttl: HOUR };
     let short = Retention { max_messages: 2, ..retention };
-    answered(|| store.append_turn(id, turn(1, true), retention)).await;
+    answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
     let key = only_key(&mut connection).await;
     let (said, turn2) = (br#"10 {"user":"q","assistant":"a"}"#.as_slice(), turn(2, false));
     let failed = async |what: &str| {
@@ -209,7 +229,7 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
         );
         assert_eq!(settled(&store, id).await.unwrap().unwrap().turns.len(), 1);
         let () = connection.del(&key).await.unwrap();
-        answered(|| store.append_turn(id, turn(1, true), retention)).await;
+        answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
     }
     for (field, garbage) in
         [("at", "x"), ("tokens", "-1"), ("cost", ""), ("tokens", "99999999999999999999"), ("7", "x")]
@@ -217,7 +237,7 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
         let () = connection.hset(&key, field, garbage).await.unwrap();
         failed(field).await;
         let () = connection.del(&key).await.unwrap();
-        answered(|| store.append_turn(id, turn(1, true), retention)).await;
+        answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
     }
     for (field, garbage) in [
         ("oldest", "x"),
@@ -231,7 +251,7 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
         let appended = settle(|| store.append_turn(id, turn2.clone(), retention)).await;
         assert!(matches!(appended, Err(StoreError::Failed(_))), "{field} {garbage}: {appended:?}");
         let () = connection.del(&key).await.unwrap();
-        answered(|| store.append_turn(id, turn(1, true), retention)).await;
+        answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
     }
     let () = connection.hset(&key, "1", said).await.unwrap();
     assert_eq!(settled(&store, id).await.unwrap().unwrap().turns[0].said.user, "q");

@@ -22,6 +22,8 @@ pub struct RedisServer {
     process: Child,
     directory: TempDir,
     port: u16,
+    /// What it is started with beyond a port and nothing on disk.
+    arguments: Vec<String>,
 }
 
 // Every test binary uses some of these, none all.
@@ -32,16 +34,27 @@ const _: () = {
     let _ = RedisServer::kill;
     let _ = RedisServer::restart;
     let _ = RedisServer::url;
+    let _ = RedisServer::start_with::<fn(&TempDir) -> Vec<String>>;
+    let _ = RedisServer::port;
+    let _ = RedisServer::directory;
+    let _ = RedisServer::query::<()>;
 };
 
 impl RedisServer {
     /// Starts one. None, with the reason printed, where `redis-server` is not installed: the test is to be skipped. In
     /// CI (`CI` is set) that is a failure.
     pub async fn start() -> Option<Self> {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// Starts one with more arguments, made for its directory: a first one without dashes is a configuration file. They
+    /// are made anew when the port turns out to be taken.
+    pub async fn start_with<F: Fn(&TempDir) -> Vec<String>>(arguments: F) -> Option<Self> {
         for _ in 0..10 {
             let port = free_port();
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let process = match spawn(port, &directory) {
+            let arguments = arguments(&directory);
+            let process = match spawn(port, &directory, &arguments) {
                 Ok(process) => process,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     assert!(
@@ -53,7 +66,7 @@ impl RedisServer {
                 }
                 Err(error) => panic!("redis-server does not start: {error}"),
             };
-            let mut server = Self { process, directory, port };
+            let mut server = Self { process, directory, port, arguments };
             // False where somebody else took the port in between.
             if server.is_up().await {
                 return Some(server);
@@ -65,6 +78,24 @@ impl RedisServer {
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it keeps its files.
+    pub fn directory(&self) -> &TempDir {
+        &self.directory
+    }
+
+    /// Runs one command, its words separated by blanks, on a connection of its own.
+    pub async fn query<T: redis::FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
+        let mut words = command.split(' ');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        command.arg(words.collect::<Vec<_>>());
+        command.query_async(&mut self.connection().await).await
     }
 
     /// A connection for looking at what is stored.
@@ -110,7 +141,7 @@ impl RedisServer {
     pub async fn restart(&mut self) {
         let deadline = Instant::now() + START;
         loop {
-            self.process = spawn(self.port, &self.directory).expect("redis-server");
+            self.process = spawn(self.port, &self.directory, &self.arguments).expect("redis-server");
             if self.is_up().await {
                 return;
             }
@@ -151,18 +182,25 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, directory: &TempDir) -> std::io::Result<Child> {
+fn spawn(port: u16, directory: &TempDir, arguments: &[String]) -> std::io::Result<Child> {
+    let (file, options) = match arguments.split_first() {
+        Some((file, options)) if !file.starts_with('-') => (Some(file), options),
+        _ => (None, arguments),
+    };
     Command::new("redis-server")
+        .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())
+        .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on, for now.
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -7,15 +7,19 @@ use std::time::Duration;
 
 mod answers;
 mod breaker;
+mod cluster;
 mod conversations;
 mod limits;
 mod link;
 pub mod memory;
+mod node;
 pub mod redis;
 mod redis_address;
 mod redis_tls;
 mod redis_url;
 mod sentinel;
+mod slots;
+mod verdict;
 
 pub use answers::{AnswerStore, CacheKey};
 pub use conversations::{Conversation, ConversationId, ConversationStore, Retention, Said, StoredTurn, Turn};

@@ -53,6 +53,18 @@ pub struct Server {
     pub port: u16,
 }
 
+impl Server {
+    /// What a Sentinel or a Cluster says; None for what is no address. An empty host is a host for the one who asked.
+    pub(super) fn told(host: &str, port: u16) -> Option<Self> {
+        ((host.is_empty() || is_host(host)) && port != 0).then(|| Self { host: host.to_owned(), port })
+    }
+
+    /// This server, on this host if it has none of its own.
+    pub(super) fn or_on(self, host: &str) -> Self {
+        if self.host.is_empty() { Self { host: host.to_owned(), ..self } } else { self }
+    }
+}
+
 /// Who we are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {

@@ -2,22 +2,12 @@
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use redis::{ErrorKind, RedisError, RedisResult};
 
+use super::node::connect;
 use super::redis_address::{RedisAddress, Server};
-use super::redis_url::is_host;
 
-/// Connects without a deadline: that around the whole is the only one.
-pub(super) async fn connect(client: RedisResult<Client>) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let mut connection = client?.get_multiplexed_async_connection_with_config(&config).await?;
-    // A Redis that wants a password hangs up on a long command such as a script's, but says why to a short one.
-    redis::cmd("PING").query_async::<()>(&mut connection).await?;
-    Ok(connection)
-}
-
-/// Asks all Sentinels at once: one that hangs costs nothing while another answers.
+/// Asks all Sentinels at once: one that hangs costs nothing while another answers. Has no deadline of its own.
 pub(super) async fn master(address: &RedisAddress, name: &str) -> RedisResult<Server> {
     let mut asked: FuturesUnordered<_> =
         address.servers().iter().map(|sentinel| ask(address, sentinel, name)).collect();
@@ -29,16 +19,16 @@ pub(super) async fn master(address: &RedisAddress, name: &str) -> RedisResult<Se
             Err(error) => reason = Some(error),
         }
     }
-    Err(reason.unwrap_or_else(|| {
-        RedisError::from((redis::ErrorKind::InvalidClientConfig, "no Sentinel knows a master of this name"))
-    }))
+    Err(reason
+        .unwrap_or_else(|| RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no such master"))))
 }
 
 /// None where the Sentinel does not know the name, or says what is no address.
 async fn ask(address: &RedisAddress, sentinel: &Server, name: &str) -> RedisResult<Option<Server>> {
-    let mut connection = connect(address.sentinel(sentinel)).await?;
+    let mut connection = connect(address.sentinel(sentinel)?).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
     let answer: Option<(String, u16)> = command.query_async(&mut connection).await?;
-    Ok(answer.filter(|(host, port)| is_host(host) && *port != 0).map(|(host, port)| Server { host, port }))
+    let master = answer.and_then(|(host, port)| Server::told(&host, port));
+    Ok(master.map(|master| master.or_on(&sentinel.host)))
 }

@@ -22,15 +22,10 @@ impl RedisStore {
 
     /// The answer alone. A value of another type is a miss, as it is in the script.
     pub(super) async fn cached(&self, key: CacheKey) -> Result<Option<Bytes>, StoreError> {
-        let get = Cmd::get(self.cache_key(key));
-        let found = self
-            .link
-            .run(async |mut connection| match get.query_async::<Option<Vec<u8>>>(&mut connection).await {
-                Err(error) if error.code() == Some(WRONG_TYPE) => Ok(None),
-                found => found,
-            })
-            .await?;
-        Ok(found.map(Bytes::from))
+        match self.query::<Option<Vec<u8>>>(&Cmd::get(self.cache_key(key))).await {
+            Err(StoreError::Failed(reason)) if reason == WRONG_TYPE => Ok(None),
+            found => Ok(found?.map(Bytes::from)),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use redis::ScriptInvocation;
 
+use super::script::ScriptCall;
 use super::{RedisStore, millis};
 use crate::crd::BudgetPeriod;
 use crate::server::limits::tokens::{self, Level};
@@ -62,7 +62,7 @@ impl RedisStore {
     }
 
     /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them.
-    fn demand(&self, script: &mut ScriptInvocation<'_>, reserve: &Reserve) {
+    fn demand(&self, script: &mut ScriptCall<'_>, reserve: &Reserve) {
         script.arg(&reserve.id.0.to_be_bytes()).arg(micros(reserve.life));
         match reserve.requests.map(Rate::from) {
             None => script.arg(0).arg(0),
@@ -98,7 +98,7 @@ impl RedisStore {
     }
 
     /// The two hashes with the records of reservations come first.
-    fn records(&self, script: &mut ScriptInvocation<'_>) {
+    fn records(&self, script: &mut ScriptCall<'_>) {
         script.key(self.key(None, "rr1:a")).key(self.key(None, "rr1:b"));
     }
 

@@ -18,16 +18,22 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::{Cmd, Script, ScriptInvocation};
+use redis::{Arg, Cmd, FromRedisValue, Value};
 
 use super::link::Link;
+use super::node::Trip;
 pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificates};
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
+use script::{Script, ScriptCall};
 
 mod answers;
 mod conversations;
 mod limits;
+mod script;
+
+/// Redis' code for a script that it does not have.
+const NO_SCRIPT: &str = "NOSCRIPT";
 
 /// The store in Redis.
 pub struct RedisStore {
@@ -81,17 +87,32 @@ impl RedisStore {
         life
     }
 
-    /// Runs a script by its hash; Redis is sent its text once, and again when it has forgotten it.
-    async fn invoke<T>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError>
-    where
-        T: redis::FromRedisValue,
-    {
-        self.link.run(async |mut connection| script.invoke_async(&mut connection).await).await
+    /// Runs a script by its hash, and by its text where Redis does not have it: a new one, or one that was restarted.
+    async fn invoke<T: FromRedisValue>(&self, call: &ScriptCall<'_>) -> Result<T, StoreError> {
+        let mut trip = Trip::new();
+        let key = call.first_key();
+        let answer = match self.link.run(key, &call.by_hash(), &mut trip).await {
+            Err(StoreError::Failed(reason)) if reason == NO_SCRIPT => {
+                self.link.run(key, &call.by_text(), &mut trip).await
+            }
+            answer => answer,
+        };
+        read(answer?)
     }
 
-    async fn query<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        self.link.run(async |mut connection| command.query_async(&mut connection).await).await
+    /// Runs a command whose first argument is its key.
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let key = match command.args_iter().nth(1) {
+            Some(Arg::Simple(key)) => key,
+            _ => &[],
+        };
+        read(self.link.run(key, command, &mut Trip::new()).await?)
     }
+}
+
+/// What is not of the form that we store is an error that quotes nothing of it.
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(answer).map_err(|_| StoreError::Failed("what is stored is not ours".to_owned()))
 }
 
 /// Whole ms, at least one: Redis refuses a life of zero.
