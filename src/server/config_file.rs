@@ -89,7 +89,8 @@ impl ConfigFile {
         struct Form {
             format_version: u32,
         }
-        let invalid = |message: String| ConfigError::Parse { path: path.to_owned(), message };
+        let invalid =
+            |message: String| ConfigError::Parse { path: path.to_owned(), message: unquoted(&message) };
         let form: Form = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         if form.format_version == 0 || form.format_version > FORMAT_VERSION {
             return Err(ConfigError::Format { path: path.to_owned(), found: form.format_version });
@@ -105,6 +106,16 @@ impl ConfigFile {
         });
         let config = config.map_err(|error| invalid(format!("{}: {error}", track.path())))?;
         Ok(Self { config: Arc::new(config), hash: hash_of_text(text).unwrap_or_default(), unknown })
+    }
+}
+
+/// A message of the parser's without what it quotes of the file: that may be a prompt, and the message is logged.
+fn unquoted(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}\"...\"{}", &message[..first], &message[last + 1..])
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -194,6 +205,9 @@ mod tests {
         let error = edited(|value| value["dynamic"]["timeouts"] = serde_json::json!({"connectMs": "1s"}));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("config.json") && error.contains("dynamic.timeouts.connectMs"), "{error}");
+        let error = edited(|value| value["dynamic"]["defaults"] = "a \"prompt\"".into());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("dynamic.defaults: invalid type: string \"...\", expected"), "{error}");
         assert!(ConfigFile::parse("{", "config.json").is_err());
         assert_eq!(hash_of_text("{"), None);
     }
