@@ -73,6 +73,10 @@ pub mod reason {
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     /// A Secret exists without the key that is needed.
     pub const SECRET_KEY_MISSING: &str = "SecretKeyMissing";
+    /// A ConfigMap that the spec names does not exist (its mount is empty).
+    pub const CONFIG_MAP_NOT_FOUND: &str = "ConfigMapNotFound";
+    /// A ConfigMap exists without the key that is needed, or the key's value cannot be used.
+    pub const CONFIG_MAP_KEY_MISSING: &str = "ConfigMapKeyMissing";
     /// The Secret does not allow its key to be sent to the host of `baseURL`.
     pub const CREDENTIAL_HOST_MISMATCH: &str = "CredentialHostMismatch";
     /// The kubelet cannot pull the image.

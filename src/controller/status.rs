@@ -18,8 +18,13 @@ use crate::crd::ChatServiceStatus;
 /// Longest message of a condition: what a pod says is not ours, so it is bounded.
 const MESSAGE_MAX: usize = 2048;
 /// Reasons that a server may give, the most telling first.
-const REPORTED: [&str; 3] =
-    [reason::SECRET_NOT_FOUND, reason::SECRET_KEY_MISSING, reason::CREDENTIAL_HOST_MISMATCH];
+const REPORTED: [&str; 5] = [
+    reason::SECRET_NOT_FOUND,
+    reason::SECRET_KEY_MISSING,
+    reason::CREDENTIAL_HOST_MISMATCH,
+    reason::CONFIG_MAP_NOT_FOUND,
+    reason::CONFIG_MAP_KEY_MISSING,
+];
 /// Reasons from the pods' own status, the most telling first.
 const TROUBLES: [&str; 4] = [
     reason::IMAGE_PULL_FAILED,

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::backend::Backend;
 use super::backend::echo::Echo;
 use super::backend::openai::{OpenAi, OpenAiOptions};
+use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig, TimeoutConfig};
 use super::edge::{self, EdgeOptions};
 use super::metrics::ServerMetrics;
@@ -201,6 +202,7 @@ struct BackendParts {
     config: BackendConfig,
     timeouts: TimeoutConfig,
     credentials: Option<Credentials>,
+    authorities: Option<Authorities>,
 }
 
 /// Why a configuration cannot run.
@@ -242,7 +244,8 @@ impl Assembler {
         // Without a problem, what is absent is not needed: outside a cluster the memory store serves for Redis.
         if let Some(problem) = loaded.problems.first()
             && ((wants.credentials_secret.is_some() && loaded.credentials.is_none())
-                || (wants.redis_secret.is_some() && loaded.redis.is_none()))
+                || (wants.redis_secret.is_some() && loaded.redis.is_none())
+                || (wants.ca_config_map.is_some() && loaded.authorities.is_none()))
         {
             return Err(Unfit::Secrets(problem.message.clone()));
         }
@@ -290,6 +293,7 @@ impl Assembler {
             config: dynamic.backend.clone(),
             timeouts: dynamic.timeouts,
             credentials: loaded.credentials.clone(),
+            authorities: loaded.authorities.clone(),
         };
         if let Some((made_of, backend)) = &self.backend
             && *made_of == parts
@@ -298,13 +302,20 @@ impl Assembler {
         }
         let backend: Arc<dyn Backend> = match &dynamic.backend {
             BackendConfig::Echo {} => Arc::new(Echo::new()),
-            BackendConfig::OpenAi { base_url, .. } => Arc::new(self.openai(base_url, &parts)?),
+            BackendConfig::OpenAi { base_url, proxy_url } => {
+                Arc::new(self.openai(base_url, proxy_url.as_ref(), &parts)?)
+            }
         };
         self.backend = Some((parts, backend.clone()));
         Ok(backend)
     }
 
-    fn openai(&self, base_url: &str, parts: &BackendParts) -> Result<OpenAi, Unfit> {
+    fn openai(
+        &self,
+        base_url: &str,
+        proxy_url: Option<&String>,
+        parts: &BackendParts,
+    ) -> Result<OpenAi, Unfit> {
         let credentials = parts.credentials.as_ref();
         let options = OpenAiOptions {
             base_url: base_url.to_owned(),
@@ -312,6 +323,8 @@ impl Assembler {
             allowed_hosts: credentials
                 .map(|credentials| credentials.allowed_hosts.clone())
                 .unwrap_or_default(),
+            proxy_url: proxy_url.cloned(),
+            authorities: parts.authorities.clone(),
             timeouts: parts.timeouts.into(),
             in_cluster: self.in_cluster,
             connections: self.connections.clone(),
@@ -351,6 +364,7 @@ mod tests {
         Loaded {
             credentials: key.then_some(credentials),
             redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
+            authorities: None,
             problems: problem.into_iter().collect(),
         }
     }

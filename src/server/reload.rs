@@ -289,6 +289,7 @@ fn merge(previous: Option<&Loaded>, found: Loaded, config: &ServerConfig) -> Loa
     Loaded {
         credentials: found.credentials.or(kept),
         redis: found.redis.or_else(|| previous.and_then(|previous| previous.redis.clone())),
+        authorities: found.authorities.or_else(|| previous.and_then(|previous| previous.authorities.clone())),
         problems: found.problems,
     }
 }

@@ -14,15 +14,20 @@ use crate::mock_openai::{MockOpenAi, Script};
 use crate::{options, plain};
 
 /// Answers every name with the same addresses; without any, never.
-struct Fixed {
+pub struct Fixed {
     addresses: Vec<IpAddr>,
     asked: Mutex<Vec<String>>,
 }
 
 impl Fixed {
-    fn new(addresses: &[&str]) -> Arc<Self> {
+    pub fn new(addresses: &[&str]) -> Arc<Self> {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Arc::new(Self { addresses, asked: Mutex::default() })
+    }
+
+    /// The names that were asked for.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -73,7 +78,7 @@ async fn a_name_that_stands_for_a_refused_address_is_not_dialled() {
         let resolver = Fixed::new(&[address]);
         let backend = OpenAi::with_resolver(keyless(&mock, "model.internal"), resolver.clone()).unwrap();
         assert_refused(plain(&backend).await, address);
-        assert_eq!(*resolver.asked.lock().unwrap(), ["model.internal"]);
+        assert_eq!(resolver.asked(), ["model.internal"]);
     }
 }
 
@@ -87,7 +92,7 @@ async fn an_address_in_the_url_is_checked_too() {
         let mut options = keyless(&mock, host);
         options.base_url = options.base_url.replace("http://", "https://");
         assert_refused(plain(&OpenAi::with_resolver(options, resolver.clone()).unwrap()).await, host);
-        assert!(resolver.asked.lock().unwrap().is_empty(), "{host}");
+        assert!(resolver.asked().is_empty(), "{host}");
     }
 }
 

@@ -8,9 +8,13 @@ mod mock_openai;
 mod cancel;
 mod dial;
 mod forward;
+mod front;
+mod proxy;
+mod retries;
 mod status;
 mod stream_faults;
 mod timeouts;
+mod tls;
 
 use std::time::Duration;
 
@@ -35,6 +39,8 @@ fn options(mock: &MockOpenAi) -> OpenAiOptions {
         base_url: mock.base_url(),
         api_key: Some(KEY.into()),
         allowed_hosts: vec!["127.0.0.1".into()],
+        proxy_url: None,
+        authorities: None,
         in_cluster: false,
         connections: TaskTracker::new(),
         timeouts: Timeouts {

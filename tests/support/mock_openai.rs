@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const _: () = {
     let _ =
         (MockOpenAi::start, MockOpenAi::fast, MockOpenAi::base_url, MockOpenAi::address, MockOpenAi::script);
+    let _ = (MockOpenAi::always, MockOpenAi::count);
     let _ = (MockOpenAi::open_gate, MockOpenAi::requests, MockOpenAi::connections);
     let _ = (MockOpenAi::wait_requests, MockOpenAi::wait_disconnects);
     let _ = (Script::Words, Script::WordsWithoutUsage, Script::Status, Script::Events, Script::Raw);
@@ -175,7 +176,7 @@ struct Counts {
 struct Shared {
     scripts: Mutex<VecDeque<Script>>,
     /// What is answered when nothing is queued.
-    fast: Option<Script>,
+    fast: Mutex<Option<Script>>,
     requests: Mutex<Vec<Recorded>>,
     counts: watch::Sender<Counts>,
     gate: Notify,
@@ -204,7 +205,7 @@ impl MockOpenAi {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             scripts: Mutex::default(),
-            fast,
+            fast: Mutex::new(fast),
             requests: Mutex::default(),
             counts: watch::Sender::new(Counts::default()),
             gate: Notify::new(),
@@ -228,6 +229,16 @@ impl MockOpenAi {
     pub fn script(&self, script: Script) -> &Self {
         self.shared.scripts.lock().unwrap().push_back(script);
         self
+    }
+
+    /// From now on, what every request gets that finds nothing queued; no record of requests is kept.
+    pub fn always(&self, script: Script) {
+        *self.shared.fast.lock().unwrap() = Some(script);
+    }
+
+    /// Requests so far, recorded or not.
+    pub fn count(&self) -> usize {
+        self.shared.counts.borrow().requests
     }
 
     /// Lets one [`Piece::Gate`] pass, now or when it is reached.
@@ -279,12 +290,14 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     loop {
         let (mut read, mut write) = stream.split();
         let Some(request) = receive(&mut read, &mut buffer).await else { return };
-        let script = shared.scripts.lock().unwrap().pop_front().or_else(|| shared.fast.clone());
+        let fast = shared.fast.lock().unwrap().clone();
+        let recorded = fast.is_none();
+        let script = shared.scripts.lock().unwrap().pop_front().or(fast);
         let unscripted =
             || Script::Status(500, vec![], r#"{"error":{"message":"nothing is scripted"}}"#.into());
         let script = script.unwrap_or_else(unscripted);
         let answer = Answer { body: request.body.clone(), gate: &shared.gate };
-        if shared.fast.is_none() {
+        if recorded {
             shared.requests.lock().unwrap().push(request);
         }
         shared.counts.send_modify(|counts| counts.requests += 1);

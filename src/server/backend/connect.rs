@@ -15,11 +15,15 @@ use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+use super::route::{Link, Proxied, Route};
+use super::tls::{Authorities, client_config};
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Asked of the kernel for what has come and is not read, which a slow client makes last; it grows to 32 MiB otherwise.
 const RECEIVE_BUFFER: usize = 64 << 10;
@@ -51,6 +55,9 @@ pub enum DialError {
     /// Every address of the host is refused.
     #[error("{0}")]
     Refused(String),
+    /// The proxy did not let us through.
+    #[error("{0}")]
+    Proxy(String),
     /// Name resolution, TCP and TLS took longer than this.
     #[error("no connection within {0:?}")]
     Timeout(Duration),
@@ -76,6 +83,14 @@ impl DialPolicy {
             }
             _ => None,
         })
+    }
+
+    /// The same for an address in a URL, which no resolver sees; a name passes.
+    pub(super) fn check_literal(self, host: &str) -> Result<(), DialError> {
+        match host.parse::<IpAddr>() {
+            Ok(address) => self.check(host, vec![address]).map(drop),
+            Err(_) => Ok(()),
+        }
     }
 
     fn check(self, host: &str, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, DialError> {
@@ -190,30 +205,57 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let host = host(&uri);
-        let checked = match host.parse::<IpAddr>() {
-            Ok(address) => self.policy.check(host, vec![address]).map(drop),
-            Err(_) => Ok(()),
-        };
-        let dialling = checked.map(|()| self.http.call(uri));
+        let dialling = self.policy.check_literal(host(&uri)).map(|()| self.http.call(uri));
         Box::pin(async move { Ok(dialling?.await?) })
     }
+}
+
+/// What a [`Connector`] is made of.
+pub struct ConnectorOptions {
+    /// Turns names into addresses.
+    pub resolver: Arc<dyn Resolve>,
+    /// Which addresses of the backend are dialled.
+    pub policy: DialPolicy,
+    /// A proxy, and which addresses of its are dialled.
+    pub proxy: Option<(Uri, DialPolicy)>,
+    /// Authorities beside the public ones.
+    pub authorities: Option<Authorities>,
+    /// For name resolution, TCP, the proxy and TLS together.
+    pub timeout: Duration,
 }
 
 /// Dials TCP and TLS within a deadline.
 #[derive(Clone)]
 pub struct Connector {
-    https: HttpsConnector<Dialer>,
+    https: HttpsConnector<Route>,
     timeout: Duration,
 }
 
 impl Connector {
-    /// Trusts the roots of webpki-roots: the image has no certificate store.
-    pub fn new(
-        resolver: Arc<dyn Resolve>,
-        policy: DialPolicy,
-        timeout: Duration,
-    ) -> Result<Self, rustls::Error> {
+    /// Trusts the public authorities, and those in the options.
+    pub fn new(options: ConnectorOptions) -> Result<Self, rustls::Error> {
+        let ConnectorOptions { resolver, policy, proxy, authorities, timeout } = options;
+        let tls = client_config(authorities.as_ref())?;
+        let dialer = |policy| Dialer::new(resolver.clone(), policy, timeout);
+        let route = match proxy {
+            None => Route::Direct(dialer(policy)),
+            Some((uri, of_proxy)) => Route::Proxy(Box::new(Proxied {
+                shown: uri.authority().map_or("", |authority| authority.as_str()).into(),
+                tunnel: Tunnel::new(uri, encrypted(tls.clone(), dialer(of_proxy))),
+                policy,
+            })),
+        };
+        Ok(Self { https: encrypted(tls, route), timeout })
+    }
+}
+
+/// TLS for https.
+fn encrypted<T>(tls: rustls::ClientConfig, inner: T) -> HttpsConnector<T> {
+    HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(inner)
+}
+
+impl Dialer {
+    fn new(resolver: Arc<dyn Resolve>, policy: DialPolicy, timeout: Duration) -> Self {
         let mut http = HttpConnector::new_with_resolver(Guarded { resolver, policy });
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -221,17 +263,12 @@ impl Connector {
         http.set_recv_buffer_size(Some(RECEIVE_BUFFER));
         // Shared between the addresses of a name, so that a dead one leaves time for the next.
         http.set_connect_timeout(Some(timeout));
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(Dialer { http, policy });
-        Ok(Self { https, timeout })
+        Self { http, policy }
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = MaybeHttpsStream<Link>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 

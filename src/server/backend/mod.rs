@@ -19,6 +19,8 @@ pub mod health;
 pub mod openai;
 mod refusal;
 mod retry;
+mod route;
+pub mod tls;
 pub mod upstreams;
 
 /// One call to a backend.

@@ -20,9 +20,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::connect::{Connector, DialError, DialPolicy, Resolve, SystemResolver, host};
+use super::connect::{Connector, ConnectorOptions, DialError, DialPolicy, Resolve, SystemResolver, host};
 use super::events::{Events, Piece};
 use super::refusal::{self, ErrorObject};
+use super::tls::Authorities;
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, secret_key};
 use crate::server::completion::MAX_BYTES;
@@ -74,6 +75,10 @@ pub struct OpenAiOptions {
     /// Hosts that the key may be sent to; without any, [`DEFAULT_ALLOWED_HOST`] alone. Loopback inside a cluster is
     /// called only when it is named here.
     pub allowed_hosts: Vec<String>,
+    /// An HTTP proxy, as http(s)://host:port; None: calls go straight, whatever the environment says.
+    pub proxy_url: Option<String>,
+    /// Authorities that are trusted beside the public ones.
+    pub authorities: Option<Authorities>,
     /// Whether this runs in a cluster, where loopback is the pod itself.
     pub in_cluster: bool,
     /// Deadlines.
@@ -88,6 +93,9 @@ pub enum OptionsError {
     /// The base URL is not one that may be called.
     #[error("the base URL {0}")]
     BaseUrl(&'static str),
+    /// The proxy URL is not one.
+    #[error("the proxy URL must be http(s)://host:port without user, path, query or fragment")]
+    ProxyUrl,
     /// The key cannot be sent in a header.
     #[error("the API key holds characters that no key has, such as a line break: store it again")]
     Key,
@@ -127,7 +135,7 @@ impl OpenAi {
     /// The same with a resolver of the caller's.
     pub fn with_resolver(options: OpenAiOptions, resolver: Arc<dyn Resolve>) -> Result<Self, OptionsError> {
         let uri = completions_uri(&options.base_url)?;
-        let host = host(&uri).to_ascii_lowercase();
+        let host = lower_host(&uri);
         let named = options
             .allowed_hosts
             .iter()
@@ -145,9 +153,16 @@ impl OpenAi {
                 secret_key::ALLOWED_HOSTS
             )
         });
-        let policy = DialPolicy { loopback: !options.in_cluster || is_allowed };
-        let connector = Connector::new(resolver, policy, options.timeouts.connect)
-            .map_err(|error| OptionsError::Tls(error.to_string()))?;
+        let policy = |is_allowed| DialPolicy { loopback: !options.in_cluster || is_allowed };
+        let proxy = options.proxy_url.as_deref().map(proxy_uri).transpose()?;
+        let connector = Connector::new(ConnectorOptions {
+            resolver,
+            policy: policy(is_allowed),
+            proxy: proxy.map(|uri| (uri.clone(), policy(allowed.contains(&lower_host(&uri))))),
+            authorities: options.authorities,
+            timeout: options.timeouts.connect,
+        })
+        .map_err(|error| OptionsError::Tls(error.to_string()))?;
         let client = Client::builder(Tracked(options.connections))
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -329,6 +344,23 @@ fn completions_uri(base_url: &str) -> Result<Uri, OptionsError> {
     format!("{base_url}/chat/completions").parse().or(refuse("is not a URL"))
 }
 
+/// A proxy's URL, checked again: what names none, or holds a password, is refused.
+fn proxy_uri(proxy_url: &str) -> Result<Uri, OptionsError> {
+    let uri: Uri = proxy_url.parse().map_err(|_| OptionsError::ProxyUrl)?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let fits = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.port_u16().is_some_and(|port| port > 0)
+        && !host(&uri).is_empty()
+        && !authority.contains('@')
+        && !proxy_url.contains(['?', '#'])
+        && matches!(uri.path(), "" | "/");
+    if fits { Ok(uri) } else { Err(OptionsError::ProxyUrl) }
+}
+
+fn lower_host(uri: &Uri) -> String {
+    host(uri).to_ascii_lowercase()
+}
+
 /// The rule of the ChatService's schema, which a configuration may not have passed.
 fn plain_http_is_allowed(host: &str) -> bool {
     match host.parse::<IpAddr>() {
@@ -375,6 +407,7 @@ fn no_answer(error: &legacy::Error) -> BackendError {
     match cause::<DialError>(error) {
         Some(DialError::Refused(why)) => return BackendError::NotConfigured(why.clone()),
         Some(DialError::Timeout(limit)) => return BackendError::Timeout(*limit),
+        Some(DialError::Proxy(why)) => return BackendError::Unavailable(why.clone()),
         None => {}
     }
     if error.is_connect() {
@@ -420,6 +453,28 @@ mod tests {
         ] {
             let uri = completions_uri(base_url).map(|uri| uri.to_string()).ok();
             assert_eq!(uri.as_deref(), expected, "{base_url}");
+        }
+    }
+
+    #[test]
+    fn x10_proxy_urls_are_checked_again() {
+        for (proxy_url, good) in [
+            ("http://proxy.example.com:3128", true),
+            ("https://proxy.example.com:3128/", true),
+            ("http://[fd00::1]:3128", true),
+            ("http://proxy.example.com", false),
+            ("http://user:pass@proxy.example.com:3128", false),
+            ("http://user@proxy.example.com:3128", false),
+            ("http://proxy.example.com:0", false),
+            ("http://proxy.example.com:3128/path", false),
+            ("http://proxy.example.com:3128?a=b", false),
+            ("http://proxy.example.com:3128#a", false),
+            ("socks5://proxy.example.com:1080", false),
+            ("file:///etc/passwd", false),
+            ("proxy.example.com:3128", false),
+            ("", false),
+        ] {
+            assert_eq!(proxy_uri(proxy_url).is_ok(), good, "{proxy_url}");
         }
     }
 

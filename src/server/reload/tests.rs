@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::admin::Readiness;
 use crate::constants::readiness;
+use crate::server::backend::tls::Authorities;
 use crate::server::config::{DynamicConfig, FORMAT_VERSION, Identity, StaticConfig};
 use crate::server::secrets::Credentials;
 use crate::server::state::LiveHandle;
@@ -76,6 +77,7 @@ fn loaded(key: Option<&str>, redis: Option<&str>, reason: Option<&str>) -> Loade
         credentials: key
             .map(|key| Credentials { api_key: key.into(), allowed_hosts: vec!["api.openai.com".into()] }),
         redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
+        authorities: None,
         problems: reason
             .map(|reason| StatusProblem { reason: reason.into(), message: "m".into() })
             .into_iter()
@@ -99,6 +101,12 @@ fn the_last_good_secret_stays_in_use_unless_its_host_is_no_longer_allowed() {
         let kept = merge(Some(&good), found, &elsewhere);
         assert!(kept == loaded(None, Some("redis://a"), Some(reason)), "a host that it was not checked for");
     }
+    let pem = rcgen::generate_simple_self_signed(["llm.test".to_owned()]).unwrap().cert.pem();
+    let trusting = Loaded { authorities: Authorities::from_pem(&pem).ok(), ..good.clone() };
+    let kept =
+        merge(Some(&trusting), loaded(Some("k1"), None, Some(reason::CONFIG_MAP_NOT_FOUND)), &config());
+    assert!(kept.authorities.is_some() && kept.authorities == trusting.authorities);
+
     let found = loaded(None, Some("redis://a"), Some(reason::CREDENTIAL_HOST_MISMATCH));
     assert!(merge(Some(&good), found.clone(), &config()) == found);
 }
@@ -132,6 +140,7 @@ impl Pod {
             secrets: SecretSource::Mounted {
                 credentials: self.root.path().join("credentials"),
                 redis: self.root.path().join("redis"),
+                ca: self.root.path().join("ca"),
             },
         };
         let live = LiveHandle::default();

@@ -11,11 +11,13 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::mount::Mount;
+use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig};
 use super::store::redis::{RedisAddress, RedisAddressError, RedisCertificates};
 use crate::admin::StatusProblem;
 use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
+mod authorities;
 mod mount;
 
 /// Where secrets are.
@@ -27,6 +29,8 @@ pub enum SecretSource {
         credentials: PathBuf,
         /// Directory of the Secret with the Redis address.
         redis: PathBuf,
+        /// Directory of the ConfigMap with the backend's authority.
+        ca: PathBuf,
     },
     /// Outside a cluster: `OPENAI_API_KEY` and `REDIS_URL`, in a copy of the environment.
     Environment(BTreeMap<String, String>),
@@ -36,7 +40,11 @@ impl SecretSource {
     /// Where the operator mounts them.
     #[must_use]
     pub fn mounted() -> Self {
-        Self::Mounted { credentials: paths::CREDENTIALS_DIR.into(), redis: paths::REDIS_DIR.into() }
+        Self::Mounted {
+            credentials: paths::CREDENTIALS_DIR.into(),
+            redis: paths::REDIS_DIR.into(),
+            ca: paths::CA_DIR.into(),
+        }
     }
 }
 
@@ -56,6 +64,8 @@ pub struct Loaded {
     pub credentials: Option<Credentials>,
     /// None: the memory store, or there is a problem.
     pub redis: Option<RedisAddress>,
+    /// None: the public ones alone, or there is a problem.
+    pub authorities: Option<Authorities>,
     /// Empty: everything that the configuration names is there.
     pub problems: Vec<StatusProblem>,
 }
@@ -93,7 +103,11 @@ pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
         problems.push(problem);
         None
     });
-    Loaded { credentials, redis, problems }
+    let authorities = authorities::load(config, source).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    Loaded { credentials, redis, authorities, problems }
 }
 
 fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Credentials>, StatusProblem> {

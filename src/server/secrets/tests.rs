@@ -69,10 +69,16 @@ impl Pod {
         self
     }
 
+    fn ca(self, data: &[(&str, &str)]) -> Self {
+        mount(&self.root.path().join("ca"), data);
+        self
+    }
+
     fn source(&self) -> SecretSource {
         SecretSource::Mounted {
             credentials: self.root.path().join("credentials"),
             redis: self.root.path().join("redis"),
+            ca: self.root.path().join("ca"),
         }
     }
 
@@ -254,4 +260,40 @@ fn outside_a_cluster_secrets_are_variables_and_only_redis_may_be_absent() {
     assert!(only_problem(&environment(&[])).1.starts_with("OPENAI_API_KEY is not set"));
     let loaded = environment(&[("OPENAI_API_KEY", "sk-1"), ("REDIS_URL", "localhost")]);
     assert!(only_problem(&loaded).1.starts_with("REDIS_URL cannot be used: the Redis URL is not one that"));
+}
+
+#[test]
+fn the_backends_authority_is_read_from_its_config_map_or_what_is_wrong_with_that_is_told() {
+    let certificate = rcgen::generate_simple_self_signed(["llm.test".to_owned()]).unwrap().cert.pem();
+    let two = format!("# ours\n{certificate}\n{certificate}");
+    let broken = certificate.replace("MII", "AAA");
+    let (missing, unusable) = (reason::CONFIG_MAP_NOT_FOUND, reason::CONFIG_MAP_KEY_MISSING);
+    let cases: [(Data, Option<(&str, &str)>); 7] = [
+        (&[("ca.crt", &certificate)], None),
+        (&[("ca.crt", &two)], None),
+        (&[], Some((missing, "create configmap private-ca --from-file=ca.crt=ca.crt"))),
+        (
+            &[("ca.pem", &certificate)],
+            Some((unusable, "has no key \"ca.crt\" (found: ca.pem). Fix: kubectl -n chat")),
+        ),
+        (&[("ca.crt", "")], Some((unusable, "it has no certificate"))),
+        (
+            &[("ca.crt", "-----BEGIN CERTIFICATE-----\n")],
+            Some((unusable, "its certificate 1 cannot be read")),
+        ),
+        (&[("ca.crt", &broken)], Some((unusable, "its certificate 1 cannot be read"))),
+    ];
+    for (data, expected) in cases {
+        let mut config = config(OPENAI, false);
+        config.fixed.ca_config_map = Some("private-ca".to_owned());
+        let loaded = Pod::new().credentials(&[("api-key", "k")]).ca(data).load(&config);
+        assert_eq!(loaded.authorities.is_some(), expected.is_none(), "{expected:?}");
+        assert_eq!(key(&loaded), Some("k"), "one does not hide the other");
+        if let Some((reason, words)) = expected {
+            let (found, message) = only_problem(&loaded);
+            assert_eq!(found, reason, "{message}");
+            assert!(message.contains(words), "{message}");
+            assert!(message.contains("ConfigMap \"private-ca\" in namespace \"chat\""), "{message}");
+        }
+    }
 }
