@@ -133,11 +133,10 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let router = build_router(state, Overload::new(options.load));
     let report = edge::serve(listeners.api, router, options.edge, shutdown).await;
     // The router and the shared calls were the last to hold a handle to the queue: the settler ends when it is empty.
-    let settled = async {
-        flights.landed().await;
-        settling.join_next().await
-    };
-    if tokio::time::timeout(SETTLE, settled).await.is_err() {
+    let settled = tokio::time::timeout(SETTLE, settling.join_next());
+    // Those that still tell other pods owe nothing: these find out by themselves.
+    let landed = tokio::time::timeout(SETTLE, flights.landed());
+    if tokio::join!(settled, landed).0.is_err() {
         tracing::warn!("the store did not take everything that was owed to it in time");
     }
     end.cancel();

@@ -2,6 +2,7 @@
 //! However it ends, also when it is dropped half-way, what it used is settled by the guard that it holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -38,6 +39,8 @@ pub(super) struct Call {
     pub(super) model: Arc<Model>,
     /// Where a complete answer is kept.
     pub(super) keep: Option<Keep>,
+    /// Whether other pods wait for its answer: whoever makes it tells them, before anything else is settled.
+    pub(super) publishes: bool,
     /// Who is told, where the answer is a stream.
     pub(super) readers: Readers,
     /// What is owed.
@@ -62,12 +65,14 @@ pub(super) struct Whole {
     pub(super) request_id: Option<String>,
     /// The fallback whose answer it is; None: the asked model's.
     pub(super) fallback: Option<Arc<str>>,
+    /// Whether it was there already, here or in another pod.
+    pub(super) known: bool,
 }
 
 /// What a call was answered with.
 pub(super) enum Called {
-    /// A whole answer.
-    Whole(Box<Whole>),
+    /// A whole answer; and for other pods the same as the store keeps it, where the call was to tell them.
+    Whole(Box<Whole>, Option<(Bytes, Duration)>),
     /// The events of one.
     Stream {
         /// As they come.
@@ -81,7 +86,7 @@ impl Whole {
     /// A kept answer, which costs nothing now. None for what is no answer after all.
     pub(super) fn known(completion: Bytes) -> Option<Self> {
         let read = completion::read(&completion).ok()?;
-        Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None, fallback: None })
+        Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None, fallback: None, known: true })
     }
 }
 
@@ -102,9 +107,7 @@ impl Call {
         let upstreams::Called { answer, model, call } = self.live.upstreams.call(call, &attempts).await?;
         (self.model, self.counted) = (model, Some(call));
         match answer {
-            UpstreamAnswer::Complete { body, request_id } => {
-                self.whole(body, request_id).map(|whole| Called::Whole(Box::new(whole)))
-            }
+            UpstreamAnswer::Complete { body, request_id } => self.whole(body, request_id),
             UpstreamAnswer::Stream { events, request_id } => {
                 Ok(Called::Stream { events: Box::new(Tally::of_call(self, events)), request_id })
             }
@@ -123,7 +126,7 @@ impl Call {
         (self.model.name != self.asked.name).then(|| self.model.name.clone())
     }
 
-    fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Whole, BackendError> {
+    fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Called, BackendError> {
         let read = completion::read(&completion).map_err(|error| {
             let error = BackendError::from(error);
             self.ended(error.label());
@@ -134,7 +137,11 @@ impl Call {
         if read.complete {
             self.store(&completion);
         }
-        Ok(Whole { completion, read, cost, request_id, fallback: self.fallback() })
+        let published = if self.publishes { self.guard.settlement.keep.take() } else { None };
+        let published = published.map(|(_, answer, life)| (answer, life));
+        let fallback = self.fallback();
+        let whole = Whole { completion, read, cost, request_id, fallback, known: false };
+        Ok(Called::Whole(Box::new(whole), published))
     }
 
     /// Notes what the answer used: what the backend reported, if it did, and what was delivered. Returns what all calls
@@ -146,6 +153,13 @@ impl Call {
             owed.attempts.reported(usage);
         }
         owed.bill().cost()
+    }
+
+    /// Keeps another pod's answer in memory.
+    pub(super) fn remember(&self, completion: &Bytes) {
+        if let (Some(keep), Some(cache)) = (self.keep, &self.live.cache) {
+            cache.put(keep.key, CachedAnswer { completion: completion.clone() }, cache::jittered(keep.ttl));
+        }
     }
 
     /// Keeps a complete answer of the asked model: in memory at once, in the shared store when the call has ended.

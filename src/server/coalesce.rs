@@ -13,12 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::task::TaskTracker;
 
 use super::call::{Call, Whole};
-use super::store::CacheKey;
+use super::store::{CacheKey, Released, SharerId};
 
 mod flight;
+mod pods;
 
 use flight::{End, Flight, lost};
 pub(super) use flight::{News, Seat};
+pub(super) use pods::Pods;
+use pods::Waited;
 
 /// Everything that is in flight. Clones are the same.
 #[derive(Clone, Default)]
@@ -32,6 +35,16 @@ struct Inner {
     /// cancelled.
     flying: Mutex<HashMap<CacheKey, Arc<Flight>>>,
     tasks: TaskTracker,
+}
+
+/// What a pod is among those that want the same.
+pub(super) enum Rank {
+    /// It asks, and tells nobody.
+    Alone,
+    /// It asks, and the others wait for it.
+    Leads(Pods),
+    /// Another one asks.
+    Waits(Pods),
 }
 
 /// What a request finds.
@@ -59,7 +72,11 @@ impl Flights {
             Entry::Occupied(found) => Boarded::Follow(self.seat(found.get())),
             Entry::Vacant(free) => match known() {
                 Some(answer) => Boarded::Known(answer),
-                None => Boarded::Lead(self.lead(free.insert(Arc::new(Flight::new(key, true))))),
+                None => Boarded::Lead(self.lead(free.insert(Arc::new(Flight::new(
+                    key,
+                    SharerId(rand::random()),
+                    true,
+                ))))),
             },
         }
     }
@@ -78,7 +95,7 @@ impl Flights {
         }
         let (next, new) = match flying.entry(old.key) {
             Entry::Occupied(found) => (found.get().clone(), false),
-            Entry::Vacant(free) => (free.insert(Arc::new(Flight::new(old.key, again))).clone(), true),
+            Entry::Vacant(free) => (free.insert(Arc::new(Flight::new(old.key, old.id, again))).clone(), true),
         };
         let next = old.successor.get_or_init(|| next);
         if new { Boarded::Lead(self.lead(next)) } else { Boarded::Follow(self.seat(next)) }
@@ -120,24 +137,22 @@ fn forget(flying: &mut HashMap<CacheKey, Arc<Flight>>, flight: &Arc<Flight>) {
 }
 
 impl Pilot {
+    /// Names it to other pods.
+    pub(super) fn id(&self) -> SharerId {
+        self.landing.flight.id
+    }
+
     /// Begins the flight.
-    pub(super) fn fly(mut self, call: Call) -> Seat {
+    pub(super) fn fly(mut self, call: Call, rank: Rank) -> Seat {
         self.landing.begun = true;
         let inner = self.landing.inner.clone();
-        inner.tasks.spawn(fly(call, self.landing));
+        inner.tasks.spawn(self.landing.fly(call, rank));
         self.seat
     }
 
     /// There is an answer already: the shared store had it.
     pub(super) fn found(self, answer: Whole) {
         self.landing.land(End::Whole(Arc::new(answer)));
-    }
-}
-
-async fn fly(call: Call, landing: Landing) {
-    let flight = landing.flight.clone();
-    if let Some(end) = flight.left.run_until_cancelled(flight::fly(call, &flight)).await {
-        landing.land(end);
     }
 }
 
@@ -149,6 +164,44 @@ struct Landing {
 }
 
 impl Landing {
+    async fn fly(self, mut call: Call, mut rank: Rank) {
+        let left = self.flight.left.clone();
+        if let Rank::Waits(pods) = rank {
+            rank = match left.run_until_cancelled(pods.wait()).await {
+                None => return pods.insist(&Released::Left).await,
+                Some(Waited::End(end)) => {
+                    if let End::Whole(whole) = &end {
+                        call.remember(&whole.completion);
+                    }
+                    return self.land(end);
+                }
+                Some(Waited::Lead) => Rank::Leads(pods),
+                Some(Waited::Alone) => Rank::Alone,
+            };
+        }
+        let Rank::Leads(pods) = rank else {
+            if let Some((end, _)) = left.run_until_cancelled(flight::fly(call, &self.flight)).await {
+                self.land(end);
+            }
+            return;
+        };
+        call.publishes = true;
+        let Some((end, answer)) = pods.lead(&left, flight::fly(call, &self.flight)).await else {
+            return pods.insist(&Released::Left).await;
+        };
+        let released = match (&end, answer) {
+            (_, Some((answer, life))) => Released::Answer(answer, life),
+            (End::Failed(error), None) => pods::failed(error),
+            (_, None) => Released::Left,
+        };
+        // Whoever tries again here is to meet those who do elsewhere; an answer waits for nobody.
+        let told = matches!(end, End::Failed(_)) && pods.release(&released).await;
+        self.land(end);
+        if !told {
+            pods.insist(&released).await;
+        }
+    }
+
     fn land(&self, end: End) {
         let mut flying = self.inner.flying();
         self.flight.end(end);

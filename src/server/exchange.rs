@@ -183,7 +183,7 @@ impl Exchange {
         }
         let readers = Readers::One { include_usage: self.ask.include_usage };
         let found = match self.call(state, readers)?.make().await? {
-            Called::Whole(whole) => {
+            Called::Whole(whole, _) => {
                 outcome.cost = whole.cost;
                 outcome.upstream_id = whole.request_id;
                 Found::Plain(whole.completion, whole.read, whole.fallback)
@@ -240,6 +240,7 @@ impl Exchange {
             model: ask.model.clone(),
             keep: ask.keep,
             readers,
+            publishes: false,
             guard,
             metrics: state.metrics().clone(),
             counted: None,

@@ -9,13 +9,14 @@ use super::admission::Part;
 use super::backend::BackendError;
 use super::cache::{self, CachedAnswer};
 use super::call::Whole;
-use super::coalesce::{Boarded, News, Pilot, Seat};
+use super::coalesce::{Boarded, News, Pilot, Pods, Rank, Seat};
 use super::completion;
 use super::error::ApiError;
 use super::exchange::{Ask, Exchange, Found, Keep};
 use super::outcome::{Answer, CacheResult, Outcome};
 use super::pricing::NanoUsd;
 use super::state::AppState;
+use super::store::Share;
 use super::stream::Events;
 use super::tally::{Readers, Tally};
 
@@ -113,6 +114,9 @@ impl Exchange {
                 }
                 News::Whole(whole) => match Found::of(&whole, &self.ask) {
                     Some(found) => {
+                        if whole.known {
+                            outcome.cache = Some(CacheResult::Coalesced);
+                        }
                         outcome.upstream_id.clone_from(&whole.request_id);
                         outcome.cost = whole.cost;
                         return Ok(self.shared(state, found, outcome).await);
@@ -144,8 +148,23 @@ impl Exchange {
             // What the store holds there is no answer, and a hit has reserved nothing.
             self.admit(state, Part::Rest, None, outcome).await?;
         }
+        let rank = self.rank(state, &pilot, keep).await;
         outcome.cache = Some(CacheResult::Miss);
-        Ok(Place::Waits(pilot.fly(self.call(state, Readers::Any)?)))
+        Ok(Place::Waits(pilot.fly(self.call(state, Readers::Any)?, rank)))
+    }
+
+    /// What this pod is among those that want the same answer. A stream is not shared with other pods.
+    async fn rank(&self, state: &AppState, pilot: &Pilot, keep: Keep) -> Rank {
+        if self.ask.stream || !self.live.store.shared() {
+            return Rank::Alone;
+        }
+        let (store, metrics) = (self.live.store.clone(), state.metrics().clone());
+        let pods = Pods { store, metrics, key: keep.key, id: pilot.id() };
+        match self.live.store.share(keep.key, pilot.id()).await {
+            Ok(Share::Lead) => Rank::Leads(pods),
+            Ok(_) => Rank::Waits(pods),
+            Err(_) => Rank::Alone,
+        }
     }
 
     /// What a flight has to tell, within the time that a request may take.

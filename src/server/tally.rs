@@ -82,6 +82,7 @@ impl Total {
             cost: self.cost,
             request_id: None,
             fallback: self.fallback.clone(),
+            known: false,
         }))
     }
 }

@@ -15,19 +15,19 @@ use crate::metrics;
 use crate::mock_openai::{End, MockOpenAi, Piece, Script, event, whole_stream};
 use crate::server::{TestServer, cache, openai};
 
-const CHAT: &str = "/v1/chat/completions";
+pub const CHAT: &str = "/v1/chat/completions";
 
-fn ask(text: &str) -> Value {
+pub fn ask(text: &str) -> Value {
     json!({"messages": [{"role": "user", "content": text}]})
 }
 
-fn streamed(text: &str) -> Value {
+pub fn streamed(text: &str) -> Value {
     let mut ask = ask(text);
     ask["stream"] = json!(true);
     ask
 }
 
-fn config(mock: &MockOpenAi) -> ServerConfig {
+pub fn config(mock: &MockOpenAi) -> ServerConfig {
     let mut config = openai(&mock.base_url());
     config.dynamic.cache = Some(cache());
     // One call each: what follows a failure is what those who wait make of it.
@@ -36,7 +36,7 @@ fn config(mock: &MockOpenAi) -> ServerConfig {
 }
 
 /// A stream that stops in its middle until the gate is opened.
-fn held(words: usize) -> Script {
+pub fn held(words: usize) -> Script {
     let mut pieces: Vec<Piece> = whole_stream(words, true).into_iter().map(Piece::Send).collect();
     pieces.insert(2, Piece::Gate);
     Script::Events(pieces, End::Clean)
@@ -60,7 +60,7 @@ fn text_of(events: &[String]) -> String {
     chunks.filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
 }
 
-fn count(answers: &[Answer], result: &str) -> usize {
+pub fn count(answers: &[Answer], result: &str) -> usize {
     answers.iter().filter(|answer| answer.header("x-chat-cache") == result).count()
 }
 
@@ -295,7 +295,7 @@ async fn requests_that_want_nothing_of_the_cache_do_not_share() {
 }
 
 /// Each of them, and what it is in another request.
-fn fields() -> Vec<(&'static str, Value)> {
+pub fn fields() -> Vec<(&'static str, Value)> {
     vec![
         ("model", json!("other")),
         ("messages", json!([{"role": "user", "content": "Same"}])),

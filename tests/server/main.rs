@@ -20,6 +20,7 @@ mod server;
 mod bad_input;
 mod cache_and_limits;
 mod coalescing;
+mod coalescing_pods;
 mod conversations;
 mod cuts;
 mod disconnects;

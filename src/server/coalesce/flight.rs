@@ -6,14 +6,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Boarded, Flights};
 use crate::server::backend::BackendError;
 use crate::server::call::{Call, Called, Whole};
-use crate::server::store::CacheKey;
+use crate::server::store::{CacheKey, SharerId};
 use crate::server::tally::{Delta, Step, Tally, Total};
 
 /// Bytes of events that are read ahead of the fastest reader: one wake-up for several events.
@@ -22,6 +24,8 @@ const AHEAD: usize = 16 << 10;
 /// A flight.
 pub(super) struct Flight {
     pub(super) key: CacheKey,
+    /// What names it to other pods, and those that take its place after a failure.
+    pub(super) id: SharerId,
     /// Whether those who wait may try once more when it fails: it is not itself that second try.
     again: bool,
     log: watch::Sender<Log>,
@@ -64,9 +68,10 @@ pub(super) enum End {
 }
 
 impl Flight {
-    pub(super) fn new(key: CacheKey, again: bool) -> Self {
+    pub(super) fn new(key: CacheKey, id: SharerId, again: bool) -> Self {
         Self {
             key,
+            id,
             again,
             log: watch::Sender::new(Log::default()),
             read: AtomicUsize::new(0),
@@ -125,10 +130,11 @@ impl Flight {
     }
 }
 
-/// Makes the call; the end is for whoever lands the flight.
-pub(super) async fn fly(call: Call, flight: &Flight) -> End {
-    match call.make().await {
-        Ok(Called::Whole(whole)) => End::Whole(Arc::from(whole)),
+/// Makes the call; the end is for whoever lands the flight, and for other pods the answer and its life, where the call was
+/// to tell them.
+pub(super) async fn fly(call: Call, flight: &Flight) -> (End, Option<(Bytes, Duration)>) {
+    let end = match call.make().await {
+        Ok(Called::Whole(whole, publish)) => return (End::Whole(Arc::from(whole)), publish),
         Ok(Called::Stream { events, request_id }) => {
             flight.log.send_modify(|log| {
                 log.stream = true;
@@ -137,7 +143,8 @@ pub(super) async fn fly(call: Call, flight: &Flight) -> End {
             flight.relay(*events).await
         }
         Err(error) => End::Failed(error),
-    }
+    };
+    (end, None)
 }
 
 /// What somebody with a seat is told, once there is something to tell.
@@ -231,6 +238,6 @@ pub(super) fn lost() -> BackendError {
 }
 
 /// Whether another call may succeed where one failed: not where the backend refused the request or us.
-fn worth_another(error: &BackendError) -> bool {
+pub(super) fn worth_another(error: &BackendError) -> bool {
     matches!(error, BackendError::Unavailable(_) | BackendError::Timeout(_) | BackendError::Broken(_))
 }

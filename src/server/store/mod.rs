@@ -21,7 +21,7 @@ mod sentinel;
 mod slots;
 mod verdict;
 
-pub use answers::{AnswerStore, CacheKey};
+pub use answers::{AnswerStore, CacheKey, LEASE, Released, Share, SharerId};
 pub use conversations::{Conversation, ConversationId, ConversationStore, Retention, Said, StoredTurn, Turn};
 pub use limits::{
     Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,

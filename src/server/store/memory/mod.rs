@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use moka::Expiry;
 
-use super::{AnswerStore, CacheKey, Store, StoreError};
+use super::{AnswerStore, CacheKey, Released, Share, SharerId, Store, StoreError};
 
 mod books;
 mod conversations;
@@ -55,6 +55,19 @@ impl<K, V: Lives> Expiry<K, V> for OwnLife {
 
 impl AnswerStore for MemoryStore {
     fn cache_put(&self, _: CacheKey, _: Bytes, _: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
+    }
+
+    /// There is no other pod.
+    fn share(&self, _: CacheKey, _: SharerId) -> BoxFuture<'_, Result<Share, StoreError>> {
+        ready(Ok(Share::Lead)).boxed()
+    }
+
+    fn renew(&self, _: CacheKey, _: SharerId) -> BoxFuture<'_, Result<Option<u32>, StoreError>> {
+        ready(Ok(Some(0))).boxed()
+    }
+
+    fn release(&self, _: CacheKey, _: SharerId, _: Released) -> BoxFuture<'_, Result<(), StoreError>> {
         ready(Ok(())).boxed()
     }
 }

@@ -50,6 +50,9 @@ struct Scripts {
     heartbeat: Script,
     append_turn: Script,
     read_conversation: Script,
+    look: Script,
+    renew: Script,
+    release: Script,
 }
 
 impl RedisStore {
@@ -62,6 +65,9 @@ impl RedisStore {
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
             read_conversation: Script::new(include_str!("../read_conversation.lua")),
+            look: Script::new(concat!(include_str!("../share.lua"), include_str!("../look.lua"))),
+            renew: Script::new(include_str!("../renew.lua")),
+            release: Script::new(include_str!("../release.lua")),
         };
         Self { link: Link::new(address), uid: uid.to_owned(), scripts, longest_life: AtomicU64::new(0) }
     }
