@@ -135,3 +135,43 @@ async fn a_name_that_does_not_resolve_in_time_is_a_timeout() {
     let error = plain(&OpenAi::with_resolver(options, Fixed::new(&[])).unwrap()).await.unwrap_err();
     assert_eq!(error, BackendError::Timeout(Duration::from_millis(100)));
 }
+
+#[tokio::test]
+async fn x10_other_spellings_of_an_address_are_that_address() {
+    let mock = MockOpenAi::start().await;
+    // 169.254.169.254 in decimal, hex and octal, as the system's own resolver reads it.
+    for host in ["2852039166", "0xa9fea9fe", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376", "169.254.43518"] {
+        let mut options = keyless(&mock, host);
+        options.base_url = options.base_url.replace("http://", "https://");
+        match plain(&OpenAi::new(options).unwrap()).await {
+            Err(BackendError::NotConfigured(why)) => assert!(why.contains("is not called"), "{host}: {why}"),
+            // A resolver that does not know the spelling leads nowhere either.
+            Err(BackendError::Unavailable(why)) => assert!(why.contains("cannot connect"), "{host}: {why}"),
+            other => panic!("{host}: {other:?}"),
+        }
+    }
+    assert_eq!(mock.connections(), 0);
+}
+
+/// A name that stands for a good address first.
+struct Rebinding(Mutex<Vec<&'static str>>);
+
+impl Resolve for Rebinding {
+    fn resolve(&self, _: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let address = self.0.lock().unwrap().pop().unwrap().parse().unwrap();
+        Box::pin(async move { Ok(vec![address]) })
+    }
+}
+
+#[tokio::test]
+async fn x10_a_name_is_checked_at_every_dial() {
+    let mock = MockOpenAi::start().await;
+    let bytes = crate::mock_openai::plain_answer(1, true);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+    mock.script(Script::Raw((head + &bytes).into_bytes(), crate::mock_openai::End::Cut));
+    let resolver = Arc::new(Rebinding(Mutex::new(vec!["169.254.169.254", "127.0.0.1"])));
+    let backend = OpenAi::with_resolver(keyless(&mock, "model.internal"), resolver).unwrap();
+    plain(&backend).await.unwrap();
+    assert_refused(plain(&backend).await, "rebound");
+    assert_eq!(mock.connections(), 1);
+}

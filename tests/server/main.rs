@@ -24,6 +24,7 @@ mod coalescing_pods;
 mod conversations;
 mod cuts;
 mod disconnects;
+mod models;
 mod openai_dialect;
 mod operations;
 mod overload;
