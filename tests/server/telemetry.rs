@@ -1,11 +1,118 @@
 //! Metrics as a whole: their names and labels are an API, and nobody outside decides how many series there are.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ::http::Method;
+use chatservice::crd::{BudgetPeriod, Per};
+use chatservice::server::config::{BudgetConfig, RequestLimit};
+use chatservice::server::secrets::SecretSource;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::server::{TestServer, openai};
+use crate::config_mount::ConfigMount;
+use crate::mock_openai::{MockOpenAi, Script};
+use crate::redis_server::RedisServer;
+use crate::server::{TestServer, cache, openai};
 use crate::{http, metrics};
+
+/// Every metric of the API: its name, its type, its labels in alphabetical order.
+const API: [(&str, &str, &[&str]); 23] = [
+    ("http_requests_total", "counter", &["endpoint", "method", "status"]),
+    ("http_request_duration_seconds", "histogram", &["endpoint", "method"]),
+    ("openai_api_calls_total", "counter", &["model", "status"]),
+    ("openai_tokens_used_total", "counter", &["model"]),
+    ("chat_requests_in_flight", "gauge", &[]),
+    ("chat_streams_active", "gauge", &[]),
+    ("chat_time_to_first_token_seconds", "histogram", &[]),
+    ("chat_tokens_total", "counter", &["caller", "kind", "model"]),
+    ("chat_cost_usd_total", "counter", &["caller", "model"]),
+    ("chat_cache_requests_total", "counter", &["result"]),
+    ("chat_rate_limited_total", "counter", &["limit"]),
+    ("chat_backend_retries_total", "counter", &["reason"]),
+    ("chat_backend_breaker_state", "gauge", &["model"]),
+    ("chat_store_errors_total", "counter", &["op"]),
+    ("chat_store_mode", "gauge", &["mode"]),
+    ("chat_config_generation", "gauge", &[]),
+    ("chat_config_reload_total", "counter", &["result"]),
+    ("chat_budget_used_ratio", "gauge", &["caller"]),
+    ("chat_cache_saved_usd_total", "counter", &[]),
+    ("chatservice_build_info", "gauge", &["version"]),
+    ("process_resident_memory_bytes", "gauge", &[]),
+    ("process_open_fds", "gauge", &[]),
+    ("process_cpu_seconds_total", "counter", &[]),
+];
+
+/// The metrics that have a series: their types, and the labels of all their series.
+fn shown(text: &str) -> BTreeMap<&str, (&str, BTreeSet<&str>)> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| {
+            let mut labels = BTreeSet::new();
+            for series in text.lines().filter_map(|line| line.strip_prefix(name)) {
+                let Some((_, inside)) = series.split_once('{') else { continue };
+                let inside = &inside[..inside.rfind('}').unwrap()];
+                labels.extend(inside.split("\",").map(|label| label.split('=').next().unwrap()));
+            }
+            labels.remove("le");
+            (name, (kind, labels))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_metrics_are_those_of_the_api_with_their_types_and_labels() {
+    let Some(mut redis) = RedisServer::start().await else { return };
+    let mock = MockOpenAi::fast(3).await;
+    let mut config = openai(&mock.base_url());
+    config.fixed.redis_secret = Some("redis".to_owned());
+    config.dynamic.cache = Some(cache());
+    config.dynamic.models[0].max_output_tokens = Some(1000);
+    config.dynamic.limits.requests = Some(RequestLimit { requests: 1, period_seconds: 3600, burst: 20 });
+    config.dynamic.budget =
+        Some(BudgetConfig { amount_nano_usd: 1 << 40, period: BudgetPeriod::Month, per: Per::Service });
+    let mut mount = ConfigMount::new(&config.to_text());
+    let environment = [("REDIS_URL".to_owned(), redis.url())].into();
+    let server = TestServer::start_as(config, |options| {
+        options.config_file = Some(mount.file());
+        options.secrets = SecretSource::Environment(environment);
+    })
+    .await;
+
+    let url = server.at("/v1/chat/completions");
+    let ask = |text: &str| json!({"messages": [{"role": "user", "content": text}]});
+    mock.script(Script::Status(500, Vec::new(), "{}".to_owned()));
+    for text in ["twice", "twice", "once"] {
+        assert_eq!(http::post(&url, &ask(text)).await.status, 200, "{text}");
+    }
+    let mut streamed = ask("streamed");
+    streamed["stream"] = json!(true);
+    assert_eq!(http::post(&url, &streamed).await.status, 200);
+    mount.write("{");
+    let deadline = tokio::time::Instant::now() + http::DEADLINE;
+    while http::post(&url, &ask("over the limit")).await.status != 429 {
+        assert!(tokio::time::Instant::now() < deadline, "nothing is refused");
+    }
+    redis.kill();
+    loop {
+        // Once the refusal is no longer remembered, the store is asked again.
+        http::get(&server.at("/api/v1/conversations/9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69")).await;
+        let text = metrics::text(&server).await;
+        let shown = shown(&text);
+        let missing: Vec<&str> =
+            API.iter().map(|(name, ..)| *name).filter(|name| !shown.contains_key(name)).collect();
+        if missing.is_empty() {
+            for (name, kind, labels) in API {
+                assert_eq!(shown[name], (kind, labels.iter().copied().collect()), "{name}");
+            }
+            let more = shown.keys().filter(|name| !API.iter().any(|(known, ..)| known == *name));
+            let ours: Vec<_> = more.filter(|name| !name.starts_with("process_")).collect();
+            assert!(ours.is_empty(), "{ours:?} are in no list of metrics");
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{missing:?} are not in\n{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
 
 /// How many series there are, once this many requests are counted: that happens when an answer has been sent.
 async fn series(server: &TestServer, requests: usize) -> usize {
