@@ -6,6 +6,7 @@ use ::http::Method;
 use ::http::header::CONNECTION;
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +18,8 @@ use crate::process_support::Process;
 
 const CHAT: &str = "/v1/chat/completions";
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+/// Streams begun at once: each needs a connection to the backend within a second, also on a busy machine.
+const AT_ONCE: usize = 20;
 /// 5 s before the end of the grace period of the pods, when streams are told to end.
 const GRACE: Duration = Duration::from_secs(55);
 
@@ -29,21 +32,22 @@ fn ask() -> Value {
 async fn s11_no_stream_is_cut_and_nobody_refused_by_an_update() {
     const STREAMS: usize = 200;
     let mock = MockOpenAi::start().await;
-    let stream = whole_stream(3, true);
+    let events = whole_stream(3, true);
     for _ in 0..STREAMS {
-        let mut pieces: Vec<Piece> = stream.iter().cloned().map(Piece::Send).collect();
+        let mut pieces: Vec<Piece> = events.iter().cloned().map(Piece::Send).collect();
         pieces.insert(2, Piece::Gate);
         mock.script(Script::Events(pieces, End::Clean));
     }
     let mut server = Process::start(&mock.base_url()).await;
     let (url, body) = (format!("{}{CHAT}", server.url), ask().to_string());
-    let open = join_all((0..STREAMS).map(|_| async {
+    let begin = async || {
         let mut response = http::open(Method::POST, &url, JSON, body.as_bytes()).await;
         assert_eq!(response.status(), 200);
         response.body_mut().frame().await.unwrap().unwrap();
         response
-    }));
-    let mut open = open.await;
+    };
+    let mut open: Vec<_> =
+        stream::iter(0..STREAMS).map(|_| begin()).buffer_unordered(AT_ONCE).collect().await;
     let signalled = Instant::now();
     server.signal("-TERM").await;
     server.wait_readyz(503).await;
@@ -93,7 +97,8 @@ async fn slow_readers(count: usize) -> (usize, usize) {
     };
     let _warm = begin().await;
     let before = server.memory();
-    let _clients = join_all((0..count).map(|_| begin())).await;
+    let _clients: Vec<TcpStream> =
+        stream::iter(0..count).map(|_| begin()).buffer_unordered(AT_ONCE).collect().await;
     // Nobody is told when the last buffer is full; the memory says so by no longer growing.
     let (mut most, mut since) = (server.memory(), Instant::now());
     let mut look = tokio::time::interval(Duration::from_millis(100));

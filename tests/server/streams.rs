@@ -1,11 +1,14 @@
 //! Streams that do not end well, and clients that leave.
 
+use std::time::Duration;
+
 use ::http::Method;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::http;
+use crate::metrics;
 use crate::mock_openai::{End, MockOpenAi, Piece, Script, event, word_event};
 use crate::server::{TestServer, openai};
 
@@ -156,4 +159,52 @@ async fn a_stream_that_ends_within_the_grace_period_is_whole() {
     let rest = response.into_body().collect().await.unwrap().to_bytes();
     assert!(rest.ends_with(b"data: [DONE]\n\n"), "{rest:?}");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn s8_a_backend_that_hangs_is_told_before_the_first_event_by_status_and_behind_it_by_an_event() {
+    let mock = MockOpenAi::start().await;
+    let mut config = openai(&mock.base_url());
+    config.dynamic.timeouts.first_token_ms = 300;
+    config.dynamic.timeouts.idle_ms = 300;
+    let server = TestServer::start(config).await;
+    // Comments are no answer.
+    let dripping = || {
+        let drip =
+            [Piece::Send(Bytes::from_static(b": still here\n\n")), Piece::Wait(Duration::from_millis(50))];
+        std::iter::repeat_n(drip, 400).flatten()
+    };
+    let hang = |begun: usize, drips: bool| {
+        let mut pieces: Vec<Piece> = (0..begun).map(|word| Piece::Send(word_event(word))).collect();
+        pieces.extend(dripping().filter(|_| drips));
+        Script::Events(pieces, End::Hang)
+    };
+    for (number, (script, status)) in [
+        (Script::silence(), 504),
+        (hang(0, false), 504),
+        (hang(0, true), 504),
+        (hang(2, false), 200),
+        (hang(2, true), 200),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        mock.script(script.clone());
+        let answer = http::post(&server.at("/v1/chat/completions"), &ask()).await;
+        assert_eq!(answer.status, status, "{script:?}");
+        let error = if status == 200 {
+            serde_json::from_str(answer.events().last().unwrap()).unwrap()
+        } else {
+            answer.json()
+        };
+        assert_eq!(error["error"]["code"], "backend_timeout", "{script:?}: {error}");
+        mock.wait_disconnects(number + 1).await;
+    }
+    let calls = "openai_api_calls_total{model=\"gpt-4o-mini\",status=\"backend_timeout\"} 5";
+    for line in [calls, "chat_requests_in_flight 0", "chat_streams_active 0"] {
+        metrics::wait(&server, line).await;
+    }
+    assert_eq!(mock.requests().len(), 5, "none was tried again: it may have been done");
+    let paid = metrics::value(&server, "openai_tokens_used_total{model=\"gpt-4o-mini\"}").await;
+    assert!(paid >= 5, "every call pays at least its prompt: {paid}");
 }

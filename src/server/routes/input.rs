@@ -63,8 +63,14 @@ pub(super) async fn read_json(
     body: Body,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     check_headers(headers)?;
-    let reading = read(body, state.body_room());
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| ApiError::RequestTimeout)?
+    read_in_time(body, state.body_room()).await
+}
+
+async fn read_in_time(
+    body: Body,
+    room: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    tokio::time::timeout(BODY_TIMEOUT, read(body, room)).await.map_err(|_| ApiError::RequestTimeout)?
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -136,4 +142,50 @@ pub(super) fn field<T: DeserializeOwned>(
 /// The error of a field that is not as it must be.
 pub(super) fn invalid(name: &str, allowed: &str) -> ApiError {
     ApiError::InvalidField { field: name.to_owned(), message: format!("`{name}` must be {allowed}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::StreamExt;
+    use futures::stream::{pending, repeat};
+
+    use super::*;
+
+    fn body(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Body {
+        Body::from_stream(pieces.map(Ok::<_, Infallible>))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn x5_a_body_that_drips_is_given_up_as_one_that_never_comes() {
+        let room = Arc::new(Semaphore::new(MAX_BODY));
+        let drips = repeat(()).then(async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Bytes::from_static(b" ")
+        });
+        for slow in [body(pending()), body(drips)] {
+            let began = tokio::time::Instant::now();
+            let read = read_in_time(slow, &room).await;
+            assert_eq!(read.err(), Some(ApiError::RequestTimeout));
+            assert_eq!(began.elapsed(), BODY_TIMEOUT);
+        }
+    }
+
+    #[tokio::test]
+    async fn x6_large_bodies_share_a_room_and_give_it_back() {
+        let room = Arc::new(Semaphore::new(2 * SMALL));
+        let large =
+            || body(futures::stream::iter([Bytes::from(vec![b' '; SMALL]), Bytes::from(vec![b' '; SMALL])]));
+        let (first, taken) = read_in_time(large(), &room).await.unwrap();
+        assert_eq!((first.len(), room.available_permits()), (2 * SMALL, SMALL));
+        let (_, also) = read_in_time(large(), &room).await.unwrap();
+        let full = read_in_time(large(), &room).await.err();
+        assert!(matches!(full, Some(ApiError::Overloaded { .. })), "{full:?}");
+        let (small, none) =
+            read_in_time(body(futures::stream::iter([Bytes::from_static(b"{}")])), &room).await.unwrap();
+        assert!(small == "{}" && none.is_none(), "a small one needs no room");
+        drop((taken, also));
+        assert_eq!(room.available_permits(), 2 * SMALL);
+    }
 }
