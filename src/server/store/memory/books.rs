@@ -9,7 +9,7 @@ use crate::crd::BudgetPeriod;
 use crate::server::config::RequestLimit;
 use crate::server::limits::budget::Account;
 use crate::server::limits::tokens::{self, Level};
-use crate::server::limits::{self, PLACE_WAIT, Rate};
+use crate::server::limits::{self, PLACE_WAIT};
 use crate::server::store::{
     BudgetDemand, CallerKey, LimitState, Refused, ReservationId, Reserve, Settle, Standing, TokenDemand,
 };
@@ -239,27 +239,6 @@ impl Caller {
                 level.state(size)
             }),
             budget: None,
-        }
-    }
-}
-
-impl Books {
-    /// As [`super::MemoryStore::take_over`] says.
-    pub(super) fn take_over(&mut self, reserve: &Reserve, left: &Standing, now: Now) {
-        let caller = self.callers.entry(&reserve.caller);
-        if let (Some(limit), Some(state)) = (reserve.requests, left.requests) {
-            let rate = Rate::from(limit);
-            let ahead = rate.bucket.saturating_sub(rate.interval.saturating_mul(state.remaining.into()));
-            caller.full_at = Some(now.micros + ahead);
-        }
-        if let (Some(demand), Some(state)) = (reserve.tokens, left.tokens) {
-            let tokens = i64::from(state.remaining.min(tokens::size(demand.per_minute)));
-            caller.level = Some(Level { tokens, part: 0, at: now.micros });
-        }
-        if let (Some(demand), Some(state)) = (&reserve.budget, left.budget) {
-            let budget = self.budgets.entry(&(demand.caller.clone(), demand.budget.period));
-            let account = budget.account(demand, now);
-            budget.account = Some(Account { spent: state.spent.0, ..account });
         }
     }
 }

@@ -9,9 +9,7 @@ use futures::future::{BoxFuture, ready};
 
 use super::MemoryStore;
 use super::books::{Books, Now, micros};
-use crate::server::store::{
-    Admit, Admitted, Exhausted, LimitStore, PodId, Reserve, Settle, Standing, StoreError,
-};
+use crate::server::store::{Admit, Admitted, Exhausted, LimitStore, PodId, Reserve, Settle, StoreError};
 
 /// The limits.
 pub(super) struct Limits {
@@ -34,15 +32,6 @@ impl Limits {
     fn books(&self) -> MutexGuard<'_, Books> {
         // Nothing panics while it holds the lock, and the books would be whole if it did.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl MemoryStore {
-    /// Sets a caller's limits, which `reserve` names, to what is left of them: this store takes over from one that is
-    /// away, and nobody is to start with full limits. Requests under way at the same time are not known and start at none.
-    pub fn take_over(&self, reserve: &Reserve, left: &Standing) {
-        let now = self.limits.now();
-        self.limits.books().take_over(reserve, left, now);
     }
 }
 
@@ -105,22 +94,5 @@ mod tests {
         }
         assert!(admit(CALLERS + 999).is_some());
         assert_eq!(admit(0), None, "forgotten");
-    }
-
-    #[test]
-    fn what_another_store_has_left_is_taken_over() {
-        let store = MemoryStore::new();
-        let request = Reserve { requests: Some(RequestLimit { burst: 10, ..LIMIT }), ..reserve(1) };
-        let standing = store.limits.books().admit(&request, store.limits.now());
-        let mut left = standing;
-        left.requests.as_mut().unwrap().remaining = 3;
-        left.tokens.as_mut().unwrap().remaining = 25;
-        store.take_over(&request, &left);
-        for (requests, tokens) in [(2, 15), (1, 5)] {
-            let next = Reserve { id: ReservationId(rand::random()), ..request.clone() };
-            let now = store.limits.books().admit(&next, store.limits.now());
-            assert_eq!(now.requests.unwrap().remaining, requests);
-            assert_eq!(now.tokens.unwrap().remaining, tokens);
-        }
     }
 }
