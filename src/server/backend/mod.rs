@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use self::attempts::Written;
 
+mod address;
 pub mod attempts;
 mod breaker;
 pub mod connect;
