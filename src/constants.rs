@@ -138,6 +138,8 @@ pub mod path {
     pub const OPENAPI: &str = "/openapi.json";
     /// Simple dialect: one answer.
     pub const CHAT: &str = "/api/v1/chat";
+    /// Behind the URL of an OTLP receiver.
+    pub const OTLP_TRACES: &str = "/v1/traces";
     /// Everything under it speaks the OpenAI dialect, errors included.
     pub const OPENAI_PREFIX: &str = "/v1/";
 }
@@ -262,8 +264,40 @@ pub mod header {
     pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
     /// Time until the bucket of tokens is full, as `6m0s`.
     pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
+    /// W3C Trace Context: which trace a request belongs to.
+    pub const TRACE_PARENT: &str = "traceparent";
     /// `retry-after` in milliseconds.
     pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+}
+
+/// Attributes of spans: OpenTelemetry's names.
+pub mod trace {
+    /// Method of the request.
+    pub const METHOD: &str = "http.request.method";
+    /// Its path, as the router has it.
+    pub const ROUTE: &str = "http.route";
+    /// Status of the response.
+    pub const STATUS: &str = "http.response.status_code";
+    /// What went wrong, from a closed set of words.
+    pub const ERROR: &str = "error.type";
+    /// What is done, always [`CHAT`].
+    pub const OPERATION: &str = "gen_ai.operation.name";
+    /// Value of [`OPERATION`].
+    pub const CHAT: &str = "chat";
+    /// `openai` or `echo`.
+    pub const PROVIDER: &str = "gen_ai.provider.name";
+    /// The same under its older name.
+    pub const SYSTEM: &str = "gen_ai.system";
+    /// The model that is asked.
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// The model that answered: it, or a fallback of it.
+    pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+    /// Tokens of the prompt.
+    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens of the answer.
+    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// Why the answer ended.
+    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
 }
 
 /// Metric names of both planes.

@@ -34,6 +34,8 @@ use super::state::{AppState, Charging, Live, LiveHandle};
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::store::redis::{RedisAddress, RedisStore};
+use super::trace::Tracer;
+use super::trace::export::Export;
 use crate::admin::{self, AdminState, Readiness, ServerStatus};
 use crate::constants::readiness;
 use crate::shutdown::Shutdown;
@@ -107,10 +109,12 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let (settlements, owed) = settlement::queue();
     let settler = Settler::new(owed, live.clone(), metrics.clone(), charging.clone());
     let state = AppState::new(live.clone(), metrics.clone(), settlements, charging, shutdown.clone());
+    let connections = TaskTracker::new();
+    let (export, tracer) = traces(&options.config, &connections).unzip();
+    let state = state.with_tracer(tracer.unwrap_or_default());
     let flights = state.flights().clone();
     let ready = Readiness::new(shutdown.clone(), &[readiness::CREDENTIALS]);
     let end = CancellationToken::new();
-    let connections = TaskTracker::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
     let assembler = Assembler::new(live.clone(), ready.clone(), in_cluster, connections.clone())
@@ -141,6 +145,9 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     }
     end.cancel();
     while tasks.join_next().await.is_some() {}
+    if let Some(export) = export {
+        export.end().await;
+    }
     // With the last handle to a backend its client goes, and with that each of its connections ends.
     live.store(None);
     connections.close();
@@ -150,6 +157,14 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let drain_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(answers.cut = report.cut, drain_ms, "server ended");
     Ok(())
+}
+
+/// The exporter of spans, where there is an endpoint that can be used.
+fn traces(config: &ServerConfig, connections: &TaskTracker) -> Option<(Export, Tracer)> {
+    let endpoint = config.fixed.otlp_endpoint.as_deref()?;
+    Export::start(endpoint, &config.identity, connections.clone())
+        .inspect_err(|error| tracing::error!(%error, "there are no traces"))
+        .ok()
 }
 
 /// Port 0 asks for any port, and memory decides how many requests there are at once: this says which, and how many.

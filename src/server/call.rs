@@ -19,6 +19,7 @@ use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::Live;
 use super::tally::{Readers, Tally};
+use super::trace::{Answered, RequestTrace};
 
 /// Largest answer for the shared store: a larger one would keep its one connection busy past the deadline of others.
 const SHARED_MAX: usize = 1 << 20;
@@ -43,6 +44,8 @@ pub(super) struct Call {
     pub(super) publishes: bool,
     /// Who is told, where the answer is a stream.
     pub(super) readers: Readers,
+    /// The span of the request that began it.
+    pub(super) trace: RequestTrace,
     /// What is owed.
     pub(super) guard: SettlementGuard,
     /// Where the call is counted.
@@ -103,6 +106,7 @@ impl Call {
             stream: self.stream,
             deadline: self.deadline,
             metrics: &self.metrics,
+            trace: &self.trace,
         };
         let upstreams::Called { answer, model, call } = self.live.upstreams.call(call, &attempts).await?;
         (self.model, self.counted) = (model, Some(call));
@@ -121,6 +125,14 @@ impl Call {
         }
     }
 
+    /// The whole answer has come.
+    pub(super) fn answered(&mut self, usage: Option<Usage>, finish_reason: Option<&str>) {
+        if let Some(counted) = &mut self.counted {
+            counted.trace.answered(&Answered { model: &self.model.upstream, usage, finish_reason });
+        }
+        self.ended(OK);
+    }
+
     /// The fallback that answers, if it is one.
     pub(super) fn fallback(&self) -> Option<Arc<str>> {
         (self.model.name != self.asked.name).then(|| self.model.name.clone())
@@ -132,7 +144,7 @@ impl Call {
             self.ended(error.label());
             error
         })?;
-        self.ended(OK);
+        self.answered(read.usage, read.finish_reason.as_deref());
         let cost = self.used(read.usage, (read.text.len() as u64).div_ceil(BYTES_A_TOKEN));
         if read.complete {
             self.store(&completion);

@@ -26,6 +26,7 @@ use super::state::{AppState, Live};
 use super::store::{CacheKey, CallerKey, ConversationId, Retention, Said};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
+use super::trace::RequestTrace;
 
 /// What a route made of a request.
 pub struct Ask {
@@ -51,6 +52,8 @@ pub struct Ask {
     pub started: Instant,
     /// Its id, for the log.
     pub id: Arc<str>,
+    /// Its span.
+    pub trace: RequestTrace,
     /// The memory that its body was given.
     pub room: Option<OwnedSemaphorePermit>,
 }
@@ -114,6 +117,7 @@ async fn run(
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
     let guard = state.settlements().guard().ok_or_else(busy)?;
+    ask.trace.asks(live.config.dynamic.backend.name(), &ask.model.name);
     let looked_for = ask.keep.filter(|_| ask.cache.read);
     let id = ask.id.clone();
     let exchange = Exchange { live: live.clone(), ask, guard: Some(guard) };
@@ -239,6 +243,7 @@ impl Exchange {
             asked: ask.model.clone(),
             model: ask.model.clone(),
             keep: ask.keep,
+            trace: ask.trace.clone(),
             readers,
             publishes: false,
             guard,

@@ -11,6 +11,7 @@ use prometheus::{
 
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
+use super::trace::CallTrace;
 use crate::constants::metric;
 
 /// Handles to every metric of a server. Cloning is cheap.
@@ -201,20 +202,22 @@ const STORE_MODES: [&str; 4] = ["shared", "local", "open", "closed"];
 /// Label `status` of a call that was answered whole.
 pub const OK: &str = "ok";
 /// And of one that nobody waited for to the end.
-const CANCELLED: &str = "cancelled";
+pub const CANCELLED: &str = "cancelled";
 
 /// One call to the backend, counted when it is over, however that comes.
 pub struct BackendCall {
     metrics: ServerMetrics,
     model: Arc<str>,
     status: &'static str,
+    /// Its span.
+    pub trace: CallTrace,
 }
 
 impl BackendCall {
     /// The call is made.
     #[must_use]
-    pub fn begin(metrics: ServerMetrics, model: Arc<str>) -> Self {
-        Self { metrics, model, status: CANCELLED }
+    pub fn begin(metrics: ServerMetrics, model: Arc<str>, trace: CallTrace) -> Self {
+        Self { metrics, model, status: CANCELLED, trace }
     }
 
     /// What came of it: [`OK`] or an error's label.
@@ -226,5 +229,6 @@ impl BackendCall {
 impl Drop for BackendCall {
     fn drop(&mut self) {
         self.metrics.backend_calls.with_label_values(&[self.model.as_ref(), self.status]).inc();
+        self.trace.ended(self.status);
     }
 }

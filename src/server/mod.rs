@@ -45,6 +45,7 @@ pub mod overload;
 pub mod reload;
 pub mod secrets;
 pub mod state;
+pub mod trace;
 pub mod upstream_body;
 
 pub use assembly::{Listeners, ServeError, ServerOptions, bind, build_router, run};

@@ -19,6 +19,7 @@ use super::models::{Model, Models};
 use super::settlement::SettlementQueue;
 use super::store::Store;
 use super::store_failure::LocalLimits;
+use super::trace::Tracer;
 use crate::shutdown::Shutdown;
 
 /// Bytes of all large request bodies together: a quarter of a pod's default memory.
@@ -103,6 +104,7 @@ impl Charging {
 #[derive(Clone)]
 pub struct AppState {
     inner: Arc<Inner>,
+    tracer: Tracer,
 }
 
 struct Inner {
@@ -117,6 +119,18 @@ struct Inner {
 }
 
 impl AppState {
+    /// Begins spans with this.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// Begins spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
     /// A state around the handle that the assembly fills.
     #[must_use]
     pub fn new(
@@ -130,7 +144,7 @@ impl AppState {
         let body_room = Arc::new(Semaphore::new(BODY_ROOM));
         let flights = Flights::default();
         let inner = Inner { live, metrics, settlements, shutdown, charging, flights, body_room, started_at };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), tracer: Tracer::default() }
     }
 
     /// The running configuration.

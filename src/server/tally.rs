@@ -13,7 +13,6 @@ use super::backend::BackendError;
 use super::call::{Call, Whole};
 use super::completion::{self, Assembler, Chunk, CompletionError, Conformer};
 use super::json;
-use super::metrics::OK;
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
 
@@ -191,7 +190,7 @@ impl Tally {
         let completion =
             (wanted && self.assembler.is_faithful()).then(|| Bytes::from(self.assembler.completion()));
         if let Some(call) = &mut self.call {
-            call.ended(OK);
+            call.answered(self.assembler.usage(), self.assembler.finish_reason());
             if let Some(completion) = &completion {
                 call.store(completion);
             }

@@ -62,7 +62,7 @@ fn request(body: &'static str, stream: bool) -> UpstreamRequest {
 
 fn within(limit: Duration, body: &'static str, stream: bool) -> UpstreamRequest {
     let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
-    UpstreamRequest { body: body.into(), stream, deadline, written: Written::default() }
+    UpstreamRequest { body: body.into(), stream, deadline, written: Written::default(), trace_parent: None }
 }
 
 async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError> {

@@ -11,6 +11,7 @@ use chatservice::server::backend::{BackendError, Deadline};
 use chatservice::server::config::{BackendConfig, DynamicConfig, ModelConfig};
 use chatservice::server::metrics::ServerMetrics;
 use chatservice::server::models::Models;
+use chatservice::server::trace::RequestTrace;
 use futures::future::join_all;
 use prometheus::{Encoder, TextEncoder};
 use serde_json::Value;
@@ -71,6 +72,7 @@ impl Service {
             stream,
             deadline: Deadline::new(Instant::now(), limit),
             metrics: &self.metrics,
+            trace: &RequestTrace::default(),
         };
         self.upstreams.call(call, log).await
     }

@@ -10,6 +10,8 @@ mod http;
 mod metrics;
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;
+#[path = "../support/otlp.rs"]
+mod otlp;
 #[path = "../support/process.rs"]
 mod process_support;
 #[path = "../support/redis.rs"]
@@ -34,6 +36,7 @@ mod secrecy;
 mod simple_dialect;
 mod streams;
 mod telemetry;
+mod traces;
 mod upstream_faults;
 
 /// A backend that answers this many requests with `word0 word1 word2`.

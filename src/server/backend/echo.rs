@@ -242,7 +242,7 @@ mod tests {
     fn request(body: &Value, stream: bool) -> UpstreamRequest {
         let deadline = Deadline::new(std::time::Instant::now(), std::time::Duration::from_mins(1));
         let written = crate::server::backend::attempts::Written::default();
-        UpstreamRequest { body: body.to_string().into(), stream, deadline, written }
+        UpstreamRequest { body: body.to_string().into(), stream, deadline, written, trace_parent: None }
     }
 
     async fn plain(body: Value) -> Result<Bytes, BackendError> {

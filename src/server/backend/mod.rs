@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use self::attempts::Written;
@@ -35,6 +36,8 @@ pub struct UpstreamRequest {
     pub deadline: Deadline,
     /// To be set before the backend can have the request.
     pub written: Written,
+    /// Tells the backend which trace it belongs to.
+    pub trace_parent: Option<HeaderValue>,
 }
 
 /// When a request's time is over, and how long it was, for the message.

@@ -25,7 +25,7 @@ use super::events::{Events, Piece};
 use super::refusal::{self, ErrorObject};
 use super::tls::Authorities;
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
-use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, secret_key};
+use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, header::TRACE_PARENT, secret_key};
 use crate::server::completion::MAX_BYTES;
 use crate::server::config::TimeoutConfig;
 use crate::server::json;
@@ -106,7 +106,7 @@ pub enum OptionsError {
 
 /// Runs the tasks of connections where they are waited for.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+pub(in crate::server) struct Tracked(pub(in crate::server) TaskTracker);
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tracked {
     fn execute(&self, task: F) {
@@ -248,7 +248,7 @@ impl OpenAi {
     /// One request; the response has status 200.
     async fn send(
         &self,
-        UpstreamRequest { body, written, .. }: UpstreamRequest,
+        UpstreamRequest { body, written, trace_parent, .. }: UpstreamRequest,
         accept: &'static str,
     ) -> Result<Response<Incoming>, BackendError> {
         let mut request = Request::new(Full::new(body));
@@ -258,6 +258,9 @@ impl OpenAi {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(parent) = trace_parent {
+            headers.insert(TRACE_PARENT, parent);
+        }
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }

@@ -13,6 +13,7 @@ use super::retry::{Retry, share};
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use crate::server::metrics::{BackendCall, ServerMetrics};
 use crate::server::models::Model;
+use crate::server::trace::RequestTrace;
 use crate::server::upstream_body;
 
 /// A backend with what is known of it.
@@ -35,6 +36,8 @@ pub struct UpstreamCall<'a> {
     pub deadline: Deadline,
     /// Where calls, tries and breakers are counted.
     pub metrics: &'a ServerMetrics,
+    /// The span of the request.
+    pub trace: &'a RequestTrace,
 }
 
 /// An answer.
@@ -162,10 +165,16 @@ impl Upstreams {
         ticket: Ticket<'_>,
         log: &AttemptLog,
     ) -> Result<Called, (BackendError, bool)> {
-        let mut call = BackendCall::begin(ask.metrics.clone(), model.name.clone());
+        let mut call =
+            BackendCall::begin(ask.metrics.clone(), model.name.clone(), ask.trace.call(&model.upstream));
         let written = log.begin(model.clone());
-        let request =
-            UpstreamRequest { body, stream: ask.stream, deadline: ask.deadline, written: written.clone() };
+        let request = UpstreamRequest {
+            body,
+            stream: ask.stream,
+            deadline: ask.deadline,
+            written: written.clone(),
+            trace_parent: call.trace.parent(),
+        };
         let result = self.backend.call(request).await;
         let result = match result {
             Ok(answer) => {

@@ -16,8 +16,9 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::constants::header as names;
 use crate::server::error::{Dialect, ErrorCode, StreamFault};
-use crate::server::metrics::ServerMetrics;
+use crate::server::metrics::{CANCELLED, ServerMetrics};
 use crate::server::state::AppState;
+use crate::server::trace::RequestTrace;
 
 /// Longest request id that is taken over from a client.
 const ID_MAX: usize = 128;
@@ -31,7 +32,10 @@ pub async fn observe(State(state): State<AppState>, mut request: Request, next: 
     request.extensions_mut().insert(RequestId(text.clone()));
     let dialect = Dialect::of(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let mut record = Record::new(&state, request.method(), route, text);
+    let mut record = Record::new(&state, &request, route, text);
+    if record.trace.is_on() {
+        request.extensions_mut().insert(record.trace.clone());
+    }
     let mut response = next.run(request).await;
     record.status = response.status().as_u16();
     record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
@@ -74,6 +78,7 @@ pub struct RequestId(pub Arc<str>);
 /// What is known of one request; written down when dropped.
 struct Record {
     metrics: ServerMetrics,
+    trace: RequestTrace,
     method: &'static str,
     route: String,
     id: Arc<str>,
@@ -86,12 +91,14 @@ struct Record {
 }
 
 impl Record {
-    fn new(state: &AppState, method: &Method, route: String, id: Arc<str>) -> Self {
+    fn new(state: &AppState, request: &Request, route: String, id: Arc<str>) -> Self {
         let metrics = state.metrics().clone();
         metrics.in_flight.inc();
+        let method = method_label(request.method());
         Self {
             metrics,
-            method: method_label(method),
+            trace: state.tracer().request(method, &route, request.headers()),
+            method,
             route,
             id,
             started: Instant::now(),
@@ -138,6 +145,8 @@ impl Drop for Record {
             complete = self.ended && fault.is_none(),
             "request"
         );
+        let left = (!self.ended).then_some(CANCELLED);
+        self.trace.ended(self.status, self.error.or(fault).or(left));
     }
 }
 

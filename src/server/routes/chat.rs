@@ -205,6 +205,7 @@ async fn prepare(
     let ask = Ask {
         caller: from.caller,
         id: from.id,
+        trace: from.trace,
         room,
         body: to_bytes(&upstream),
         dialect: Dialect::Simple,

@@ -115,6 +115,7 @@ async fn prepare(
     let ask = Ask {
         caller: from.caller,
         id: from.id,
+        trace: from.trace,
         room,
         body: upstream_body(&body, &object, &model, messages.as_deref(), stream)?,
         dialect: Dialect::OpenAi,

@@ -23,6 +23,7 @@ use crate::server::limits;
 use crate::server::middleware::observe::RequestId;
 use crate::server::state::AppState;
 use crate::server::store::CallerKey;
+use crate::server::trace::RequestTrace;
 
 /// Largest request body: images travel inside it.
 pub const MAX_BODY: usize = 16 << 20;
@@ -37,6 +38,8 @@ pub struct From {
     pub caller: CallerKey,
     /// The request's id.
     pub id: Arc<str>,
+    /// Its span.
+    pub trace: RequestTrace,
 }
 
 impl<S: Sync> FromRequestParts<S> for From {
@@ -49,7 +52,8 @@ impl<S: Sync> FromRequestParts<S> for From {
         let (Some(ConnectInfo(peer)), Some(RequestId(id))) = (peer, id) else {
             return Err(ApiError::Internal.into_response(Dialect::of(parts.uri.path())));
         };
-        Ok(Self { caller: limits::caller_of(peer.ip()), id: id.clone() })
+        let trace = parts.extensions.get::<RequestTrace>().cloned().unwrap_or_default();
+        Ok(Self { caller: limits::caller_of(peer.ip()), id: id.clone(), trace })
     }
 }
 
