@@ -16,6 +16,8 @@ mod otlp;
 mod process_support;
 #[path = "../support/redis.rs"]
 mod redis_server;
+#[path = "../support/redis_sets.rs"]
+mod redis_sets;
 #[path = "../support/server.rs"]
 mod server;
 
@@ -36,6 +38,7 @@ mod secrecy;
 mod simple_dialect;
 mod streams;
 mod telemetry;
+mod three_processes;
 mod traces;
 mod upstream_faults;
 

@@ -49,7 +49,7 @@ pub async fn requests_hardly_wait(store: &RedisStore) {
 }
 
 #[tokio::test]
-async fn a_redis_that_pauses_costs_one_request_a_moment() {
+async fn s1_s2_a_redis_that_pauses_costs_one_request_a_moment() {
     let Some(server) = RedisServer::start().await else { return };
     Log::start();
     let store = pod(&server, "u-1");
@@ -66,7 +66,7 @@ async fn a_redis_that_pauses_costs_one_request_a_moment() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_costs_one_request_a_moment_also_where_it_was_never_connected_to() {
+async fn s1_s2_a_frozen_redis_costs_one_request_a_moment_also_where_it_was_never_connected_to() {
     let Some(server) = RedisServer::start().await else { return };
     let (used, fresh) = (pod(&server, "u-1"), pod(&server, "u-1"));
     until_back(&used).await;
@@ -84,7 +84,7 @@ async fn a_frozen_redis_costs_one_request_a_moment_also_where_it_was_never_conne
 }
 
 #[tokio::test]
-async fn requests_that_meet_a_hanging_redis_together_wait_together() {
+async fn s2_requests_that_meet_a_hanging_redis_together_wait_together() {
     let Some(server) = RedisServer::start().await else { return };
     server.freeze();
     let store = pod(&server, "u-1");
@@ -96,7 +96,7 @@ async fn requests_that_meet_a_hanging_redis_together_wait_together() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_killed_is_used_again_when_it_is_back_and_both_are_logged_once() {
+async fn s1_s3_a_redis_that_was_killed_is_used_again_when_it_is_back_and_both_are_logged_once() {
     let Some(mut server) = RedisServer::start().await else { return };
     Log::start();
     let store = pod(&server, "u-1");
@@ -138,7 +138,7 @@ async fn a_request_that_is_given_up_does_not_keep_others_from_connecting() {
 }
 
 #[tokio::test]
-async fn a_replica_that_refuses_writes_counts_as_away() {
+async fn s3_a_replica_that_refuses_writes_counts_as_away() {
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
     until_back(&store).await;
@@ -154,7 +154,7 @@ async fn a_replica_that_refuses_writes_counts_as_away() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_and_stays_connected() {
+async fn s3_a_full_redis_refuses_and_stays_connected() {
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
     until_back(&store).await;

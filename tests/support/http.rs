@@ -72,6 +72,14 @@ pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &[u
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
+/// POST of JSON to somebody who may be gone before there is an answer.
+pub async fn attempt(url: &str, body: &[u8]) {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::post(url).header("content-type", "application/json");
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
+    let _ = tokio::time::timeout(DEADLINE, client.request(request)).await.expect("an end in time");
+}
+
 /// GET.
 pub async fn get(url: &str) -> Answer {
     send(Method::GET, url, &[], b"").await

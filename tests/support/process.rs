@@ -22,10 +22,22 @@ pub struct Process {
 impl Process {
     /// With this backend, waiting until it is ready.
     pub async fn start(base_url: &str) -> Self {
+        let variables =
+            [("OPENAI_API_KEY", "k"), ("OPENAI_BASE_URL", base_url), ("OPENAI_MODEL", "gpt-4o-mini")];
+        Self::run(&["serve"], &variables).await
+    }
+
+    /// One of the servers of a ChatService in a file, which share the Redis at this URL, waiting until it is ready.
+    pub async fn of(file: &std::path::Path, redis_url: &str) -> Self {
+        Self::run(&["local", "-f", file.to_str().unwrap()], &[("REDIS_URL", redis_url)]).await
+    }
+
+    async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_chatservice"))
-            .args(["serve", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"])
+            .args(arguments)
+            .args(["--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"])
             .env_clear()
-            .envs([("OPENAI_API_KEY", "k"), ("OPENAI_BASE_URL", base_url), ("OPENAI_MODEL", "gpt-4o-mini")])
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -21,6 +21,7 @@ const _: () = {
     let _ = RedisCluster::owner;
     let _ = RedisSentinels::start;
     let _ = RedisSentinels::url;
+    let _ = |set: RedisSentinels| (set.master, set.replica);
 };
 
 /// Three masters with a third of the slots each, and replicas where they are asked for.

@@ -215,7 +215,7 @@ fn redis_is_a_url_or_is_made_from_its_parts() {
 
 #[test]
 fn a_bad_redis_secret_is_told_without_quoting_it() {
-    let cases: [(Data, &str, &str); 10] = [
+    let cases: [(Data, &str, &str); 12] = [
         (&[], reason::SECRET_NOT_FOUND, "--from-literal=url=..."),
         (&[("token", "canary")], reason::SECRET_KEY_MISSING, "has no key \"url\" (found: token)"),
         (&[("url", "canary")], reason::SECRET_KEY_MISSING, "key \"url\" of Secret"),
@@ -232,6 +232,12 @@ fn a_bad_redis_secret_is_told_without_quoting_it() {
              '{\"stringData\":{\"port\":\"...\"}}'",
         ),
         (&[("host", "r"), ("username", "canary")], reason::SECRET_KEY_MISSING, "key \"password\" of Secret"),
+        (&[("host", "r"), ("ca.crt", "canary")], reason::SECRET_KEY_MISSING, "key \"ca.crt\" of Secret"),
+        (
+            &[("url", "redis://r"), ("tls.crt", "canary")],
+            reason::SECRET_KEY_MISSING,
+            "write rediss for redis",
+        ),
     ];
     for (data, reason, part) in cases {
         let pod = Pod::new().credentials(&[("api-key", "k")]).redis(data);
