@@ -31,6 +31,7 @@ pub struct Settler {
     charging: Charging,
     pod: PodId,
     backlog: Backlog,
+    started: Instant,
     next_beat: Instant,
     /// Charges that the next trip holds: fewer after the store refused one, to find out which.
     batch: usize,
@@ -52,6 +53,7 @@ impl Settler {
             charging,
             pod: PodId(rand::random()),
             backlog: Backlog::default(),
+            started: Instant::now(),
             next_beat: Instant::now(),
             batch: BATCH,
         }
@@ -162,7 +164,8 @@ impl Settler {
         if !due {
             return;
         }
-        self.next_beat = Instant::now() + BEAT;
+        // Servers start together: a young one looks around more often.
+        self.next_beat = Instant::now() + BEAT.min(self.started.elapsed());
         if !live.store.shared() || !live.limits_anything() {
             return self.metrics.store_mode(if live.store.shared() { "shared" } else { "local" });
         }

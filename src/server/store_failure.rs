@@ -110,7 +110,9 @@ impl LocalLimits {
     }
 
     fn share(&self, outage: &Outage, reserve: &Reserve) -> Standing {
-        outage.seed(&self.inner, reserve);
+        if !outage.seed(&self.inner, reserve) {
+            return Standing { refused: Some(Refused::BudgetReserved), ..Standing::default() };
+        }
         let share = share(reserve, outage.pods);
         let refused = self.lease(&share, share.enforce);
         if refused.is_some() && share.enforce {
@@ -214,23 +216,24 @@ impl Outage {
         Self { pods, store, seeded: Cache::new(CALLERS), seeded_budgets: Cache::new(CALLERS) }
     }
 
-    /// Makes the share of a caller what the store's last word leaves of it, once. A caller that this server never heard
-    /// of has its whole share.
-    fn seed(&self, known: &Inner, reserve: &Reserve) {
+    /// Makes the share of a caller what the store's last word leaves of it, once. Of a caller that the store never spoke of
+    /// the share of a rate is whole, since a bucket that is not used is full. False where it never spoke of the budget: what
+    /// others have spent is not known then, and there is nothing to share.
+    fn seed(&self, known: &Inner, reserve: &Reserve) -> bool {
         let share = share(reserve, self.pods);
         self.seeded.get_with_by_ref(&reserve.caller, || {
             if let Some((then, standing)) = known.limits.get(&reserve.caller) {
                 settle(&self.store, used(&share, &standing, then.elapsed()));
             }
         });
-        let Some(demand) = &share.budget else { return };
+        let Some(demand) = &share.budget else { return true };
+        let Some((then, state)) = known.budgets.get(&demand.caller) else { return false };
         self.seeded_budgets.get_with_by_ref(&demand.caller, || {
-            if let Some((then, state)) = known.budgets.get(&demand.caller)
-                && same_period(then, Timestamp::now(), demand.budget.period)
-            {
+            if same_period(then, Timestamp::now(), demand.budget.period) {
                 settle(&self.store, spent(&share, state, self.pods));
             }
         });
+        true
     }
 }
 
@@ -426,6 +429,22 @@ mod tests {
         assert!(local.is_away());
         local.back();
         assert!(!local.is_away());
+    }
+
+    #[test]
+    fn of_a_budget_that_the_store_never_spoke_of_nothing_is_spent() {
+        let local = LocalLimits::new(ServerMetrics::new().unwrap());
+        let money = || Reserve { requests: None, tokens: None, concurrent: None, ..reserve("a") };
+        let decide = || match local.decide(OnStoreFailure::Local, &money()) {
+            Decision::Local(_, standing) => standing.refused,
+            Decision::Open | Decision::Closed => None,
+        };
+        assert_eq!(decide(), Some(Refused::BudgetReserved));
+        local.back();
+        let budget = Some(BudgetState { spent: NanoUsd(70), reserved: NanoUsd(5) });
+        local.told(&money(), &Standing { budget, ..Standing::default() }, false);
+        let admitted = (0..9).filter(|_| decide().is_none()).count();
+        assert_eq!(admitted, 2, "ten each of the 25 that are left");
     }
 
     #[test]

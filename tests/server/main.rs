@@ -23,6 +23,7 @@ mod server;
 
 mod bad_input;
 mod cache_and_limits;
+mod charging;
 mod coalescing;
 mod coalescing_pods;
 mod conversations;
