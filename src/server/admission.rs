@@ -1,5 +1,6 @@
 //! Whether a request may go on. In: the configured limits, who asks, and what it may use. Out: a reservation that the
-//! settlement guard owes, how the limits stand, and a cached answer if there is one; or the refusal.
+//! settlement guard owes, how the limits stand, and a cached answer if there is one, else who asks
+//! for it; or the refusal.
 //!
 //! One trip to the store, none for a hit of the memory cache. A request that the store does not decide is decided as
 //! `onStoreFailure` says.
@@ -20,8 +21,8 @@ use super::pricing::NanoUsd;
 use super::settlement::{Held, Settlement};
 use super::state::{AppState, Live};
 use super::store::{
-    Admit, BudgetDemand, CacheKey, CallerKey, LimitState, Refused, ReservationId, Reserve, Standing,
-    StoreError, TokenDemand,
+    Admit, BudgetDemand, CacheKey, CallerKey, LimitState, Refused, ReservationId, Reserve, Share, SharerId,
+    Standing, StoreError, TokenDemand,
 };
 use super::store_failure::Decision;
 use crate::crd::{BudgetPeriod, LimitMode, Per};
@@ -52,6 +53,15 @@ pub(super) struct Wanted {
     pub(super) part: Part,
     /// And the answer that is looked for.
     pub(super) cache_key: Option<CacheKey>,
+    /// And, where there is none, who asks for it.
+    pub(super) sharer: Option<SharerId>,
+}
+
+impl Wanted {
+    /// Only this.
+    pub(super) fn reserve(part: Part) -> Self {
+        Self { part, cache_key: None, sharer: None }
+    }
 }
 
 /// A request that wants to go on.
@@ -64,20 +74,21 @@ pub(super) struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Asks the store. What it reserves is owed from the moment that it is asked. Out: the stored answer.
+    /// Asks the store. What it reserves is owed from the moment that it is asked. Out: the stored answer or who asks for
+    /// it; None where that was not to be told, or the store is away.
     pub(super) async fn admit(
         &self,
         wanted: Wanted,
         owed: &mut Settlement,
         outcome: &mut Outcome,
-    ) -> Result<Option<Bytes>, ApiError> {
-        let Wanted { part, cache_key } = wanted;
+    ) -> Result<Option<Share>, ApiError> {
+        let Wanted { part, cache_key, sharer } = wanted;
         let Some(reserve) = self.reserve(part, owed) else {
-            return Ok(if cache_key.is_some() { self.cached(cache_key).await } else { None });
+            return Ok(if cache_key.is_some() { self.look(cache_key, sharer).await } else { None });
         };
         let slot = owed.slot(part == Part::Request);
         *slot = Some(Held::asked(reserve.clone()));
-        match self.live.store.admit(Admit { reserve: Some(reserve.clone()), cache_key }).await {
+        match self.live.store.admit(Admit { reserve: Some(reserve.clone()), cache_key, sharer }).await {
             Ok(admitted) => {
                 let standing = admitted.standing.unwrap_or_default();
                 let hit = admitted.cached.is_some();
@@ -89,7 +100,7 @@ impl Admission<'_> {
                 if !hit && reserve.to_settle() {
                     *slot = Some(Held { requests: 1, ..Held::asked(reserve) });
                 }
-                Ok(admitted.cached)
+                Ok(admitted.cached.map(Share::Answer).or(admitted.share))
             }
             Err(error) => {
                 self.state.metrics().store_error("admit");
@@ -104,9 +115,10 @@ impl Admission<'_> {
         *owed.slot(true) = self.reserve_request().map(Held::unasked);
     }
 
-    async fn cached(&self, cache_key: Option<CacheKey>) -> Option<Bytes> {
-        let asked = self.live.store.admit(Admit { reserve: None, cache_key }).await;
-        asked.inspect_err(|_| self.state.metrics().store_error("admit")).ok()?.cached
+    async fn look(&self, cache_key: Option<CacheKey>, sharer: Option<SharerId>) -> Option<Share> {
+        let asked = self.live.store.admit(Admit { reserve: None, cache_key, sharer }).await;
+        let told = asked.inspect_err(|_| self.state.metrics().store_error("admit")).ok()?;
+        told.cached.map(Share::Answer).or(told.share)
     }
 
     /// Decides without the store.

@@ -23,7 +23,7 @@ use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
-use super::store::{CacheKey, CallerKey, ConversationId, Retention, Said};
+use super::store::{CacheKey, CallerKey, ConversationId, Retention, Said, Share};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
 use super::trace::RequestTrace;
@@ -141,7 +141,7 @@ pub(super) async fn admit_request(
     let mut outcome = Outcome::from(ApiError::Internal);
     let Some(mut guard) = state.settlements().guard() else { return (Err(busy()), HeaderMap::new()) };
     let admission = Admission { state, live, caller, asked: None };
-    let wanted = Wanted { part: Part::Request, cache_key: None };
+    let wanted = Wanted::reserve(Part::Request);
     let admitted = admission.admit(wanted, &mut guard.settlement, &mut outcome).await;
     (admitted.map(drop), outcome.headers())
 }
@@ -180,7 +180,7 @@ pub(super) enum Found {
 impl Exchange {
     /// A request that wants nothing of the cache but, perhaps, that its answer is kept.
     async fn ask_alone(mut self, state: &AppState, outcome: &mut Outcome) -> Result<Answer, ApiError> {
-        self.admit(state, Part::Whole, None, outcome).await?;
+        self.admit(state, Wanted::reserve(Part::Whole), outcome).await?;
         outcome.cache = Some(CacheResult::Bypass);
         if self.ask.cache.only_if_cached {
             return Err(ApiError::NotCached);
@@ -200,19 +200,18 @@ impl Exchange {
         Ok(self.tell(state, found, CacheResult::Bypass, outcome.cost).await)
     }
 
-    /// One trip to the store; the stored answer, when it was asked for and is there.
+    /// One trip to the store; the stored answer or who asks for it, where that was wanted.
     pub(super) async fn admit(
         &mut self,
         state: &AppState,
-        part: Part,
-        cache_key: Option<CacheKey>,
+        wanted: Wanted,
         outcome: &mut Outcome,
-    ) -> Result<Option<Bytes>, ApiError> {
+    ) -> Result<Option<Share>, ApiError> {
         let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
         let ask = &self.ask;
         let asked = Some((&ask.body, &ask.model));
         let admission = Admission { state, live: &self.live, caller: &ask.caller, asked };
-        admission.admit(Wanted { part, cache_key }, owed, outcome).await
+        admission.admit(wanted, owed, outcome).await
     }
 
     /// Charges a request that an answer was found for in this pod's memory: afterwards where that saves a trip.
@@ -225,7 +224,7 @@ impl Exchange {
             let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
             Admission { state, live: &self.live, caller: &self.ask.caller, asked: None }.charge_later(owed);
         } else {
-            self.admit(state, Part::Request, None, outcome).await?;
+            self.admit(state, Wanted::reserve(Part::Request), outcome).await?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::admission::Part;
+use super::admission::{Part, Wanted};
 use super::backend::BackendError;
 use super::cache::{self, CachedAnswer};
 use super::call::Whole;
@@ -61,9 +61,10 @@ impl Exchange {
             return Ok(self.hit(state, found, outcome).await);
         }
         if self.ask.cache.only_if_cached {
-            let stored = self.admit(state, Part::Whole, Some(keep.key), outcome).await?;
+            let wanted = Wanted { cache_key: Some(keep.key), ..Wanted::reserve(Part::Whole) };
+            let told = self.admit(state, wanted, outcome).await?;
             outcome.cache = Some(CacheResult::Miss);
-            let known = stored.and_then(|stored| self.remember(keep, &stored));
+            let known = told.as_ref().and_then(|told| self.remember(keep, told));
             let found = known.and_then(|known| Found::kept(&known.completion, &self.ask));
             return Ok(self.hit(state, found.ok_or(ApiError::NotCached)?, outcome).await);
         }
@@ -87,7 +88,7 @@ impl Exchange {
                 }
                 Boarded::Follow(seat) => {
                     if !charged {
-                        self.admit(state, Part::Request, None, outcome).await?;
+                        self.admit(state, Wanted::reserve(Part::Request), outcome).await?;
                     }
                     outcome.cache = Some(CacheResult::Coalesced);
                     seat
@@ -135,36 +136,30 @@ impl Exchange {
         (keep, part): (Keep, Part),
         outcome: &mut Outcome,
     ) -> Result<Place, ApiError> {
-        let stored = self.admit(state, part, Some(keep.key), outcome).await?;
-        let hit = stored.is_some();
-        let known = stored.and_then(|stored| self.remember(keep, &stored));
+        // A stream cannot be followed from another pod.
+        let sharer = (!self.ask.stream && self.live.store.shared()).then(|| pilot.id());
+        let told = self.admit(state, Wanted { part, cache_key: Some(keep.key), sharer }, outcome).await?;
+        let known = told.as_ref().and_then(|told| self.remember(keep, told));
         if let Some(whole) = known.and_then(|known| Whole::known(known.completion))
             && let Some(found) = Found::of(&whole, &self.ask)
         {
             pilot.found(whole);
             return Ok(Place::Told(found));
         }
-        if hit {
-            // What the store holds there is no answer, and a hit has reserved nothing.
-            self.admit(state, Part::Rest, None, outcome).await?;
-        }
-        let rank = self.rank(state, &pilot, keep).await;
-        outcome.cache = Some(CacheResult::Miss);
-        Ok(Place::Waits(pilot.fly(self.call(state, Readers::Any)?, rank)))
-    }
-
-    /// What this pod is among those that want the same answer. A stream is not shared with other pods.
-    async fn rank(&self, state: &AppState, pilot: &Pilot, keep: Keep) -> Rank {
-        if self.ask.stream || !self.live.store.shared() {
-            return Rank::Alone;
-        }
         let (store, metrics) = (self.live.store.clone(), state.metrics().clone());
         let pods = Pods { store, metrics, key: keep.key, id: pilot.id() };
-        match self.live.store.share(keep.key, pilot.id()).await {
-            Ok(Share::Lead) => Rank::Leads(pods),
-            Ok(_) => Rank::Waits(pods),
-            Err(_) => Rank::Alone,
-        }
+        let rank = match told {
+            Some(Share::Lead) => Rank::Leads(pods),
+            Some(Share::Wait | Share::Failed(_)) => Rank::Waits(pods),
+            Some(Share::Answer(_)) => {
+                // What the store holds there is no answer, and a hit has reserved nothing.
+                self.admit(state, Wanted::reserve(Part::Rest), outcome).await?;
+                Rank::Alone
+            }
+            None => Rank::Alone,
+        };
+        outcome.cache = Some(CacheResult::Miss);
+        Ok(Place::Waits(pilot.fly(self.call(state, Readers::Any)?, rank)))
     }
 
     /// What a flight has to tell, within the time that a request may take.
@@ -196,7 +191,8 @@ impl Exchange {
     }
 
     /// Takes an answer of the shared store into memory too.
-    fn remember(&self, keep: Keep, stored: &Bytes) -> Option<CachedAnswer> {
+    fn remember(&self, keep: Keep, told: &Share) -> Option<CachedAnswer> {
+        let Share::Answer(stored) = told else { return None };
         let answer = CachedAnswer::decode(stored)?;
         self.live.cache.as_ref()?.put(keep.key, answer.clone(), cache::jittered(keep.ttl));
         Some(answer)

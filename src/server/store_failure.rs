@@ -310,7 +310,7 @@ fn same_period(one: Timestamp, other: Timestamp, period: BudgetPeriod) -> bool {
 
 /// Asks a store that answers at once.
 fn admit(store: &MemoryStore, reserve: Reserve) -> Standing {
-    let asked = store.admit(Admit { reserve: Some(reserve), cache_key: None });
+    let asked = store.admit(Admit { reserve: Some(reserve), cache_key: None, sharer: None });
     asked.now_or_never().and_then(Result::ok).and_then(|admitted| admitted.standing).unwrap_or_default()
 }
 

@@ -65,7 +65,7 @@ pub fn late(caller: &str, limit: RequestLimit) -> Settle {
 }
 
 pub fn ask(caller: &str, limit: RequestLimit) -> Admit {
-    Admit { reserve: Some(reserve(caller, limit)), cache_key: None }
+    Admit { reserve: Some(reserve(caller, limit)), cache_key: None, sharer: None }
 }
 
 pub async fn try_admit(
@@ -209,7 +209,7 @@ pub async fn a_store_counts_the_servers_that_share_it(store: &dyn Store) {
 }
 
 pub async fn nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache(store: &dyn Store) {
-    let admitted = store.admit(Admit { reserve: None, cache_key: None }).await.unwrap();
+    let admitted = store.admit(Admit { reserve: None, cache_key: None, sharer: None }).await.unwrap();
     assert_eq!((admitted.standing, admitted.cached), (None, None));
 }
 

@@ -238,7 +238,7 @@ async fn a_cluster_whose_nodes_hang_is_given_up_in_time() {
     let store = pod_at(&cluster.url(), "u-1");
     let started = Instant::now();
     let outcomes = futures::future::join_all((0..100).map(|_| {
-        let admit = Admit { reserve: None, cache_key: Some(CacheKey([7; 32])) };
+        let admit = Admit { reserve: None, cache_key: Some(CacheKey([7; 32])), sharer: None };
         store.admit(admit)
     }))
     .await;

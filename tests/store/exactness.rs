@@ -9,7 +9,8 @@ use bytes::Bytes;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, AnswerStore, CacheKey, LimitStore, PodId, Refused, Reserve, Standing, StoreError, TokenDemand,
+    Admit, AnswerStore, CacheKey, LimitStore, PodId, Refused, Reserve, SharerId, Standing, StoreError,
+    TokenDemand,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -178,7 +179,7 @@ async fn a_hit_takes_one_request_and_is_served_when_everything_else_is_exhausted
         assert!(ask(&store, &another(&huge)).await?.refused.is_some());
         for left in [3, 2, 1, 0] {
             let request = another(&huge);
-            let admit = Admit { reserve: Some(request.clone()), cache_key: Some(key) };
+            let admit = Admit { reserve: Some(request.clone()), cache_key: Some(key), sharer: None };
             let hit = store.admit(admit.clone()).await?;
             let again = store.admit(admit).await?;
             assert_eq!(hit.cached.as_deref(), Some(&b"x"[..]));
@@ -188,7 +189,7 @@ async fn a_hit_takes_one_request_and_is_served_when_everything_else_is_exhausted
             assert_eq!(standing.budget.unwrap().reserved, NanoUsd(100));
             assert_eq!(again.standing.unwrap().requests.unwrap().remaining, left, "charged once");
         }
-        let admit = Admit { reserve: Some(another(&huge)), cache_key: Some(key) };
+        let admit = Admit { reserve: Some(another(&huge)), cache_key: Some(key), sharer: None };
         let refused = store.admit(admit).await?;
         assert!(matches!(refused.standing.unwrap().refused, Some(Refused::Requests(_))));
         assert_eq!(refused.cached, None, "over the request limit");
@@ -205,7 +206,7 @@ async fn a_hit_nobody_heard_of_is_charged_for_what_the_backend_then_did() {
     answered(|| store.cache_put(key, Bytes::from_static(b"x"), Duration::from_hours(1))).await;
     in_time(async |attempt| {
         let request = everything(&format!("a-{attempt}"));
-        let admit = Admit { reserve: Some(request.clone()), cache_key: Some(key) };
+        let admit = Admit { reserve: Some(request.clone()), cache_key: Some(key), sharer: None };
         assert!(store.admit(admit).await?.cached.is_some());
         for _ in 0..2 {
             store.settle(vec![unheard(&request, 7, 20)]).await?;
@@ -347,7 +348,7 @@ async fn an_admission_is_one_command_and_so_is_a_settlement_of_many() {
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
     let key = Some(CacheKey([7; 32]));
-    answered(|| store.admit(Admit { reserve: Some(everything("warm")), cache_key: key })).await;
+    answered(|| store.admit(Admit { reserve: Some(everything("warm")), cache_key: key, sharer: None })).await;
     answered(|| store.settle(vec![used(&everything("warm"), 1, 1)])).await;
 
     let connection = server.connection().await;
@@ -356,7 +357,9 @@ async fn an_admission_is_one_command_and_so_is_a_settlement_of_many() {
         let mut seen = client.get_async_monitor().await.unwrap().into_on_message::<String>();
         let reserve = everything("a");
         let done = async {
-            store.admit(Admit { reserve: Some(reserve.clone()), cache_key: key }).await?;
+            let sharer = Some(SharerId(7));
+            let admit = Admit { reserve: Some(reserve.clone()), cache_key: key, sharer };
+            store.admit(admit).await?;
             let others = (0..20).map(|_| used(&everything("a"), 1, 1));
             store.settle(others.chain([used(&reserve, 1, 1)]).collect()).await
         };

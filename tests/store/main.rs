@@ -21,6 +21,7 @@ mod redis_server;
 mod redis_sets;
 mod reservations;
 mod sentinel;
+mod sharing;
 mod tls;
 
 use chatservice::server::store::redis::{RedisAddress, RedisStore};

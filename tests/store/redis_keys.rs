@@ -27,7 +27,7 @@ async fn keys(connection: &mut MultiplexedConnection) -> Vec<String> {
 /// Asks for an answer, with a limit or without.
 async fn lookup(store: &RedisStore, caller: Option<&str>) -> Admitted {
     let reserve = caller.map(|caller| reserve(caller, limit(1, 3600, 1)));
-    answered(|| store.admit(Admit { reserve: reserve.clone(), cache_key: Some(KEY) })).await
+    answered(|| store.admit(Admit { reserve: reserve.clone(), cache_key: Some(KEY), sharer: None })).await
 }
 
 /// The only bucket of requests.

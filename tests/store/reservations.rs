@@ -54,7 +54,7 @@ pub fn unheard(reserve: &Reserve, tokens: u64, cost: u64) -> Settle {
 }
 
 pub async fn ask(store: &dyn Store, reserve: &Reserve) -> Result<Standing, StoreError> {
-    let admit = Admit { reserve: Some(reserve.clone()), cache_key: None };
+    let admit = Admit { reserve: Some(reserve.clone()), cache_key: None, sharer: None };
     Ok(store.admit(admit).await?.standing.expect("a limit"))
 }
 

@@ -1,8 +1,11 @@
 -- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only.
+-- Behind limits.lua and share.lua.
 -- In: limits.lua's; then ARGV whether limits are enforced (1 or 0), and what of the cache: `look` (then the last of KEYS is
--- the answer), `hit` (it was found elsewhere), or nothing.
+-- the answer), `share` (then it and its lock are, and in ARGV follow an id and a lease in µs), `hit` (it was found
+-- elsewhere), or nothing.
 -- Returns: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget reserved by others), now,
--- when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer. A refusal writes nothing.
+-- when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer,
+-- and what share() says. A refusal writes nothing.
 local demand = next_demand()
 local enforce, cache = next_argument() == '1', next_argument()
 local requests, leases, limit, budget = demand.requests, demand.leases, demand.tokens, demand.budget
@@ -25,16 +28,28 @@ if budget then
   account = read_account(budget)
 end
 local function answer(cached)
-  return {refused, now, at, tokens, part, account.spent, account.reserved, cached}
+  return {refused, now, at, tokens, part, account.spent, account.reserved, cached, false, false}
 end
 if refused == 1 and enforce then
   return answer(false)
 end
 
 local cached = false
-if cache == 'look' then
+local lock, sharer, lease
+if cache == 'look' or cache == 'share' then
   cached = redis.pcall('GET', next_key())
   cached = type(cached) == 'string' and cached
+end
+if cache == 'share' then
+  lock, sharer, lease = next_key(), next_argument(), tonumber(next_argument())
+end
+local function admitted()
+  local told = answer(cached)
+  if lock and not cached then
+    local shared = share(lock, sharer, lease)
+    told[9], told[10] = shared[1], shared[2]
+  end
+  return told
 end
 local hit = cached or cache == 'hit'
 
@@ -67,7 +82,7 @@ if hit or reserved then
   if not charged then
     write_record(record, demand, (limit or leases or budget) and 'h' or 's')
   end
-  return answer(cached)
+  return admitted()
 end
 if limit then
   tokens, part = take_tokens(limit, tokens, part, limit.taken)
@@ -86,4 +101,4 @@ if budget then
   value = value .. text(account.start)
 end
 write_record(record, demand, value)
-return answer(false)
+return admitted()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{CacheKey, StoreError};
+use super::{CacheKey, Share, SharerId, StoreError};
 use crate::server::config::{BudgetConfig, RequestLimit};
 use crate::server::pricing::NanoUsd;
 
@@ -98,6 +98,8 @@ pub struct Admit {
     pub reserve: Option<Reserve>,
     /// And look for an answer. A request over its request limit is not given one; one over another limit is.
     pub cache_key: Option<CacheKey>,
+    /// And, where there is none and nothing refuses, for who asks for it: this pod, or another one.
+    pub sharer: Option<SharerId>,
 }
 
 /// What the store says to [`Admit`].
@@ -107,12 +109,18 @@ pub struct Admitted {
     pub standing: Option<Standing>,
     /// The stored answer.
     pub cached: Option<Bytes>,
+    /// Who asks for it; None where there is one, something refuses, or it was not to be told.
+    pub share: Option<Share>,
 }
 
 impl fmt::Debug for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cached = self.cached.as_ref().map(Bytes::len);
-        f.debug_struct("Admitted").field("standing", &self.standing).field("cached", &cached).finish()
+        f.debug_struct("Admitted")
+            .field("standing", &self.standing)
+            .field("cached", &cached)
+            .field("share", &self.share)
+            .finish()
     }
 }
 

@@ -9,14 +9,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::script::ScriptCall;
-use super::{RedisStore, millis};
+use super::{RedisStore, answers, millis};
 use crate::crd::BudgetPeriod;
 use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, Rate};
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    Admit, Admitted, BudgetState, CacheKey, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
-    Reserve, Settle, Standing, StoreError,
+    Admit, Admitted, AnswerStore, BudgetState, CacheKey, CallerKey, Exhausted, LimitState, LimitStore, PodId,
+    Refused, Released, Reserve, Settle, Share, SharerId, Standing, StoreError,
 };
 
 /// Shortest life of a limit's key. A Redis that evicts by `volatile-ttl` takes what expires first, so limits outlive
@@ -30,8 +30,8 @@ const TOGETHER: usize = 64;
 const POD_LIFE: Duration = Duration::from_secs(15);
 
 /// What `admit.lua` answers: which limit refuses, now, when the bucket of requests is full, tokens, parts of the next one,
-/// spent, reserved, the stored answer.
-type Decided = (u8, u64, u64, i64, u64, u64, u64, Option<Vec<u8>>);
+/// spent, reserved, the stored answer, who asks for one and with what two have failed.
+type Decided = (u8, u64, u64, i64, u64, u64, u64, Option<Vec<u8>>, Option<u8>, Option<Vec<u8>>);
 
 /// What `admit.lua` is told of the cache.
 enum Lookup {
@@ -39,6 +39,8 @@ enum Lookup {
     None,
     /// Where to look.
     At(String),
+    /// Where to look, and for who asks.
+    Sharing(String, String, SharerId),
     /// It was found.
     Found,
 }
@@ -110,21 +112,48 @@ impl RedisStore {
         match lookup {
             Lookup::None => script.arg(""),
             Lookup::At(key) => script.key(key).arg("look"),
+            Lookup::Sharing(key, lock, id) => {
+                script.key(key).key(lock).arg("share").arg(answers::name(id)).arg(answers::lease())
+            }
             Lookup::Found => script.arg("hit"),
         };
         let decided: Decided = self.invoke(&script).await?;
         let standing = Some(standing(&reserve, &decided));
-        Ok(Admitted { standing, cached: decided.7.map(Bytes::from) })
+        let share = decided.8.map(|told| answers::shared((told, decided.9))).transpose()?;
+        Ok(Admitted { standing, cached: decided.7.map(Bytes::from), share })
     }
 
     /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first.
-    async fn reserve_after_look(&self, reserve: Reserve, key: CacheKey) -> Result<Admitted, StoreError> {
-        let cached = self.cached(key).await?;
+    async fn reserve_after_look(
+        &self,
+        reserve: Reserve,
+        key: CacheKey,
+        sharer: Option<SharerId>,
+    ) -> Result<Admitted, StoreError> {
+        let (cached, share) = self.look(key, sharer).await?;
         let lookup = if cached.is_some() { Lookup::Found } else { Lookup::None };
         let enforce = reserve.enforce;
         let admitted = self.reserve(reserve, lookup).await?;
         let refused = enforce && admitted.standing.is_some_and(|standing| standing.refused.is_some());
-        Ok(Admitted { cached: cached.filter(|_| !refused), ..admitted })
+        if let (Some(id), Some(Share::Lead), true) = (sharer, &share, refused) {
+            // Its lease would end by itself; until then others would wait.
+            self.release(key, id, Released::Left).await?;
+        }
+        let (cached, share) = if refused { (None, None) } else { (cached, share) };
+        Ok(Admitted { cached, share, ..admitted })
+    }
+
+    /// A look at the cache alone: an answer, or who asks for it.
+    async fn look(
+        &self,
+        key: CacheKey,
+        sharer: Option<SharerId>,
+    ) -> Result<(Option<Bytes>, Option<Share>), StoreError> {
+        let Some(id) = sharer else { return Ok((self.cached(key).await?, None)) };
+        Ok(match self.share(key, id).await? {
+            Share::Answer(answer) => (Some(answer), None),
+            share => (None, Some(share)),
+        })
     }
 
     /// Ends reservations, [`TOGETHER`] in a trip. What was told when a later one fails may be told again.
@@ -168,7 +197,7 @@ impl RedisStore {
 
 /// How limits stand by what the script answered.
 fn standing(reserve: &Reserve, decided: &Decided) -> Standing {
-    let &(refused, now, full_at, whole, part, spent, reserved, _) = decided;
+    let &(refused, now, full_at, whole, part, spent, reserved, ..) = decided;
     let requests = reserve.requests.map(|limit| limits::state(full_at, now, limit.into(), refused != 1));
     let level = Level { tokens: whole, part, at: now };
     let bucket = reserve.tokens.map(|demand| (tokens::size(demand.per_minute), demand.tokens));
@@ -207,11 +236,21 @@ impl LimitStore for RedisStore {
             match (reserve, admit.cache_key) {
                 (Some(reserve), None) => self.reserve(reserve, Lookup::None).await,
                 (Some(reserve), Some(key)) if self.is_cluster() => {
-                    self.reserve_after_look(reserve, key).await
+                    self.reserve_after_look(reserve, key, admit.sharer).await
                 }
-                (Some(reserve), Some(key)) => self.reserve(reserve, Lookup::At(self.cache_key(key))).await,
-                (None, Some(key)) => Ok(Admitted { standing: None, cached: self.cached(key).await? }),
-                (None, None) => Ok(Admitted { standing: None, cached: None }),
+                (Some(reserve), Some(key)) => {
+                    let (answer, lock) = (self.cache_key(key), self.lock_key(key));
+                    let lookup = match admit.sharer {
+                        Some(id) => Lookup::Sharing(answer, lock, id),
+                        None => Lookup::At(answer),
+                    };
+                    self.reserve(reserve, lookup).await
+                }
+                (None, Some(key)) => {
+                    let (cached, share) = self.look(key, admit.sharer).await?;
+                    Ok(Admitted { standing: None, cached, share })
+                }
+                (None, None) => Ok(Admitted { standing: None, cached: None, share: None }),
             }
         }
         .boxed()

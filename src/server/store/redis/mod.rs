@@ -60,7 +60,11 @@ impl RedisStore {
     #[must_use]
     pub fn new(address: RedisAddress, uid: &str) -> Self {
         let scripts = Scripts {
-            admit: Script::new(concat!(include_str!("../limits.lua"), include_str!("../admit.lua"))),
+            admit: Script::new(concat!(
+                include_str!("../limits.lua"),
+                include_str!("../share.lua"),
+                include_str!("../admit.lua")
+            )),
             settle: Script::new(concat!(include_str!("../limits.lua"), include_str!("../settle.lua"))),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
