@@ -323,8 +323,9 @@ pub struct Conversations {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Redis {
-    /// The Secret with the data key `url` (redis:// or rediss://), or `host` and optionally `port`, `username` and
-    /// `password`.
+    /// The Secret with the data key `url`: redis://host:port, redis+sentinel://host:port,host:port/master or
+    /// redis+cluster://host:port,host:port (rediss for redis with TLS). Or with `host` and optionally `port`, `username`
+    /// and `password`. For TLS optionally `ca.crt`, and `tls.crt` with `tls.key`.
     pub secret_ref: SecretRef,
 }
 

@@ -57,7 +57,11 @@ fn a_variable_that_cannot_be_used_is_named_and_not_shown() {
             bad,
             "REDIS_URL cannot be used: the Redis URL has a scheme that is not supported: write redis://",
         ),
-        ("REDIS_URL", "redis://:secret@redis:0", "the Redis URL has port 0"),
+        (
+            "REDIS_URL",
+            "redis://:secret@redis:0",
+            "the Redis URL has a port that is not a number from 1 to 65535",
+        ),
         ("OPENAI_API_KEY", "two secret words", "OPENAI_API_KEY is not one line of visible ASCII"),
     ] {
         let ran = finish(chatservice().arg("serve").env("OPENAI_API_KEY", "k").env(variable, value));
