@@ -16,7 +16,7 @@ const ENTRY_OVERHEAD: usize = 256;
 /// Life of an entry differs by up to this part, so that what was stored together does not expire together.
 const JITTER: f64 = 0.1;
 /// Rises when the same request must no longer find what an older server stored.
-const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v2";
+const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v3";
 /// First bytes of a stored answer, with the version of the form.
 const MAGIC: &[u8] = b"CSA1";
 /// Members of a request that are not hashed as they stand: a stream and a plain request share an entry, and the model is
@@ -36,9 +36,24 @@ pub struct KeyScope<'a> {
     pub model: &'a str,
     /// What the backend calls it: another one behind the same name gives other answers.
     pub upstream: &'a str,
+    /// What the configuration changes in the request on its way there.
+    pub rewriting: Rewriting<'a>,
 }
 
-/// The key of a request: its model and every other top-level member but `stream` and `stream_options`, byte for byte and
+/// The settings of a model by which an equal request becomes another one for the backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewriting<'a> {
+    /// Most tokens of an answer.
+    pub max_output_tokens: Option<u32>,
+    /// Whether a request without an output cap is given one.
+    pub always_capped: bool,
+    /// What the output cap is called.
+    pub cap_field: &'a str,
+    /// Members that are left out.
+    pub omit: &'a [String],
+}
+
+/// The key of a request: its scope and every other top-level member but `stream` and `stream_options`, byte for byte and
 /// in order. White space between members does not matter, since the slices do not hold it; the order of members and
 /// everything inside their values does: two spellings of one request are two keys, never two requests one key.
 #[must_use]
@@ -51,6 +66,15 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
     };
     for place in [scope.uid, scope.scope, scope.backend_host, scope.model, scope.upstream] {
         part(place.as_bytes());
+    }
+    let Rewriting { max_output_tokens, always_capped, cap_field, omit } = scope.rewriting;
+    // No cap is no number of tokens.
+    part(max_output_tokens.map(u32::to_le_bytes).as_ref().map_or(&[], |most| &most[..]));
+    part(&[u8::from(always_capped)]);
+    part(cap_field.as_bytes());
+    part(&(omit.len() as u64).to_le_bytes());
+    for member in omit {
+        part(member.as_bytes());
     }
     for (name, value) in members {
         if !NOT_IN_THE_KEY.contains(&name) {
@@ -199,7 +223,10 @@ mod tests {
         backend_host: "api.openai.com",
         model: "chat",
         upstream: "gpt-4o",
+        rewriting: REWRITING,
     };
+    const REWRITING: Rewriting<'_> =
+        Rewriting { max_output_tokens: None, always_capped: false, cap_field: "max_tokens", omit: &[] };
     const MEMBERS: [(&str, &[u8]); 3] =
         [("seed", b"1"), ("messages", br#"[{"role":"user"}]"#), ("temperature", b"0.7")];
 
@@ -243,6 +270,30 @@ mod tests {
         keys.sort_by_key(|key| key.0);
         keys.dedup();
         assert_eq!(keys.len(), count, "all keys differ");
+    }
+
+    #[test]
+    fn a_setting_that_changes_what_the_backend_is_asked_changes_the_key() {
+        let (seed, both) = (["seed".to_owned()], ["seed".to_owned(), "user".to_owned()]);
+        let joined = ["seeduser".to_owned()];
+        let rewritings = [
+            REWRITING,
+            Rewriting { max_output_tokens: Some(0), ..REWRITING },
+            Rewriting { max_output_tokens: Some(100), ..REWRITING },
+            Rewriting { max_output_tokens: Some(200), ..REWRITING },
+            Rewriting { always_capped: true, ..REWRITING },
+            Rewriting { cap_field: "max_completion_tokens", ..REWRITING },
+            Rewriting { omit: &seed, ..REWRITING },
+            Rewriting { omit: &both, ..REWRITING },
+            Rewriting { omit: &joined, ..REWRITING },
+        ];
+        let mut keys: Vec<CacheKey> = rewritings
+            .iter()
+            .map(|rewriting| key(KeyScope { rewriting: *rewriting, ..SCOPE }, MEMBERS))
+            .collect();
+        keys.sort_by_key(|key| key.0);
+        keys.dedup();
+        assert_eq!(keys.len(), rewritings.len(), "all keys differ");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::admission::{Admission, Part, Wanted};
 use super::backend::{BackendError, Deadline};
-use super::cache::{self, CacheControl, KeyScope};
+use super::cache::{self, CacheControl, KeyScope, Rewriting};
 use super::call::{Call, Called};
 use super::completion;
 use super::conversations;
@@ -95,6 +95,12 @@ impl Keep {
             backend_host: &live.origin,
             model: &model.name,
             upstream: &model.upstream,
+            rewriting: Rewriting {
+                max_output_tokens: model.max_output_tokens,
+                always_capped: live.upstreams.always_capped(),
+                cap_field: model.max_tokens_field.as_str(),
+                omit: &model.omit,
+            },
         };
         Some(Self { key: cache::key(scope, members), ttl: Duration::from_millis(config.ttl_ms) })
     }

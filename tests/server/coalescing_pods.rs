@@ -305,6 +305,11 @@ async fn x2_an_answer_is_found_only_by_the_same_service_with_every_field_equal()
     let stranger = TestServer::start_on_redis(other_service, &redis.url()).await;
     mock.script(Script::Words(1));
     assert_eq!(asked(&stranger, &request).await, "miss", "another service");
+    let mut capped = one.clone();
+    capped.dynamic.models[0].max_output_tokens = Some(5);
+    let capped = TestServer::start_on_redis(capped, &redis.url()).await;
+    mock.script(Script::Words(1));
+    assert_eq!(asked(&capped, &request).await, "miss", "another output cap");
     let reader = TestServer::start_on_redis(one, &redis.url()).await;
     for (field, value) in fields() {
         let mut other = request.clone();

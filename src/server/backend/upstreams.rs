@@ -79,6 +79,12 @@ impl Upstreams {
         Self { backend, health, max_attempts: max_attempts.max(1), always_capped }
     }
 
+    /// As in [`upstream_body::effective_cap`].
+    #[must_use]
+    pub fn always_capped(&self) -> bool {
+        self.always_capped
+    }
+
     /// What is known of the backend, for the next configuration of the same one.
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
