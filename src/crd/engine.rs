@@ -36,7 +36,7 @@ pub struct Model {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_output_tokens: Option<u32>,
     /// Names of models that are tried in this order when this one has no answer, at most 8. Default: none.
-    /// Example: [backup].
+    /// Example: `[backup]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), inner(length(max = 128)))]
     #[x_kube(validation = Rule::new(UNIQUE_RULE).message("names a model twice: once is enough"))]
@@ -46,7 +46,7 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens_field: Option<MaxTokensField>,
     /// Members of a request that this model refuses and that are left out, at most 16. Default: none.
-    /// Example: [temperature].
+    /// Example: `[temperature]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     #[x_kube(validation = Rule::new(MEMBERS_RULE).message(

@@ -71,8 +71,8 @@ pub struct ChatServiceSpec {
     #[schemars(length(max = 256))]
     pub model: String,
 
-    /// What callers may ask for, at most 64. Default: `model` alone, under its own name. Example: [{name: gpt-4o-mini,
-    /// fallbacks: [backup]}, {name: backup, upstreamModel: gpt-4.1-nano}].
+    /// What callers may ask for, at most 64. Default: `model` alone, under its own name. Example:
+    /// `[{name: gpt-4o-mini, fallbacks: [backup]}, {name: backup, upstreamModel: gpt-4.1-nano}]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
