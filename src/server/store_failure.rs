@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use moka::Entry;
 use moka::sync::Cache;
 
 use super::config::{BudgetConfig, RequestLimit};
@@ -20,8 +21,8 @@ use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
 use super::store::memory::MemoryStore;
 use super::store::{
-    Admit, BudgetDemand, BudgetState, CallerKey, LimitStore, Refused, ReservationId, Reserve, Settle,
-    Standing, TokenDemand,
+    Admit, BudgetDemand, BudgetState, CallerKey, LimitState, LimitStore, Refused, ReservationId, Reserve,
+    Settle, Standing, TokenDemand, TokenState,
 };
 use crate::crd::{BudgetPeriod, OnStoreFailure};
 
@@ -48,11 +49,28 @@ struct Inner {
     metrics: ServerMetrics,
     /// Servers that share the store, as it last said.
     pods: AtomicU32,
-    limits: Cache<CallerKey, (Instant, Standing)>,
+    limits: Cache<CallerKey, LastWord>,
     budgets: Cache<CallerKey, (Timestamp, BudgetState)>,
     /// What this server's own requests hold of the concurrency limit, in every mode.
     leases: MemoryStore,
     mode: Mutex<Mode>,
+}
+
+/// What the store last said of a caller's rates, and when. A request that takes of one only leaves the other's as it was.
+#[derive(Clone, Copy, Default)]
+struct LastWord {
+    requests: Option<(Instant, LimitState)>,
+    tokens: Option<(Instant, TokenState)>,
+}
+
+impl LastWord {
+    fn then(self, standing: &Standing) -> Self {
+        let now = Instant::now();
+        Self {
+            requests: standing.requests.map(|state| (now, state)).or(self.requests),
+            tokens: standing.tokens.map(|state| (now, state)).or(self.tokens),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -80,7 +98,10 @@ impl LocalLimits {
     /// The store's own word on a request: where a share begins when it is the last one.
     pub fn told(&self, reserve: &Reserve, standing: &Standing, hit: bool) {
         if standing.requests.is_some() || standing.tokens.is_some() {
-            self.inner.limits.insert(reserve.caller.clone(), (Instant::now(), *standing));
+            self.inner
+                .limits
+                .entry_by_ref(&reserve.caller)
+                .and_upsert_with(|before| before.map(Entry::into_value).unwrap_or_default().then(standing));
         }
         if let (Some(demand), Some(state)) = (&reserve.budget, standing.budget) {
             self.inner.budgets.insert(demand.caller.clone(), (Timestamp::now(), state));
@@ -206,14 +227,16 @@ fn name(mode: OnStoreFailure) -> &'static str {
 pub struct Outage {
     pods: u32,
     store: MemoryStore,
-    seeded: Cache<CallerKey, ()>,
+    seeded_requests: Cache<CallerKey, ()>,
+    seeded_tokens: Cache<CallerKey, ()>,
     seeded_budgets: Cache<CallerKey, ()>,
 }
 
 impl Outage {
     fn new(pods: u32) -> Self {
-        let store = MemoryStore::new();
-        Self { pods, store, seeded: Cache::new(CALLERS), seeded_budgets: Cache::new(CALLERS) }
+        let seeded = || Cache::new(CALLERS);
+        let (seeded_requests, seeded_tokens, seeded_budgets) = (seeded(), seeded(), seeded());
+        Self { pods, store: MemoryStore::new(), seeded_requests, seeded_tokens, seeded_budgets }
     }
 
     /// Makes the share of a caller what the store's last word leaves of it, once. Of a caller that the store never spoke of
@@ -221,11 +244,25 @@ impl Outage {
     /// others have spent is not known then, and there is nothing to share.
     fn seed(&self, known: &Inner, reserve: &Reserve) -> bool {
         let share = share(reserve, self.pods);
-        self.seeded.get_with_by_ref(&reserve.caller, || {
-            if let Some((then, standing)) = known.limits.get(&reserve.caller) {
-                settle(&self.store, used(&share, &standing, then.elapsed()));
-            }
-        });
+        let last = || known.limits.get(&reserve.caller).unwrap_or_default();
+        if let Some(limit) = share.requests {
+            self.seeded_requests.get_with_by_ref(&reserve.caller, || {
+                if let Some((then, state)) = last().requests {
+                    let requests = requests_used(limit, state, then.elapsed());
+                    let reserve = Reserve { tokens: None, budget: None, ..seed(&share) };
+                    settle(&self.store, Settle { reserved: false, requests, ..nothing(reserve) });
+                }
+            });
+        }
+        if let Some(demand) = share.tokens {
+            self.seeded_tokens.get_with_by_ref(&reserve.caller, || {
+                if let Some((then, state)) = last().tokens {
+                    let tokens = tokens_used(demand, state, then.elapsed());
+                    let reserve = Reserve { requests: None, budget: None, ..seed(&share) };
+                    settle(&self.store, Settle { reserved: false, tokens, ..nothing(reserve) });
+                }
+            });
+        }
         let Some(demand) = &share.budget else { return true };
         let Some((then, state)) = known.budgets.get(&demand.caller) else { return false };
         self.seeded_budgets.get_with_by_ref(&demand.caller, || {
@@ -259,20 +296,18 @@ fn share(reserve: &Reserve, pods: u32) -> Reserve {
     }
 }
 
-/// What is gone of a share when the whole stood like this some time ago. A bucket and its share take the same time to
-/// fill, so that time says how much is missing of either.
-fn used(share: &Reserve, standing: &Standing, ago: Duration) -> Settle {
-    let requests = standing.requests.zip(share.requests).map_or(0, |(state, limit)| {
-        let missing = state.reset_after.saturating_sub(ago).as_micros();
-        u32::try_from(missing.div_ceil(u128::from(Rate::from(limit).interval))).unwrap_or(u32::MAX)
-    });
-    let tokens = standing.tokens.zip(share.tokens).map_or(0, |(state, demand)| {
-        let missing = state.reset_after.saturating_sub(ago).as_micros();
-        let tokens = (missing * u128::from(demand.per_minute)).div_ceil(Duration::from_mins(1).as_micros());
-        u64::try_from(tokens).unwrap_or(u64::MAX)
-    });
-    let reserve = Reserve { budget: None, ..seed(share) };
-    Settle { reserved: false, requests, tokens, ..nothing(reserve) }
+/// Requests that are gone of a share when the whole stood like this some time ago. A bucket and its share take the same
+/// time to fill, so that time says how much is missing of either.
+fn requests_used(share: RequestLimit, state: LimitState, ago: Duration) -> u32 {
+    let missing = state.reset_after.saturating_sub(ago).as_micros();
+    u32::try_from(missing.div_ceil(u128::from(Rate::from(share).interval))).unwrap_or(u32::MAX)
+}
+
+/// The same of tokens.
+fn tokens_used(share: TokenDemand, state: TokenState, ago: Duration) -> u64 {
+    let missing = state.reset_after.saturating_sub(ago).as_micros();
+    let tokens = (missing * u128::from(share.per_minute)).div_ceil(Duration::from_mins(1).as_micros());
+    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 /// What is gone of a share of a budget that stood like this.
@@ -323,7 +358,6 @@ fn settle(store: &MemoryStore, settled: Settle) {
 mod tests {
     use super::*;
     use crate::crd::Per;
-    use crate::server::store::{LimitState, TokenState};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -379,9 +413,12 @@ mod tests {
             (SECOND * 600, SECOND * 60, SECOND * 420, (1, 0)),
             (SECOND * 600, SECOND * 90, SECOND * 3600, (0, 0)),
         ] {
-            let used = used(&third, &standing(requests, tokens), ago);
-            assert_eq!((used.requests, used.tokens), expected, "{requests:?} {tokens:?} {ago:?} ago");
-            assert_eq!((used.reserved, used.reserve.concurrent, used.reserve.budget), (false, None, None));
+            let whole = standing(requests, tokens);
+            let used = (
+                requests_used(third.requests.unwrap(), whole.requests.unwrap(), ago),
+                tokens_used(third.tokens.unwrap(), whole.tokens.unwrap(), ago),
+            );
+            assert_eq!(used, expected, "{requests:?} {tokens:?} {ago:?} ago");
         }
         let spent = spent(&third, BudgetState { spent: NanoUsd(50), reserved: NanoUsd(20) }, 3);
         assert_eq!((spent.cost, spent.reserved, spent.reserve.requests), (NanoUsd(24), false, None));
@@ -429,6 +466,22 @@ mod tests {
         assert!(local.is_away());
         local.back();
         assert!(!local.is_away());
+    }
+
+    /// One that is answered by another's call takes a request first, and the rest only where it has to call after all.
+    #[test]
+    fn s1_a_request_that_takes_of_one_rate_does_not_make_the_others_share_full() {
+        let all = standing(SECOND * 300, SECOND * 60);
+        let (requests, tokens) = (Standing { tokens: None, ..all }, Standing { requests: None, ..all });
+        let tokens_only = || Reserve { requests: None, concurrent: None, budget: None, ..reserve("a") };
+        for told in [[requests, tokens], [tokens, requests]] {
+            let local = LocalLimits::new(ServerMetrics::new().unwrap());
+            for standing in told {
+                local.told(&requests_only("a"), &standing, true);
+            }
+            assert_eq!(admitted(&local, || requests_only("a")), 5, "{told:?}");
+            assert_eq!(admitted(&local, tokens_only), 0, "{told:?}");
+        }
     }
 
     #[test]
