@@ -77,10 +77,13 @@ impl Backlog {
         self.len() == 0
     }
 
-    fn add(&mut self, Owed { settle, by_id }: Owed) -> bool {
+    fn add(&mut self, Owed { mut settle, by_id }: Owed) -> bool {
         if by_id {
             return false;
         }
+        // A limit that it does not take of is not charged, but may be named by what it is added to.
+        settle.requests = settle.reserve.requests.map_or(0, |_| settle.requests);
+        settle.tokens = settle.reserve.tokens.map_or(0, |_| settle.tokens);
         let budget = settle.reserve.budget.as_ref().map(|demand| demand.caller.clone());
         let whose = (settle.reserve.caller.clone(), budget);
         let full = self.added.len() >= CALLERS;
@@ -89,6 +92,8 @@ impl Backlog {
                 sum.requests = sum.requests.saturating_add(settle.requests);
                 sum.tokens = sum.tokens.saturating_add(settle.tokens);
                 sum.cost = NanoUsd(sum.cost.0.saturating_add(settle.cost.0).min(NanoUsd::MAX.0));
+                sum.reserve.requests = sum.reserve.requests.or(settle.reserve.requests);
+                sum.reserve.tokens = sum.reserve.tokens.or(settle.reserve.tokens);
                 true
             }
             None if full => false,
@@ -109,15 +114,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::store::Reserve;
+    use crate::server::config::RequestLimit;
+    use crate::server::store::{Reserve, TokenDemand};
 
     fn owed(caller: usize, by_id: bool) -> Owed {
         let reserve = Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
             caller: CallerKey(caller.to_string()),
-            requests: None,
-            tokens: None,
+            requests: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
+            tokens: Some(TokenDemand { per_minute: 1000, tokens: 3 }),
             concurrent: None,
             budget: None,
             life: Duration::from_mins(1),
@@ -155,6 +161,30 @@ mod tests {
             }
         }
         assert_eq!(sum, (many, many as u64 * 3, many as u64 * 5));
+    }
+
+    #[test]
+    fn what_is_added_up_is_charged_to_the_limits_that_each_of_them_takes_of() {
+        let (request, tokens, both) = ((true, false), (false, true), (true, true));
+        for (first, second, expected) in [
+            (request, tokens, (1, 3)),
+            (tokens, request, (1, 3)),
+            (request, both, (2, 3)),
+            (tokens, both, (1, 6)),
+        ] {
+            let mut backlog = Backlog::default();
+            for (request, tokens) in [first, second] {
+                let mut owed = owed(0, false);
+                owed.settle.reserve.requests.take_if(|_| !request);
+                owed.settle.reserve.tokens.take_if(|_| !tokens);
+                assert_eq!(backlog.push([owed]), 0);
+            }
+            assert_eq!(backlog.push((0..MOST).map(|_| owed(1, true))), 0);
+            let sum = backlog.take(1).remove(0);
+            assert_eq!((sum.requests, sum.tokens), expected, "{first:?} {second:?}");
+            let whole = owed(0, false).settle.reserve;
+            assert_eq!((sum.reserve.requests, sum.reserve.tokens), (whole.requests, whole.tokens));
+        }
     }
 
     #[test]
