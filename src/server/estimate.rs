@@ -22,8 +22,8 @@ pub const BYTES_A_TOKEN: u64 = 4;
 const PICTURE_TOKENS: u64 = 1500;
 /// Tokens of an answer of a model that nothing is known of yet, where the request names no cap.
 const USUAL_OUTPUT: u64 = 1000;
-/// More choices are not asked for: OpenAI allows 128.
-const MOST_CHOICES: u64 = 128;
+/// The most answers that one request may ask for, as at OpenAI.
+pub const MOST_CHOICES: u64 = 128;
 
 /// The prompt of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

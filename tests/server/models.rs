@@ -70,18 +70,31 @@ async fn each_model_is_asked_in_its_own_words_in_both_dialects() {
 }
 
 #[tokio::test]
-async fn an_output_cap_that_is_none_is_refused_by_its_name() {
+async fn an_output_cap_or_a_number_of_choices_that_is_none_is_refused_by_its_name() {
     let mock = MockOpenAi::start().await;
     let server = TestServer::start(two_models(&mock)).await;
-    for (field, value) in
-        [("max_tokens", json!(0)), ("max_completion_tokens", json!("9")), ("max_tokens", json!(1.5))]
-    {
+    for (field, value) in [
+        ("max_tokens", json!(0)),
+        ("max_completion_tokens", json!("9")),
+        ("max_tokens", json!(1.5)),
+        ("n", json!(0)),
+        ("n", json!(-1)),
+        ("n", json!(129)),
+        ("n", json!(2.0)),
+        ("n", json!("2")),
+        ("n", json!(1e300)),
+    ] {
         let mut ask = json!({"messages": [{"role": "user", "content": "hi"}]});
         ask[field] = value;
         let answer = http::post(&server.at("/v1/chat/completions"), &ask).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["error"]["param"]), (400, &json!(field)));
     }
     assert_eq!(mock.count(), 0);
+    mock.always(Script::Words(1));
+    for n in [json!(null), json!(1), json!(128)] {
+        let ask = json!({"messages": [{"role": "user", "content": "hi"}], "n": n});
+        assert_eq!(http::post(&server.at("/v1/chat/completions"), &ask).await.status, 200, "{n}");
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::input::{From, cache_control, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
+use crate::server::estimate::MOST_CHOICES;
 use crate::server::exchange::{self, Ask, Keep};
 use crate::server::json::{self, Edit, Object};
 use crate::server::models::Model;
@@ -106,6 +107,7 @@ async fn prepare(
     let messages = messages(&object, live.config.dynamic.defaults.system_prompt.as_deref())?;
     let include_usage = include_usage(&object)?;
     output_cap(&object).map_err(|NotTokens(field)| invalid(field, "a whole number of tokens, at least 1"))?;
+    check_choices(&object)?;
     let cache = cache_control(headers);
     let members = object.members().map(|(name, value)| match (&messages, name) {
         (Some(messages), "messages") => (name, messages.as_bytes()),
@@ -156,6 +158,15 @@ fn messages(object: &Object<'_>, system_prompt: Option<&str>) -> Result<Option<S
     let rest = parsed.iter().map(|message| message.get());
     let all: Vec<String> = std::iter::once(first.to_string()).chain(rest.map(str::to_owned)).collect();
     Ok(Some(format!("[{}]", all.join(","))))
+}
+
+/// Checks `n`, by which everything that is reserved is multiplied.
+fn check_choices(object: &Object<'_>) -> Result<(), ApiError> {
+    let allowed = format!("a whole number from 1 to {MOST_CHOICES}");
+    match field::<u64>(object, "n", &allowed)? {
+        Some(choices) if !(1..=MOST_CHOICES).contains(&choices) => Err(invalid("n", &allowed)),
+        _ => Ok(()),
+    }
 }
 
 fn include_usage(object: &Object<'_>) -> Result<bool, ApiError> {
