@@ -33,16 +33,17 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// Counts a body. A picture is a `"url": "data:…"`, wherever it stands.
+    /// Counts a body. A picture is a member `url`, `image_url` or `file_id` that is a text, wherever it stands; of a
+    /// `"url": "data:…"` the text is the picture and does not count.
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
         let mut prompt = Self::default();
         let (mut key, mut between): (&[u8], &[u8]) = (b"", b"");
         // A quote inside of a string has a backslash in front, so no text can look like a key and its colon.
         for part in body.split(|byte| *byte == b'"') {
-            if part.starts_with(b"data:") && between.trim_ascii() == b":" && key == b"url" {
-                prompt.pictures += 1;
-            } else {
+            let picture = between.trim_ascii() == b":" && names_picture(key);
+            prompt.pictures += u64::from(picture);
+            if !(picture && key == b"url" && part.starts_with(b"data:")) {
                 prompt.text_bytes += part.len() as u64 + 1;
             }
             (key, between) = (between, part);
@@ -61,6 +62,11 @@ impl Prompt {
     pub fn bound(self) -> u64 {
         self.text_bytes + self.pictures * PICTURE_TOKENS
     }
+}
+
+/// Whether this is the key of a picture, or might be: an escape can stand for any letter of it.
+fn names_picture(key: &[u8]) -> bool {
+    matches!(key, b"url" | b"image_url" | b"file_id") || key.contains(&b'\\')
 }
 
 /// What a request asks for, as far as limits and budgets care.
@@ -227,11 +233,30 @@ mod tests {
             (format!(r#"{{"content":"{data}"}}"#), 0),
             (format!(r#"{{"content":"\"url\":\"{data}"}}"#), 0),
             (format!(r#"{{"content":["url","{data}"]}}"#), 0),
+            (format!(r#"{{"u\u0072l":"{data}"}}"#), 1),
         ] {
             let prompt = Prompt::of(body.as_bytes());
             assert_eq!(prompt.pictures, pictures, "{}", &body[..40]);
-            assert_eq!(prompt.text_bytes > 100_000, pictures == 0);
+            assert_eq!(prompt.text_bytes > 100_000, pictures == 0 || body.contains(r"\u0072"));
             assert!(prompt.estimate() >= pictures * PICTURE_TOKENS);
+        }
+    }
+
+    #[test]
+    fn a_picture_that_the_backend_fetches_counts_like_one_that_travels_with_the_request() {
+        for (body, pictures) in [
+            (r#"{"type":"image_url","image_url":{"url":"https://x.example/1.png"}}"#, 1),
+            (r#"{"type":"image_url","image_url":{"url": "HTTPS://x.example/1.png"}}"#, 1),
+            (r#"{"type":"image_url","image_url":"https://x.example/1.png"}"#, 1),
+            (r#"{"type":"image_url","image_url":{"\u0075rl":"https\u003a//x.example/1.png"}}"#, 1),
+            (r#"{"type":"file","file":{"file_id":"file-1"}}"#, 1),
+            (r#"[{"image_url":{"url":"a"}},{"image_url":{"url":"b"}}]"#, 2),
+            (r#"{"content":"see https://x.example/1.png, \"url\": \"x\""}"#, 0),
+            (r#"{"parameters":{"properties":{"url":{"type":"string"}}}}"#, 0),
+        ] {
+            let prompt = Prompt::of(body.as_bytes());
+            assert_eq!(prompt.pictures, pictures, "{body}");
+            assert!(prompt.bound() >= pictures * PICTURE_TOKENS + body.len() as u64, "{body}");
         }
     }
 
