@@ -7,6 +7,7 @@ use super::check::{self, Checks};
 use crate::crd::{ChatServiceSpec, Model, ModelPrice};
 use crate::server::config::{BackendConfig, ModelConfig, PriceConfig};
 use crate::server::pricing;
+use crate::server::upstream_body::CAP_FIELDS;
 
 const FIELD: &str = "spec.models";
 /// Models at most.
@@ -15,8 +16,8 @@ const MODELS_MAX: usize = 64;
 const FALLBACKS_MAX: usize = 8;
 /// Members left out at most.
 const OMIT_MAX: usize = 16;
-/// Without these a request is none.
-const NEVER_OMITTED: [&str; 3] = ["model", "messages", "stream"];
+/// Without these a request is none, or costs more than was reserved.
+const NEVER_OMITTED: [&str; 5] = ["model", "messages", "stream", CAP_FIELDS[0], CAP_FIELDS[1]];
 const MODEL_NAME: &str = "must be a model name: 1 to 128 letters, digits or . _ : / @ -, beginning with a letter or digit, such as gpt-4o-mini";
 
 /// Every model that callers may ask for: those of the spec, or `spec.model` alone.
@@ -150,7 +151,10 @@ fn omitted(field: &str, omit: &[String], checks: &mut Checks) {
             .push(field, "must be names of members of a request: letters, digits and _, such as temperature");
     }
     if omit.iter().any(|name| NEVER_OMITTED.contains(&name.as_str())) {
-        checks.push(field, "must not name model, messages or stream: no request works without them");
+        checks.push(
+            field,
+            "must not name model, messages or stream, nor the output cap: maxTokensField says what that is called",
+        );
     }
 }
 

@@ -270,6 +270,7 @@ fn what_the_schema_refuses_is_refused_again_and_names_its_field() {
         ("models", json!([{ "name": "echo-1", "fallbacks": ["x"] }]), "spec.models"),
         ("models", json!([{ "name": "echo-1", "fallbacks": ["echo-1"] }]), "spec.models"),
         ("models", json!([{ "name": "echo-1", "omit": ["stream"] }]), "spec.models[0].omit"),
+        ("models", json!([{ "name": "echo-1", "omit": ["max_completion_tokens"] }]), "spec.models[0].omit"),
         ("models", json!([{ "name": "echo-1", "omit": ["a.b"] }]), "spec.models[0].omit"),
         ("models", json!([{ "name": "echo-1", "upstreamModel": "" }]), "spec.models[0].upstreamModel"),
         ("models", json!([{ "name": "echo-1", "maxOutputTokens": 0 }]), "spec.models[0].maxOutputTokens"),

@@ -52,7 +52,7 @@ pub struct Model {
     #[x_kube(validation = Rule::new(MEMBERS_RULE).message(
         "must be names of members of a request: letters, digits and _, such as temperature"))]
     #[x_kube(validation = Rule::new(NOT_OMITTED_RULE).message(
-        "must not name model, messages or stream: no request works without them"))]
+        "must not name model, messages or stream, nor the output cap: maxTokensField says what that is called"))]
     pub omit: Option<Vec<String>>,
 }
 

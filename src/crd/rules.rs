@@ -115,8 +115,9 @@ pub(super) const UNIQUE_RULE: &str = "self.all(a, self.exists_one(b, b == a))";
 /// On `omit`.
 pub(super) const MEMBERS_RULE: &str = "self.all(m, m.matches('^[A-Za-z_][A-Za-z0-9_]*$'))";
 
-/// On `omit`.
-pub(super) const NOT_OMITTED_RULE: &str = "!self.exists(m, m in ['model', 'messages', 'stream'])";
+/// On `omit`. The output cap is what reservations rely on.
+pub(super) const NOT_OMITTED_RULE: &str =
+    "!self.exists(m, m in ['model', 'messages', 'stream', 'max_tokens', 'max_completion_tokens'])";
 
 /// USD: below a million, six decimals.
 macro_rules! usd {

@@ -74,7 +74,7 @@ const SAME_NAME: &str = "two models have the same name: give each its own";
 const UNKNOWN_FALLBACK: &str = "fallbacks must be names of models in this list";
 const NO_END: &str = "following fallbacks must end after at most 8 models and never come back";
 const MEMBERS: &str = "must be names of members of a request: letters, digits and _";
-const NOT_OMITTED: &str = "must not name model, messages or stream";
+const NOT_OMITTED: &str = "must not name model, messages or stream, nor the output cap";
 const PRICE: &str = "must be USD as a decimal in quotes with at most six decimals";
 const AMOUNT: &str = "must be USD as a decimal in quotes, above 0, below 1000000";
 const CAPS: &str =
@@ -662,6 +662,18 @@ pub const INVALID: &[InvalidSpec] = &[
     rule(
         "a request without its messages",
         "{model: m, backend: {echo: {}}, models: [{name: m, omit: [messages]}]}",
+        "spec.models[0].omit: ",
+        NOT_OMITTED,
+    ),
+    rule(
+        "a request without its output cap",
+        "{model: m, backend: {echo: {}}, models: [{name: m, omit: [temperature, max_tokens]}]}",
+        "spec.models[0].omit: ",
+        NOT_OMITTED,
+    ),
+    rule(
+        "a request without its output cap, by the other name",
+        "{model: m, backend: {echo: {}}, models: [{name: m, omit: [max_completion_tokens]}]}",
         "spec.models[0].omit: ",
         NOT_OMITTED,
     ),
