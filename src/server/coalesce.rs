@@ -168,7 +168,11 @@ impl Landing {
         let left = self.flight.left.clone();
         if let Rank::Waits(pods) = rank {
             rank = match left.run_until_cancelled(pods.wait()).await {
-                None => return pods.insist(&Released::Left).await,
+                None => {
+                    // What it holds and has reserved is given back at once, however long the store is away.
+                    drop(call);
+                    return pods.insist(&Released::Left).await;
+                }
                 Some(Waited::End(end)) => {
                     if let End::Whole(whole) = &end {
                         call.remember(&whole.completion);
