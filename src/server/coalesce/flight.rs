@@ -31,7 +31,9 @@ pub(super) struct Flight {
     log: watch::Sender<Log>,
     /// Bytes that the fastest reader has read.
     read: AtomicUsize,
-    /// Told when `read` grows.
+    /// Seats that wait for all of it.
+    want_all: AtomicUsize,
+    /// Told when `read` or `want_all` grows.
     hungry: Notify,
     /// Counted under the lock of [`Flights`].
     seats: AtomicUsize,
@@ -75,6 +77,7 @@ impl Flight {
             again,
             log: watch::Sender::new(Log::default()),
             read: AtomicUsize::new(0),
+            want_all: AtomicUsize::new(0),
             hungry: Notify::new(),
             seats: AtomicUsize::new(0),
             left: CancellationToken::new(),
@@ -108,9 +111,21 @@ impl Flight {
         self.hungry.notify_one();
     }
 
+    /// Somebody waits for all of it, until that seat is given up.
+    fn wants_all(&self) {
+        self.want_all.fetch_add(1, Ordering::Relaxed);
+        self.hungry.notify_one();
+    }
+
+    /// Whether somebody wants more than there is.
+    fn is_hungry(&self) -> bool {
+        self.want_all.load(Ordering::Relaxed) > 0
+            || self.log.borrow().bytes <= self.read.load(Ordering::Relaxed).saturating_add(AHEAD)
+    }
+
     /// Waits until somebody wants more than there is.
     async fn hungry(&self) {
-        while self.log.borrow().bytes > self.read.load(Ordering::Relaxed).saturating_add(AHEAD) {
+        while !self.is_hungry() {
             self.hungry.notified().await;
         }
     }
@@ -167,6 +182,8 @@ pub(in crate::server) struct Seat {
     /// Events, and their bytes, that were read.
     position: usize,
     bytes: usize,
+    /// It waits for all of the answer.
+    wants_all: bool,
 }
 
 impl Seat {
@@ -174,13 +191,14 @@ impl Seat {
     pub(super) fn new(flights: Flights, flight: Arc<Flight>) -> Self {
         flight.seats.fetch_add(1, Ordering::Relaxed);
         let log = flight.log.subscribe();
-        Self { flights, flight, log, position: 0, bytes: 0 }
+        Self { flights, flight, log, position: 0, bytes: 0, wants_all: false }
     }
 
     /// Waits for an answer: for all of it, or for the begin of a stream.
     pub(in crate::server) async fn news(&mut self, stream: bool) -> News {
-        if !stream {
-            self.flight.wants_more_than(usize::MAX);
+        if !stream && !self.wants_all {
+            self.wants_all = true;
+            self.flight.wants_all();
         }
         let again = self.flight.again;
         let told = self.log.wait_for(|log| log.end.is_some() || (stream && log.stream)).await;
@@ -228,6 +246,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.wants_all {
+            self.flight.want_all.fetch_sub(1, Ordering::Relaxed);
+        }
         self.flights.left(&self.flight);
     }
 }
@@ -240,4 +261,38 @@ pub(super) fn lost() -> BackendError {
 /// Whether another call may succeed where one failed: not where the backend refused the request or us.
 pub(super) fn worth_another(error: &BackendError) -> bool {
     matches!(error, BackendError::Unavailable(_) | BackendError::Timeout(_) | BackendError::Broken(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn upstream_is_read_ahead_of_slow_readers_only_while_somebody_waits_for_all_of_it() {
+        let flights = Flights::default();
+        let flight = Arc::new(Flight::new(CacheKey([0; 32]), SharerId(rand::random()), true));
+        let slow = Seat::new(flights.clone(), flight.clone());
+        flight.log.send_modify(|log| {
+            log.stream = true;
+            log.bytes = AHEAD;
+        });
+        assert!(flight.is_hungry());
+        flight.log.send_modify(|log| log.bytes += 1);
+        assert!(!flight.is_hungry(), "nobody has read anything");
+
+        let mut plain = [(); 2].map(|()| Seat::new(flights.clone(), flight.clone()));
+        for seat in &mut plain {
+            for _ in 0..2 {
+                assert!(seat.news(false).now_or_never().is_none(), "the end has not come");
+            }
+        }
+        let [one, other] = plain;
+        drop(one);
+        assert!(flight.is_hungry(), "one still waits for all of it");
+        drop(other);
+        assert!(!flight.is_hungry(), "those who did have left");
+        drop(slow);
+    }
 }
