@@ -122,6 +122,8 @@ impl Exchange {
                         outcome.cost = whole.cost;
                         return Ok(self.shared(state, found, outcome).await);
                     }
+                    // What another request was answered with cannot be told as a stream. Asked by itself, it can.
+                    None if !leads => seat.change(false),
                     None => return Err(ApiError::Internal),
                 },
             };

@@ -272,6 +272,32 @@ async fn s13_a_slow_reader_holds_nobody_up_and_still_gets_everything() {
 }
 
 #[tokio::test]
+async fn a_stream_that_follows_a_plain_answer_which_is_none_as_a_stream_is_asked_for_by_itself() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(config(&mock)).await;
+    let message = json!({"role": "assistant", "content": "x", "tool_calls": "none"});
+    let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+    let odd = json!({"id": "c", "object": "chat.completion", "choices": [choice]}).to_string();
+    let json = vec![("content-type", "application/json".to_owned())];
+    mock.script(Script::Status(200, json, odd.clone()).gated()).script(Script::Words(2));
+    let (url, request, stream) = (server.at(CHAT), ask("odd"), streamed("odd"));
+    let plain = http::post(&url, &request);
+    let stream = async {
+        mock.wait_requests(1).await;
+        let gate = async {
+            metrics::wait(&server, "chat_requests_in_flight 2").await;
+            mock.open_gate();
+        };
+        tokio::join!(http::post(&url, &stream), gate).0
+    };
+    let (plain, stream) = tokio::join!(plain, stream);
+    assert_eq!((plain.status.as_u16(), &plain.body[..]), (200, odd.as_bytes()));
+    assert_eq!((stream.status.as_u16(), stream.header("x-chat-cache")), (200, "miss"));
+    assert_eq!(text_of(&stream.events()), "word0 word1");
+    assert_eq!(mock.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn requests_that_want_nothing_of_the_cache_do_not_share() {
     let mock = MockOpenAi::start().await;
     let server = TestServer::start(config(&mock)).await;
