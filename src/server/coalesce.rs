@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::task::TaskTracker;
 
+use super::cache::CachedAnswer;
 use super::call::{Call, Whole};
 use super::store::{CacheKey, Released, SharerId};
 
@@ -48,9 +49,9 @@ pub(super) enum Rank {
 }
 
 /// What a request finds.
-pub(super) enum Boarded<K> {
+pub(super) enum Boarded {
     /// The answer was kept in the meantime.
-    Known(K),
+    Known(CachedAnswer),
     /// Nobody is asking: this request is to be admitted, and then to begin the flight.
     Lead(Pilot),
     /// Somebody is.
@@ -65,8 +66,8 @@ pub(super) struct Pilot {
 
 impl Flights {
     /// A seat on the flight for this key. `known` is asked once more when there is none: a flight ends after its answer was
-    /// kept.
-    pub(super) fn board<K>(&self, key: CacheKey, known: impl FnOnce() -> Option<K>) -> Boarded<K> {
+    /// kept. It is called under a lock that all requests take.
+    pub(super) fn board(&self, key: CacheKey, known: impl FnOnce() -> Option<CachedAnswer>) -> Boarded {
         let mut flying = self.inner.flying();
         match flying.entry(key) {
             Entry::Occupied(found) => Boarded::Follow(self.seat(found.get())),
@@ -88,7 +89,7 @@ impl Flights {
     }
 
     /// The flight that takes the place of one that failed or was not begun: the same for all who had a seat on that one.
-    fn after<K>(&self, old: &Flight, again: bool) -> Boarded<K> {
+    fn after(&self, old: &Flight, again: bool) -> Boarded {
         let mut flying = self.inner.flying();
         if let Some(next) = old.successor.get() {
             return Boarded::Follow(self.seat(next));

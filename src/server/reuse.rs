@@ -79,10 +79,14 @@ impl Exchange {
         outcome: &mut Outcome,
     ) -> Result<Answer, ApiError> {
         let mut charged = false;
-        let mut boarded = state.flights().board(keep.key, || self.in_memory(keep));
+        let mut boarded = state.flights().board(keep.key, || self.kept(keep));
         loop {
             let mut seat = match boarded {
-                Boarded::Known(found) => {
+                Boarded::Known(answer) => {
+                    let Some(found) = Found::kept(&answer.completion, &self.ask) else {
+                        boarded = state.flights().board(keep.key, || None);
+                        continue;
+                    };
                     self.admit_hit(state, outcome).await?;
                     return Ok(self.hit(state, found, outcome).await);
                 }
@@ -188,8 +192,11 @@ impl Exchange {
     }
 
     fn in_memory(&self, keep: Keep) -> Option<Found> {
-        let known = self.live.cache.as_ref()?.get(keep.key)?;
-        Found::kept(&known.completion, &self.ask)
+        Found::kept(&self.kept(keep)?.completion, &self.ask)
+    }
+
+    fn kept(&self, keep: Keep) -> Option<CachedAnswer> {
+        self.live.cache.as_ref()?.get(keep.key)
     }
 
     /// Takes an answer of the shared store into memory too.

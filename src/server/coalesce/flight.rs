@@ -239,7 +239,7 @@ impl Seat {
     }
 
     /// A place on what takes the place of a flight without an answer: `failed` or not begun at all.
-    pub(in crate::server) fn change<K>(self, failed: bool) -> Boarded<K> {
+    pub(in crate::server) fn change(self, failed: bool) -> Boarded {
         self.flights.after(&self.flight, !failed && self.flight.again)
     }
 }
