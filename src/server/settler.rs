@@ -139,10 +139,10 @@ impl Settler {
     /// What a store refuses that is there is tried in ever smaller parts, and what it refuses by itself is left out.
     fn keep_for_later(&mut self, charges: Vec<Settle>, error: &StoreError) {
         let refused = matches!(error, StoreError::Failed(_));
-        if refused && self.batch == 1 {
-            return self.lost(charges.len() as u64);
+        self.batch = if refused { smaller(self.batch, charges.len()) } else { BATCH };
+        if refused && charges.len() == 1 {
+            return self.lost(1);
         }
-        self.batch = if refused { self.batch.min(charges.len()).div_ceil(2) } else { BATCH };
         let lost = self.backlog.put_back(charges);
         self.lost(lost);
     }
@@ -187,10 +187,59 @@ impl Settler {
     }
 }
 
+/// How many charges the next trip holds after the store refused this many: all again once the one is found.
+fn smaller(batch: usize, refused: usize) -> usize {
+    if refused > 1 { batch.min(refused).div_ceil(2) } else { BATCH }
+}
+
 /// Puts answers into the store's cache.
 async fn keep(live: &Live, metrics: ServerMetrics, answers: Vec<(CacheKey, Bytes, Duration)>) {
     let puts = answers.into_iter().map(|(key, answer, ttl)| live.store.cache_put(key, answer, ttl));
     for _ in futures::future::join_all(puts).await.iter().filter(|result| result.is_err()) {
         metrics.store_error("cache_put");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_charges_are_halved_to_the_one_that_is_refused_and_then_told_together_again() {
+        for (batch, refused, next) in [
+            (BATCH, BATCH, BATCH / 2),
+            (BATCH, 5, 3),
+            (3, 3, 2),
+            (2, 2, 1),
+            // New ones that come straight from the queue are not as few.
+            (1, 7, 1),
+            (1, 1, BATCH),
+            (BATCH, 1, BATCH),
+        ] {
+            assert_eq!(smaller(batch, refused), next, "{refused} refused, {batch} at most");
+        }
+    }
+
+    #[test]
+    fn of_many_charges_only_the_refused_ones_are_left_out() {
+        let bad = [3, 4, 700];
+        let mut owed: std::collections::VecDeque<_> = (0..1000).collect();
+        let (mut batch, mut told, mut lost) = (BATCH, Vec::new(), Vec::new());
+        for trip in 0.. {
+            assert!(trip < 100, "{} are still owed", owed.len());
+            let most = batch.min(owed.len());
+            let tried: Vec<_> = owed.iter().take(most).copied().collect();
+            if tried.is_empty() {
+                break;
+            }
+            let refused = tried.iter().any(|charge| bad.contains(charge));
+            batch = if refused { smaller(batch, tried.len()) } else { BATCH };
+            if refused && tried.len() > 1 {
+                continue;
+            }
+            owed.drain(..most);
+            if refused { lost.extend(tried) } else { told.extend(tried) }
+        }
+        assert_eq!((lost, told.len()), (bad.to_vec(), 997));
     }
 }

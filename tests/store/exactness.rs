@@ -256,17 +256,16 @@ async fn scripts_that_redis_forgot_or_refuses_to_run_do_all_or_nothing() {
         let () = command.arg("SET").arg("maxmemory").arg(value).query_async(connection).await.unwrap();
     };
     set(1, &mut connection).await;
-    let full = Err(StoreError::Failed("OOM".to_owned()));
     let outcome = in_time(async |_| match ask(&store, &everything("a")).await {
-        Err(StoreError::Failed(reason)) => Ok(Err(StoreError::Failed(reason))),
+        Err(StoreError::Full) => Ok(Err(StoreError::Full)),
         outcome => outcome.map(Ok),
     });
-    assert_eq!(outcome.await.map(drop), full);
+    assert_eq!(outcome.await.map(drop), Err(StoreError::Full));
     let outcome = in_time(async |_| match store.settle(vec![unheard(&everything("b"), 1, 1)]).await {
-        Err(StoreError::Failed(reason)) => Ok(Err(StoreError::Failed(reason))),
+        Err(StoreError::Full) => Ok(Err(StoreError::Full)),
         outcome => outcome.map(Ok),
     });
-    assert_eq!(outcome.await.map(drop), full);
+    assert_eq!(outcome.await.map(drop), Err(StoreError::Full));
     assert!(everything_stored(&mut connection).await == before, "a script that is refused writes nothing");
     set(0, &mut connection).await;
 

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// Not reachable, or its breaker is open.
     #[error("the store is not reachable: {0}")]
     Unreachable(String),
+    /// It is there and has no room for what is to be written: that may be told again.
+    #[error("the store is full")]
+    Full,
     /// It answered with an error or with something that is not ours.
     #[error("the store answered with an error: {0}")]
     Failed(String),

@@ -160,6 +160,10 @@ impl Node {
                 self.answered(generation);
                 return StoreError::Failed(reason).into();
             }
+            Verdict::Full => {
+                self.answered(generation);
+                return StoreError::Full.into();
+            }
             Verdict::Redirect(redirect) => {
                 let to = redirect.to.map(|to| to.or_on(self.host()));
                 return Failure::Redirect(Redirect { to, ..redirect });

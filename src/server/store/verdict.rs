@@ -9,6 +9,8 @@ use super::redis_address::Server;
 pub enum Verdict {
     /// It is there and does not want this.
     Answered,
+    /// It is there and has no room for this now.
+    Full,
     /// Another node of the Cluster has it.
     Redirect(Redirect),
     /// The connection ended. A new one may work: Redis was restarted, or closed an idle connection.
@@ -53,6 +55,7 @@ pub fn verdict(error: &RedisError) -> Verdict {
         | ErrorKind::AuthenticationFailed
         | ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) => Verdict::Away,
         // A script of somebody else that does not end; what is stored cannot be made durable.
+        _ if error.code() == Some("OOM") => Verdict::Full,
         _ if matches!(error.code(), Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Verdict::Busy,
         _ => Verdict::Answered,
     }
@@ -86,6 +89,10 @@ mod tests {
         (ErrorKind::Server(kind), "x", detail.to_owned()).into()
     }
 
+    fn other(code: &str) -> RedisError {
+        redis::make_extension_error(code.to_owned(), None)
+    }
+
     #[test]
     fn errors_that_mean_away_are_told_from_answers() {
         use ServerErrorKind as Kind;
@@ -102,6 +109,9 @@ mod tests {
             (server(Kind::NoPerm, ""), Verdict::Answered),
             (server(Kind::NoScript, ""), Verdict::Answered),
             (server(Kind::ResponseError, ""), Verdict::Answered),
+            (other("OOM"), Verdict::Full),
+            (other("MISCONF"), Verdict::Busy),
+            (other("WRONGTYPE"), Verdict::Answered),
         ] {
             assert_eq!(verdict(&error), expected, "{error}");
         }
