@@ -92,6 +92,9 @@ impl Admission<'_> {
             Ok(admitted) => {
                 let standing = admitted.standing.unwrap_or_default();
                 let hit = admitted.cached.is_some();
+                if admitted.cache_failed {
+                    self.state.metrics().store_error("share");
+                }
                 *slot = None;
                 if self.live.store.shared() {
                     self.state.charging().local.told(&reserve, &standing, hit);

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, AnswerStore, CacheKey, ConversationStore, LimitStore, Store, StoreError,
+    Admit, AnswerStore, CacheKey, ConversationStore, LimitStore, SharerId, Store, StoreError,
 };
 
-use crate::behaviour::{DEADLINE, RETENTION, admit, answered, in_time, late, limit, try_admit, turn};
+use crate::behaviour::{
+    DEADLINE, RETENTION, admit, answered, in_time, late, limit, reserve, try_admit, turn,
+};
 use crate::pod_at;
 use crate::redis_server::RedisServer;
 use crate::redis_sets::RedisCluster;
@@ -191,6 +193,32 @@ async fn s1_s2_a_node_that_hangs_costs_its_own_slots_and_those_hardly_wait() {
         if store.connected() == Some(true) { Ok(()) } else { Err(away) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn s1_limits_are_kept_while_only_the_answers_slot_is_away() {
+    let Some(cluster) = RedisCluster::start(false).await else { return };
+    let store = pod_at(&cluster.url(), "u-1");
+    let other = (cluster.owner("{u-1}").await + 1) % 3;
+    let key = answer_on(&cluster, other).await;
+    until_put(&store, key).await;
+    let look = async |sharer| {
+        let reserve = Some(reserve("a", limit(1, 3600, 100)));
+        in_time(async |_| store.admit(Admit { reserve: reserve.clone(), cache_key: Some(key), sharer }).await)
+            .await
+    };
+    let before = look(None).await;
+    assert!(before.cached.is_some() && !before.cache_failed, "{before:?}");
+
+    cluster.masters[other].freeze();
+    let mut remaining = before.standing.unwrap().requests.unwrap().remaining;
+    for sharer in [None, Some(SharerId(1))] {
+        let away = look(sharer).await;
+        assert!(away.cached.is_none() && away.share.is_none() && away.cache_failed, "{away:?}");
+        let now = away.standing.unwrap().requests.unwrap().remaining;
+        assert!(now < remaining, "{now} of {remaining} are left");
+        remaining = now;
+    }
 }
 
 /// S3, for one node of three.

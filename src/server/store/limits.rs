@@ -111,6 +111,8 @@ pub struct Admitted {
     pub cached: Option<Bytes>,
     /// Who asks for it; None where there is one, something refuses, or it was not to be told.
     pub share: Option<Share>,
+    /// Whether the cache could not be asked, which the limits do not mind: it counts as if there were no answer.
+    pub cache_failed: bool,
 }
 
 impl fmt::Debug for Admitted {
@@ -120,6 +122,7 @@ impl fmt::Debug for Admitted {
             .field("standing", &self.standing)
             .field("cached", &cached)
             .field("share", &self.share)
+            .field("cache_failed", &self.cache_failed)
             .finish()
     }
 }

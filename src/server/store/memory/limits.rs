@@ -41,7 +41,7 @@ impl LimitStore for MemoryStore {
             let now = self.limits.now();
             self.limits.books().admit(&reserve, now)
         });
-        ready(Ok(Admitted { standing, cached: None, share: None })).boxed()
+        ready(Ok(Admitted { standing, cached: None, share: None, cache_failed: false })).boxed()
     }
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {

@@ -120,27 +120,30 @@ impl RedisStore {
         let decided: Decided = self.invoke(&script).await?;
         let standing = Some(standing(&reserve, &decided));
         let share = decided.8.map(|told| answers::shared((told, decided.9))).transpose()?;
-        Ok(Admitted { standing, cached: decided.7.map(Bytes::from), share })
+        Ok(Admitted { standing, cached: decided.7.map(Bytes::from), share, cache_failed: false })
     }
 
-    /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first.
+    /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first. Where the answer's
+    /// slot is away the limits may yet be there, and decide.
     async fn reserve_after_look(
         &self,
         reserve: Reserve,
         key: CacheKey,
         sharer: Option<SharerId>,
     ) -> Result<Admitted, StoreError> {
-        let (cached, share) = self.look(key, sharer).await?;
+        let looked = self.look(key, sharer).await;
+        let mut cache_failed = looked.is_err();
+        let (cached, share) = looked.unwrap_or_default();
         let lookup = if cached.is_some() { Lookup::Found } else { Lookup::None };
         let enforce = reserve.enforce;
         let admitted = self.reserve(reserve, lookup).await?;
         let refused = enforce && admitted.standing.is_some_and(|standing| standing.refused.is_some());
         if let (Some(id), Some(Share::Lead), true) = (sharer, &share, refused) {
             // Its lease would end by itself; until then others would wait.
-            self.release(key, id, Released::Left).await?;
+            cache_failed = self.release(key, id, Released::Left).await.is_err();
         }
         let (cached, share) = if refused { (None, None) } else { (cached, share) };
-        Ok(Admitted { cached, share, ..admitted })
+        Ok(Admitted { cached, share, cache_failed, ..admitted })
     }
 
     /// A look at the cache alone: an answer, or who asks for it.
@@ -248,9 +251,11 @@ impl LimitStore for RedisStore {
                 }
                 (None, Some(key)) => {
                     let (cached, share) = self.look(key, admit.sharer).await?;
-                    Ok(Admitted { standing: None, cached, share })
+                    Ok(Admitted { standing: None, cached, share, cache_failed: false })
                 }
-                (None, None) => Ok(Admitted { standing: None, cached: None, share: None }),
+                (None, None) => {
+                    Ok(Admitted { standing: None, cached: None, share: None, cache_failed: false })
+                }
             }
         }
         .boxed()
