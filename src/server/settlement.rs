@@ -272,16 +272,16 @@ mod tests {
         let held = Some(Held::asked(reserve()));
         let owed = Settlement { stream, prompt_tokens: 5, delivered: 3, held, ..Settlement::default() };
         for (name, call) in calls {
-            let written = owed.attempts.begin(models.get(name).unwrap().clone());
+            let marks = owed.attempts.begin(models.get(name).unwrap().clone());
             match *call {
                 Call::NotWritten => {}
                 Call::Refused => {
-                    written.set();
-                    owed.attempts.refused();
+                    marks.written.set();
+                    marks.refused.set();
                 }
-                Call::Silent => written.set(),
+                Call::Silent => marks.written.set(),
                 Call::Reported(prompt_tokens, completion_tokens) => {
-                    written.set();
+                    marks.written.set();
                     owed.attempts.reported(Usage { prompt_tokens, completion_tokens });
                 }
             }
@@ -293,7 +293,7 @@ mod tests {
     fn every_call_that_may_have_used_something_is_charged_and_no_other() {
         use Call::{NotWritten, Refused, Reported, Silent};
         type Case<'a> = (&'a str, bool, &'a [(&'a str, Call)], u64, Option<u64>);
-        let cases: [Case<'_>; 12] = [
+        let cases: [Case<'_>; 13] = [
             ("a hit", false, &[], 0, Some(0)),
             ("nothing written", false, &[("one", NotWritten)], 0, Some(0)),
             ("refused", true, &[("one", Refused)], 0, Some(0)),
@@ -302,7 +302,8 @@ mod tests {
             ("a stream without report", true, &[("one", Silent)], 8, Some(8)),
             ("a plain call without report", false, &[("one", Silent)], 70, Some(900)),
             ("of another price", false, &[("one", Refused), ("ten", Reported(1, 1))], 2, Some(20)),
-            ("twice", false, &[("one", Silent), ("ten", Reported(1, 1))], 72, Some(920)),
+            ("refused, then silent", false, &[("one", Refused), ("ten", Silent)], 70, Some(900)),
+            ("twice in a stream", true, &[("one", Silent), ("ten", Reported(1, 1))], 7, Some(25)),
             ("only the last delivered", true, &[("one", Silent), ("ten", Silent)], 13, Some(85)),
             (
                 "a call not begun in earnest",

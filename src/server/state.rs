@@ -63,8 +63,9 @@ impl Live {
             previous.filter(|live| live.origin == origin).map(|live| live.upstreams.health().clone());
         // A budget reserves the worst case, which is one only if the backend is told.
         let capped = config.dynamic.budget.is_some();
-        let upstreams =
-            Upstreams::new(backend, health.unwrap_or_default(), config.dynamic.max_attempts, capped);
+        let charged = capped || config.dynamic.limits.tokens_per_minute.is_some();
+        let (health, attempts) = (health.unwrap_or_default(), config.dynamic.max_attempts);
+        let upstreams = Upstreams::new(backend, health, attempts, capped, charged);
         Self { config, upstreams, store, cache, models, origin }
     }
 

@@ -19,7 +19,7 @@ mod tls;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatservice::server::backend::attempts::Written;
+use chatservice::server::backend::attempts::Marks;
 use chatservice::server::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
 use chatservice::server::backend::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use futures::StreamExt;
@@ -62,7 +62,7 @@ fn request(body: &'static str, stream: bool) -> UpstreamRequest {
 
 fn within(limit: Duration, body: &'static str, stream: bool) -> UpstreamRequest {
     let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
-    UpstreamRequest { body: body.into(), stream, deadline, written: Written::default(), trace_parent: None }
+    UpstreamRequest { body: body.into(), stream, deadline, marks: Marks::default(), trace_parent: None }
 }
 
 async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError> {

@@ -31,6 +31,11 @@ struct Service {
 
 impl Service {
     fn new(options: OpenAiOptions, attempts: u32, fallback: bool) -> Self {
+        Self::reserving(options, attempts, fallback, false)
+    }
+
+    /// With limits for which each request reserves once, if it is `charged`.
+    fn reserving(options: OpenAiOptions, attempts: u32, fallback: bool, charged: bool) -> Self {
         let backend = BackendConfig::OpenAi { base_url: options.base_url.clone(), proxy_url: None };
         let mut config = DynamicConfig::new("asked", backend);
         let asked =
@@ -49,7 +54,7 @@ impl Service {
         let backend = Arc::new(OpenAi::new(options).unwrap());
         Self {
             models: Models::new(&config),
-            upstreams: Upstreams::new(backend, Arc::default(), attempts, false),
+            upstreams: Upstreams::new(backend, Arc::default(), attempts, false, charged),
             metrics: ServerMetrics::new().unwrap(),
         }
     }
@@ -154,6 +159,46 @@ async fn a_timeout_after_the_request_was_written_is_not_tried_again() {
     assert_eq!(error, Some(BackendError::Timeout(limit)));
     assert_eq!(mock.count(), 1);
     assert!(log.attempts()[0].written && !log.attempts()[0].refused);
+}
+
+#[tokio::test]
+async fn a_plain_call_that_may_have_to_be_paid_is_the_last_where_one_was_reserved_for() {
+    let reset = || Script::Raw(Vec::new(), End::Reset);
+    for (stream, charged, calls) in [(false, true, 2), (false, false, 3), (true, true, 3)] {
+        let mock = MockOpenAi::start().await;
+        mock.script(status(500, &[])).script(reset()).script(Script::Words(1));
+        let service = Service::reserving(options(&mock), 3, false, charged);
+        let log = AttemptLog::default();
+        let answered = service.ask_within(LIMIT, stream, &log).await.is_ok();
+        assert_eq!((mock.count(), answered), (calls, calls == 3), "stream={stream} charged={charged}");
+        let refused: Vec<_> = log.attempts().iter().map(|attempt| attempt.refused).collect();
+        assert_eq!(refused[..2], [true, false], "a status is an answer, a reset is none");
+    }
+}
+
+#[tokio::test]
+async fn whatever_status_the_backend_answers_with_it_is_a_refusal_and_so_is_an_error_in_place_of_an_answer() {
+    let in_band = r#"{"error":{"message":"x","code":502}}"#.to_owned();
+    let cut = || Script::Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec(), End::Cut);
+    for (fault, refused) in [
+        (status(302, &[]), true),
+        (status(400, &[]), true),
+        (status(408, &[]), true),
+        (status(500, &[]), true),
+        (status(503, &[("retry-after", "9")]), true),
+        (Script::Status(200, vec![], in_band), true),
+        (Script::Status(200, vec![], "not an answer".to_owned()), false),
+        (cut(), false),
+    ] {
+        for stream in [false, true] {
+            let mock = MockOpenAi::start().await;
+            mock.script(fault.clone());
+            let (service, log) = (Service::of(&mock, 1, false), AttemptLog::default());
+            service.ask_within(LIMIT, stream, &log).await.err().unwrap();
+            let seen: Vec<_> = log.attempts().iter().map(|seen| (seen.written, seen.refused)).collect();
+            assert_eq!(seen, [(true, refused)], "{fault:?} stream={stream}");
+        }
+    }
 }
 
 #[tokio::test]

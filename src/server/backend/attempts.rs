@@ -3,8 +3,8 @@
 //!
 //! Every attempt counts, not only the last one. By itself: one that was never [`written`](Attempt::written) costs
 //! nothing. A written one costs what the backend reported ([`Attempt::usage`]). Without a report a stream costs its
-//! prompt and what was delivered, and a plain call, failed, timed out or given up, its whole reservation; unless the
-//! backend [refused](Attempt::refused) it, which says that no model has run.
+//! prompt and what was delivered, and a plain call, cut, timed out or given up, its whole reservation; unless the
+//! backend [refused](Attempt::refused) it, which says that there is nothing to pay.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,25 +35,17 @@ pub struct AttemptLog {
 #[derive(Clone, Debug)]
 struct Entry {
     model: Arc<Model>,
-    written: Written,
-    refused: bool,
+    marks: Marks,
     usage: Option<Usage>,
 }
 
 impl AttemptLog {
-    /// A call to this model begins; whoever makes it sets the mark.
+    /// A call to this model begins; whoever makes it sets the marks.
     #[must_use]
-    pub fn begin(&self, model: Arc<Model>) -> Written {
-        let written = Written::default();
-        self.entries().push(Entry { model, written: written.clone(), refused: false, usage: None });
-        written
-    }
-
-    /// The call that began last was refused.
-    pub fn refused(&self) {
-        if let Some(last) = self.entries().last_mut() {
-            last.refused = true;
-        }
+    pub fn begin(&self, model: Arc<Model>) -> Marks {
+        let marks = Marks::default();
+        self.entries().push(Entry { model, marks: marks.clone(), usage: None });
+        marks
     }
 
     /// The backend reported this of the call that began last.
@@ -68,8 +60,8 @@ impl AttemptLog {
     pub fn attempts(&self) -> Vec<Attempt> {
         let attempt = |entry: &Entry| Attempt {
             model: entry.model.clone(),
-            written: entry.written.is_set(),
-            refused: entry.refused,
+            written: entry.marks.written.is_set(),
+            refused: entry.marks.refused.is_set(),
             usage: entry.usage,
         };
         self.entries().iter().map(attempt).collect()
@@ -81,17 +73,34 @@ impl AttemptLog {
     }
 }
 
-/// Whether a request was handed to a connection. Set once, by the backend, never cleared.
+/// What a backend notes of a call while it makes it.
 #[derive(Clone, Debug, Default)]
-pub struct Written(Arc<AtomicBool>);
+pub struct Marks {
+    /// The request was handed to a connection: from now on the backend may have it.
+    pub written: Mark,
+    /// The backend answered that it did not do it, as [`Attempt::refused`].
+    pub refused: Mark,
+}
 
-impl Written {
-    /// From now on the backend may have the request.
+impl Marks {
+    /// Whether the backend may have done something for the request.
+    #[must_use]
+    pub fn may_cost(&self) -> bool {
+        self.written.is_set() && !self.refused.is_set()
+    }
+}
+
+/// Set once, never cleared. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Mark(Arc<AtomicBool>);
+
+impl Mark {
+    /// From now on it is so.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it may.
+    /// Whether it is.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -113,9 +122,11 @@ mod tests {
 
         let first = log.begin(models.default().clone());
         assert!(!settles.attempts()[0].written);
-        first.set();
-        log.refused();
-        log.begin(models.default().clone()).set();
+        first.written.set();
+        assert!(first.may_cost());
+        first.refused.set();
+        assert!(!first.may_cost());
+        log.begin(models.default().clone()).written.set();
         let usage = Usage { prompt_tokens: 1, completion_tokens: 2 };
         log.reported(usage);
 

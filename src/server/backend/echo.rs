@@ -31,7 +31,7 @@ impl Echo {
 
 impl Backend for Echo {
     fn call(&self, request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>> {
-        request.written.set();
+        request.marks.written.set();
         Box::pin(std::future::ready(answer(&request)))
     }
 }
@@ -241,8 +241,8 @@ mod tests {
 
     fn request(body: &Value, stream: bool) -> UpstreamRequest {
         let deadline = Deadline::new(std::time::Instant::now(), std::time::Duration::from_mins(1));
-        let written = crate::server::backend::attempts::Written::default();
-        UpstreamRequest { body: body.to_string().into(), stream, deadline, written, trace_parent: None }
+        let marks = crate::server::backend::attempts::Marks::default();
+        UpstreamRequest { body: body.to_string().into(), stream, deadline, marks, trace_parent: None }
     }
 
     async fn plain(body: Value) -> Result<Bytes, BackendError> {

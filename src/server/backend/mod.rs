@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use self::attempts::Written;
+use self::attempts::Marks;
 
 mod address;
 pub mod attempts;
@@ -34,8 +34,8 @@ pub struct UpstreamRequest {
     pub stream: bool,
     /// The end of the request's time: a call may be one of several for it.
     pub deadline: Deadline,
-    /// To be set before the backend can have the request.
-    pub written: Written,
+    /// To be set: `written` before the backend can have the request, `refused` as soon as it says that it did nothing.
+    pub marks: Marks,
     /// Tells the backend which trace it belongs to.
     pub trace_parent: Option<HeaderValue>,
 }
@@ -130,21 +130,6 @@ pub enum BackendError {
     /// The key may not be sent to this host, or there is none yet.
     #[error("{0}")]
     NotConfigured(String),
-}
-
-impl BackendError {
-    /// Whether the backend itself says that it did nothing for the request.
-    #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Rejected { .. }
-            | Self::Auth
-            | Self::QuotaExhausted
-            | Self::RateLimited { .. }
-            | Self::Overloaded { .. } => true,
-            Self::Unavailable(_) | Self::Timeout(_) | Self::Broken(_) | Self::NotConfigured(_) => false,
-        }
-    }
 }
 
 /// What answers.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::address::{completions_uri, lower_host, proxy_uri};
+use super::attempts::Marks;
 use super::connect::{Connector, ConnectorOptions, DialError, DialPolicy, Resolve, SystemResolver};
 use super::events::{Events, Piece};
 use super::refusal::{self, ErrorObject};
@@ -189,6 +190,7 @@ impl OpenAi {
     }
 
     async fn plain(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
+        let refused = request.marks.refused.clone();
         let response = self.send(request, "application/json").await?;
         let request_id = request_id(response.headers());
         let body = read(response.into_body(), MAX_BYTES)
@@ -201,19 +203,21 @@ impl OpenAi {
         let object =
             json::object(&body).map_err(|_| BackendError::Broken("it is not a JSON object".into()))?;
         if object.non_null("error").is_some() {
+            refused.set();
             return Err(self.error_in_place_of_an_answer(&body));
         }
         Ok(UpstreamAnswer::Complete { body, request_id })
     }
 
     async fn stream(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
-        let deadline = request.deadline;
+        let (deadline, refused) = (request.deadline, request.marks.refused.clone());
         let response = self.send(request, "text/event-stream").await?;
         let request_id = request_id(response.headers());
         if is_json(response.headers()) {
             let body = read(response.into_body(), MAX_ERROR_BODY).await.unwrap_or_default();
             let failed = json::object(&body).is_ok_and(|object| object.non_null("error").is_some());
             return Err(if failed {
+                refused.set();
                 self.error_in_place_of_an_answer(&body)
             } else {
                 BackendError::Broken("a plain answer came where a stream was asked for".into())
@@ -223,7 +227,10 @@ impl OpenAi {
         let mut events = Events::new(response.into_body(), deadline);
         let first = match events.first(first_token).await? {
             Piece::Chunk(data) => data,
-            Piece::Error(data) => return Err(self.error_in_place_of_an_answer(&data)),
+            Piece::Error(data) => {
+                refused.set();
+                return Err(self.error_in_place_of_an_answer(&data));
+            }
             Piece::Done => return Err(BackendError::Broken("the stream ended before an event".into())),
         };
         let rest = stream::unfold(Some(events), move |events| async move {
@@ -248,7 +255,7 @@ impl OpenAi {
     /// One request; the response has status 200.
     async fn send(
         &self,
-        UpstreamRequest { body, written, trace_parent, .. }: UpstreamRequest,
+        UpstreamRequest { body, marks: Marks { written, refused }, trace_parent, .. }: UpstreamRequest,
         accept: &'static str,
     ) -> Result<Response<Incoming>, BackendError> {
         let mut request = Request::new(Full::new(body));
@@ -284,6 +291,7 @@ impl OpenAi {
         if status == StatusCode::OK {
             return Ok(response);
         }
+        refused.set();
         let (parts, body) = response.into_parts();
         let body = timeout(ERROR_BODY_TIMEOUT, read(body, MAX_ERROR_BODY)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();

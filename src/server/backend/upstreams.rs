@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::attempts::AttemptLog;
+use super::attempts::{AttemptLog, Marks};
 use super::health::{Health, Refusal, Ticket};
 use super::retry::{Retry, share};
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
@@ -22,6 +22,7 @@ pub struct Upstreams {
     health: Arc<Health>,
     max_attempts: u32,
     always_capped: bool,
+    once_charged: bool,
 }
 
 /// What is asked.
@@ -69,14 +70,16 @@ enum Next {
 
 impl Upstreams {
     /// `max_attempts` calls for one request at most; `always_capped` as in [`upstream_body::effective_cap`].
+    /// `once_charged`: a request has reserved for one call, so no other follows a plain one that may have to be paid.
     #[must_use]
     pub fn new(
         backend: Arc<dyn Backend>,
         health: Arc<Health>,
         max_attempts: u32,
         always_capped: bool,
+        once_charged: bool,
     ) -> Self {
-        Self { backend, health, max_attempts: max_attempts.max(1), always_capped }
+        Self { backend, health, max_attempts: max_attempts.max(1), always_capped, once_charged }
     }
 
     /// As in [`upstream_body::effective_cap`].
@@ -132,11 +135,14 @@ impl Upstreams {
             if !self.may_call(ask, progress) {
                 return Err((last, Next::End));
             }
-            let (error, written) = match self.attempt(ask, model, body.clone(), ticket, log).await {
+            let (error, marks) = match self.attempt(ask, model, body.clone(), ticket, log).await {
                 Ok(called) => return Ok(called),
                 Err(failed) => failed,
             };
-            let Some(retry) = Retry::of(&error, written) else { return Err((Some(error), Next::End)) };
+            // Nobody knows what it used, so it is charged all that was reserved.
+            let spent = self.once_charged && !ask.stream && marks.may_cost();
+            let retry = Retry::of(&error, marks.written.is_set()).filter(|_| !spent);
+            let Some(retry) = retry else { return Err((Some(error), Next::End)) };
             progress.reason = retry.reason;
             let wait =
                 retry.wait(tried, rand::random()).filter(|wait| Instant::now() + *wait < ask.deadline.at);
@@ -162,7 +168,7 @@ impl Upstreams {
         true
     }
 
-    /// One call. With an error comes whether the backend may have got the request.
+    /// One call. With an error comes what the backend noted of it.
     async fn attempt(
         &self,
         ask: &UpstreamCall<'_>,
@@ -170,15 +176,15 @@ impl Upstreams {
         body: Bytes,
         ticket: Ticket<'_>,
         log: &AttemptLog,
-    ) -> Result<Called, (BackendError, bool)> {
+    ) -> Result<Called, (BackendError, Marks)> {
         let mut call =
             BackendCall::begin(ask.metrics.clone(), model.name.clone(), ask.trace.call(&model.upstream));
-        let written = log.begin(model.clone());
+        let marks = log.begin(model.clone());
         let request = UpstreamRequest {
             body,
             stream: ask.stream,
             deadline: ask.deadline,
-            written: written.clone(),
+            marks: marks.clone(),
             trace_parent: call.trace.parent(),
         };
         let result = self.backend.call(request).await;
@@ -190,10 +196,7 @@ impl Upstreams {
             Err(error) => {
                 ticket.failed(&error);
                 call.ended(error.label());
-                if error.is_refusal() && written.is_set() {
-                    log.refused();
-                }
-                Err((error, written.is_set()))
+                Err((error, marks))
             }
         };
         let state = self.health.state(&model.name);
