@@ -164,7 +164,7 @@ fn server(
     let spec = format!(
         "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata: {{ name: bench-{name} }}\nspec:\n\
          \x20 model: gpt-4o-mini\n  backend: {{ openai: {{ baseURL: \"http://{upstream}/v1\" }} }}\n\
-         \x20 rateLimits: {{ requestsPerMinute: 1000000, burst: 100000 }}\n\
+         \x20 rateLimits: {{ requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000 }}\n\
          \x20 cache: {{ ttl: 1h }}\n{shared}"
     );
     let file = write(at, &format!("{name}.yaml"), &spec);
