@@ -4,6 +4,7 @@
 //! What cannot be told is kept and told when the store is back. It is asked whether it is by heartbeats, four a second
 //! while it is away, so that requests need not find out.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -98,7 +99,7 @@ impl Settler {
         let told = async {
             // What is owed already goes first.
             if self.backlog.is_empty() && !self.charging.local.is_away() {
-                self.tell(&live, charges.into_iter().map(|owed| owed.settle).collect()).await;
+                self.tell(&live, as_few(charges)).await;
             } else {
                 self.owe(charges);
             }
@@ -200,9 +201,61 @@ async fn keep(live: &Live, metrics: ServerMetrics, answers: Vec<(CacheKey, Bytes
     }
 }
 
+/// What takes nothing but requests and was never asked of the store, as hits of the memory cache are, is told as one for
+/// each caller: thousands of them a second must not be as many settlements.
+fn as_few(owed: Vec<Owed>) -> Vec<Settle> {
+    let mut told: Vec<Settle> = Vec::with_capacity(owed.len());
+    let mut first_of: HashMap<_, usize> = HashMap::new();
+    for Owed { settle, by_id } in owed {
+        let reserve = &settle.reserve;
+        let more = reserve.tokens.is_some() || reserve.concurrent.is_some() || reserve.budget.is_some();
+        let limit = reserve.requests.filter(|_| !more && !by_id && !settle.reserved);
+        if let Some(limit) = limit {
+            let first = *first_of.entry((reserve.caller.clone(), limit)).or_insert(told.len());
+            if let Some(first) = told.get_mut(first) {
+                first.requests = first.requests.saturating_add(settle.requests);
+                continue;
+            }
+        }
+        told.push(settle);
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::config::RequestLimit;
+    use crate::server::pricing::NanoUsd;
+    use crate::server::store::{CallerKey, ReservationId, Reserve, TokenDemand};
+
+    fn owed(caller: &str, tokens: Option<TokenDemand>, by_id: bool) -> Owed {
+        let reserve = Reserve {
+            id: ReservationId(rand::random()),
+            since: Instant::now(),
+            caller: CallerKey(caller.to_owned()),
+            requests: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
+            tokens,
+            concurrent: None,
+            budget: None,
+            life: Duration::from_mins(1),
+            enforce: true,
+        };
+        let settle = Settle { reserve, reserved: false, requests: 1, tokens: 0, cost: NanoUsd(0) };
+        Owed { settle, by_id }
+    }
+
+    #[test]
+    fn hits_of_a_caller_are_told_as_one_and_nothing_else_is() {
+        let tokens = Some(TokenDemand { per_minute: 100, tokens: 10 });
+        let mut all: Vec<Owed> = (0..100).map(|_| owed("a", None, false)).collect();
+        all.extend([owed("b", None, false), owed("a", None, true), owed("a", tokens, false)]);
+        all.extend([owed("a", tokens, false), owed("b", None, false)]);
+        let told: Vec<_> =
+            as_few(all).into_iter().map(|settle| (settle.reserve.caller.0, settle.requests)).collect();
+        let expected = [("a", 100), ("b", 2), ("a", 1), ("a", 1), ("a", 1)];
+        assert_eq!(told, expected.map(|(caller, requests)| (caller.to_owned(), requests)));
+    }
 
     #[test]
     fn refused_charges_are_halved_to_the_one_that_is_refused_and_then_told_together_again() {
