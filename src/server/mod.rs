@@ -14,6 +14,7 @@ mod tally;
 
 pub mod backend;
 pub mod completion;
+mod held_body;
 pub mod json;
 pub mod sse;
 #[cfg(test)]

@@ -4,15 +4,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -25,6 +23,7 @@ use tower::ServiceExt;
 use super::EdgeOptions;
 use super::socket::{Phase, Pulse, Socket, peer_left};
 use crate::server::error::{ApiError, Dialect};
+use crate::server::held_body::HeldBody;
 use crate::shutdown::Shutdown;
 
 /// How long, and how much, of what a client still sends is read after the answer. A close with unread bytes resets the
@@ -157,7 +156,7 @@ struct Service {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response<CountedBody>;
+    type Response = Response<HeldBody<Answering>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -176,7 +175,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             if shutdown.is_draining() {
                 close_after(&mut response);
             }
-            Ok(response.map(|body| CountedBody { body, _answering: answering }))
+            Ok(response.map(|body| HeldBody::new(body, answering)))
         })
     }
 }
@@ -226,32 +225,6 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.set(Phase::Idle);
-    }
-}
-
-/// A response body that counts as a request in flight until it is dropped.
-struct CountedBody {
-    body: Body,
-    _answering: Answering,
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -3,20 +3,15 @@
 //!
 //! Order: was its caller refused just now? → is a permit free, or soon?
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::server::admission;
 use crate::server::error::Dialect;
 use crate::server::exchange;
+use crate::server::held_body::HeldBody;
 use crate::server::overload::Overload;
 use crate::server::routes::input::From;
 use crate::server::state::AppState;
@@ -36,31 +31,5 @@ pub async fn admit(
         return response;
     }
     let Some(permit) = overload.enter().await else { return exchange::busy().into_response(dialect) };
-    next.run(request).await.map(|inner| Body::new(Held { inner, _permit: permit }))
-}
-
-/// A response body and its permit.
-struct Held {
-    inner: Body,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+    next.run(request).await.map(|body| Body::new(HeldBody::new(body, permit)))
 }
