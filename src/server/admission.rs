@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::caller::Caller;
 use super::config::{BudgetConfig, LimitsConfig};
 use super::error::ApiError;
 use super::estimate::Demand;
@@ -68,7 +69,7 @@ impl Wanted {
 pub(super) struct Admission<'a> {
     pub(super) state: &'a AppState,
     pub(super) live: &'a Live,
-    pub(super) caller: &'a CallerKey,
+    pub(super) caller: &'a Caller,
     /// The body and the model; None for what asks for no answer of a model.
     pub(super) asked: Option<(&'a Bytes, &'a Arc<Model>)>,
 }
@@ -213,7 +214,7 @@ impl Admission<'_> {
 }
 
 /// A reservation of nothing.
-fn blank(live: &Live, caller: &CallerKey) -> Reserve {
+fn blank(live: &Live, caller: &Caller) -> Reserve {
     let dynamic = &live.config.dynamic;
     Reserve {
         id: ReservationId(rand::random()),
@@ -229,9 +230,9 @@ fn blank(live: &Live, caller: &CallerKey) -> Reserve {
 }
 
 /// Whose limits a caller's requests take of.
-fn whose(per: Per, caller: &CallerKey) -> CallerKey {
+fn whose(per: Per, caller: &Caller) -> CallerKey {
     match per {
-        Per::Caller => caller.clone(),
+        Per::Caller => caller.key().clone(),
         Per::Service => CallerKey(SERVICE.to_owned()),
     }
 }
@@ -240,7 +241,7 @@ fn whose(per: Per, caller: &CallerKey) -> CallerKey {
 pub(super) fn refused_lately(
     state: &AppState,
     live: &Live,
-    caller: &CallerKey,
+    caller: &Caller,
 ) -> Option<(ApiError, HeaderMap)> {
     let limits = &live.config.dynamic.limits;
     let limit = limits.requests.filter(|_| live.enforces())?;
@@ -376,12 +377,15 @@ mod tests {
 
     #[test]
     fn no_address_and_no_name_is_the_key_that_all_share() {
-        let caller = |key: &str| CallerKey(key.to_owned());
-        let shared = whose(Per::Service, &caller("203.0.113.7"));
-        assert_eq!(shared, whose(Per::Service, &caller("2001:db8::/64")));
-        for key in ["203.0.113.7", "2001:db8:1:2::/64", "mobile", "shop/web", "a_b.c-d"] {
-            assert_eq!(whose(Per::Caller, &caller(key)), caller(key));
-            assert_ne!(whose(Per::Caller, &caller(key)), shared);
+        let at = |address: &str| Caller::at(address.parse().unwrap());
+        let named = |name: &str| Caller::proved(name, None);
+        let shared = whose(Per::Service, &at("203.0.113.7"));
+        assert_eq!(shared, whose(Per::Service, &named("mobile")));
+        let callers =
+            [at("203.0.113.7"), at("2001:db8::1"), named("mobile"), named("shop/web"), named("a_b.c-d")];
+        for caller in callers {
+            assert_eq!(whose(Per::Caller, &caller), *caller.key());
+            assert_ne!(whose(Per::Caller, &caller), shared);
         }
     }
 }

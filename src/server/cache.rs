@@ -28,8 +28,8 @@ const NOT_IN_THE_KEY: [&str; 3] = ["stream", "stream_options", "model"];
 pub struct KeyScope<'a> {
     /// The ChatService's uid.
     pub uid: &'a str,
-    /// Who shares answers: the caller where callers are known, else the same text for all.
-    pub scope: &'a str,
+    /// Whose answers they are, never empty; None: everybody's.
+    pub scope: Option<&'a str>,
     /// Host of the backend, or `echo`.
     pub backend_host: &'a str,
     /// The configured model that is asked, also where the request names none.
@@ -64,7 +64,8 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    for place in [scope.uid, scope.scope, scope.backend_host, scope.model, scope.upstream] {
+    for place in [scope.uid, scope.scope.unwrap_or_default(), scope.backend_host, scope.model, scope.upstream]
+    {
         part(place.as_bytes());
     }
     let Rewriting { max_output_tokens, always_capped, cap_field, omit } = scope.rewriting;
@@ -219,7 +220,7 @@ mod tests {
 
     const SCOPE: KeyScope<'_> = KeyScope {
         uid: "u-1",
-        scope: "service",
+        scope: None,
         backend_host: "api.openai.com",
         model: "chat",
         upstream: "gpt-4o",
@@ -250,12 +251,12 @@ mod tests {
         let mut keys = vec![
             plain,
             key(KeyScope { uid: "u-2", ..SCOPE }, MEMBERS),
-            key(KeyScope { scope: "alice", ..SCOPE }, MEMBERS),
+            key(KeyScope { scope: Some("alice"), ..SCOPE }, MEMBERS),
             key(KeyScope { backend_host: "llm.internal", ..SCOPE }, MEMBERS),
             key(KeyScope { model: "other", ..SCOPE }, MEMBERS),
             key(KeyScope { upstream: "gpt-5", ..SCOPE }, MEMBERS),
             key(KeyScope { model: "chatg", upstream: "pt-4o", ..SCOPE }, MEMBERS),
-            key(KeyScope { uid: "u-1service", scope: "", ..SCOPE }, MEMBERS),
+            key(KeyScope { uid: "u-1a", scope: Some("lice"), ..SCOPE }, MEMBERS),
             key(SCOPE, MEMBERS.into_iter().rev()),
             key(SCOPE, MEMBERS.into_iter().chain([("user", &b"1"[..])])),
             key(SCOPE, [("see", &b"d1"[..]), MEMBERS[1], MEMBERS[2]]),

@@ -15,6 +15,7 @@ use super::admission::{Admission, Part, Wanted};
 use super::backend::{BackendError, Deadline};
 use super::cache::{self, CacheControl, KeyScope, Rewriting};
 use super::call::{Call, Called};
+use super::caller::Caller;
 use super::completion;
 use super::conversations;
 use super::error::{ApiError, Dialect, StreamFault};
@@ -23,7 +24,7 @@ use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
-use super::store::{CacheKey, CallerKey, ConversationId, Retention, Said, Share};
+use super::store::{CacheKey, ConversationId, Retention, Said, Share};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
 use super::trace::RequestTrace;
@@ -32,8 +33,8 @@ use super::trace::RequestTrace;
 pub struct Ask {
     /// How the answer is told.
     pub dialect: Dialect,
-    /// Whose limit.
-    pub caller: CallerKey,
+    /// Who sent it.
+    pub caller: Arc<Caller>,
     /// The configured model that answers.
     pub model: Arc<Model>,
     /// The body as it goes upstream.
@@ -80,10 +81,11 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Of a request with these members, as the caller means it and before anything is rewritten for the backend. None
+    /// Of a request of this caller with these members, as it means it and before anything is rewritten for the backend. None
     /// where the cache is off or the caller wants nothing of it.
     pub fn new<'a>(
         live: &Live,
+        caller: &Caller,
         control: CacheControl,
         model: &Model,
         members: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -91,7 +93,7 @@ impl Keep {
         let config = live.config.dynamic.cache.filter(|_| control.store)?;
         let scope = KeyScope {
             uid: &live.config.identity.uid,
-            scope: "service",
+            scope: caller.identity(),
             backend_host: &live.origin,
             model: &model.name,
             upstream: &model.upstream,
@@ -142,7 +144,7 @@ async fn run(
 pub(super) async fn admit_request(
     state: &AppState,
     live: &Live,
-    caller: &CallerKey,
+    caller: &Caller,
 ) -> (Result<(), ApiError>, HeaderMap) {
     let mut outcome = Outcome::from(ApiError::Internal);
     let Some(mut guard) = state.settlements().guard() else { return (Err(busy()), HeaderMap::new()) };
@@ -306,7 +308,8 @@ impl Exchange {
         let said = Said { user: turn.user, assistant: assistant.to_owned() };
         let stored = conversations::turn(said, turn.first, usage, cost);
         let retention = Retention::from(&self.live.config.dynamic.conversations);
-        let persisted = self.live.store.append_turn(turn.id, stored, retention).await.unwrap_or_else(|_| {
+        let place = self.ask.caller.owned(turn.id.0);
+        let persisted = self.live.store.append_turn(place, stored, retention).await.unwrap_or_else(|_| {
             state.metrics().store_error("append_turn");
             false
         });

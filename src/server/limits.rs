@@ -1,16 +1,15 @@
-//! The request limit. In: a caller's address or the state of its bucket, and the time. Out: who is charged, and whether
-//! a request may go on. Pure: stores hold the state and own the clock (`store/limits.lua` is the same rule inside Redis).
+//! The request limit. In: the state of a caller's bucket, and the time. Out: whether a request may go on. Pure: stores hold
+//! the state and own the clock (`store/limits.lua` is the same rule inside Redis).
 //! The other limits: [`tokens`], [`budget`].
 //!
 //! GCRA: one number per caller, the time at which its bucket will be full again, in µs (`full_at`). A request moves it
 //! one interval later, and is refused where that would be more than a whole bucket ahead of now.
 //! <https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::config::RequestLimit;
-use super::store::{CallerKey, LimitState};
+use super::store::LimitState;
 
 pub mod budget;
 pub mod tokens;
@@ -77,19 +76,6 @@ pub fn state(full_at: u64, now: u64, rate: Rate, allowed: bool) -> LimitState {
 /// matters when the clock steps back or a limit was raised: nobody waits for the old time to come.
 fn clamp(full_at: Option<u64>, now: u64, rate: Rate) -> u64 {
     full_at.unwrap_or(now).clamp(now, now.saturating_add(rate.bucket * 2))
-}
-
-/// Who is charged where there is no other identity: the address, an IPv6 one by its /64, since that is what one
-/// customer is given. An IPv4 address that arrived in IPv6 clothes is the IPv4 address.
-#[must_use]
-pub fn caller_of(address: IpAddr) -> CallerKey {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => CallerKey(v4.to_string()),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            CallerKey(format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -202,18 +188,5 @@ mod tests {
         assert!(!state.allowed);
         assert!(full_at < 1 << 53);
         assert!(decide(None, NOW, RequestLimit { requests: 0, period_seconds: 0, burst: 0 }).1.allowed);
-    }
-
-    #[test]
-    fn callers_are_addresses_and_ipv6_by_64() {
-        for (address, key) in [
-            ("203.0.113.7", "203.0.113.7"),
-            ("::ffff:203.0.113.7", "203.0.113.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-            ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
-            ("::1", "::/64"),
-        ] {
-            assert_eq!(caller_of(address.parse().unwrap()).0, key, "{address}");
-        }
     }
 }

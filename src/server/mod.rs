@@ -23,6 +23,7 @@ mod sse_properties;
 mod backlog;
 pub mod cache;
 mod call;
+pub mod caller;
 mod coalesce;
 pub mod conversations;
 pub mod denials;

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::new_id;
 use chatservice::server::config::RequestLimit;
-use chatservice::server::conversations::new_id;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::{
-    Admit, CallerKey, Conversation, ConversationId, LimitState, PodId, ReservationId, Reserve, Retention,
-    Said, Settle, Store, StoreError, Turn,
+    Admit, CallerKey, Conversation, LimitState, OwnedId, PodId, ReservationId, Reserve, Retention, Said,
+    Settle, Store, StoreError, Turn,
 };
 use futures::future::{join_all, try_join_all};
 
@@ -96,11 +96,11 @@ fn said(numbers: &[u32]) -> Vec<Said> {
     numbers.iter().map(|number| turn(*number, false).said).collect()
 }
 
-async fn read(store: &dyn Store, id: ConversationId) -> Option<Conversation> {
+async fn read(store: &dyn Store, id: OwnedId) -> Option<Conversation> {
     answered(|| store.conversation(id, None)).await
 }
 
-async fn contents(store: &dyn Store, id: ConversationId) -> Option<Vec<Said>> {
+async fn contents(store: &dyn Store, id: OwnedId) -> Option<Vec<Said>> {
     Some(read(store, id).await?.turns.iter().map(|turn| turn.said.clone()).collect())
 }
 
@@ -214,7 +214,7 @@ pub async fn nothing_is_asked_of_the_store_for_a_request_without_limit_and_cache
 }
 
 /// A conversation of these turns, appended one after the other.
-async fn conversation(store: &dyn Store, turns: &[Turn], retention: Retention) -> ConversationId {
+async fn conversation(store: &dyn Store, turns: &[Turn], retention: Retention) -> OwnedId {
     in_time(async |_| {
         let id = new_id();
         assert_eq!(store.conversation(id, None).await?, None);

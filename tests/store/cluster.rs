@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::new_id;
 use bytes::Bytes;
-use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
     Admit, AnswerStore, CacheKey, ConversationStore, LimitStore, SharerId, Store, StoreError,
@@ -126,7 +126,7 @@ async fn a_slot_that_is_being_moved_and_one_that_was_are_followed() {
     let Some(cluster) = RedisCluster::start(false).await else { return };
     let store = pod_at(&cluster.url(), "u-1");
     let id = new_id();
-    let moved = Move::begin(&cluster, &format!("{{u-1:{}}}", id.0)).await;
+    let moved = Move::begin(&cluster, &format!("{{u-1:{id}}}")).await;
 
     // It is not there yet, so the old owner says ASK; and the new one does not have the script.
     answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;

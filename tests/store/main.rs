@@ -24,9 +24,17 @@ mod sentinel;
 mod sharing;
 mod tls;
 
+use chatservice::server::caller::Caller;
+use chatservice::server::conversations;
+use chatservice::server::store::OwnedId;
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
 use redis_server::RedisServer;
 use redis_sets::RedisCluster;
+
+/// Where a new conversation is kept.
+fn new_id() -> OwnedId {
+    Caller::at([127, 0, 0, 1].into()).owned(conversations::new_id().0)
+}
 
 /// A store of the ChatService `uid` on this server, as a pod would have it.
 fn pod(server: &RedisServer, uid: &str) -> RedisStore {

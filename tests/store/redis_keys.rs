@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use crate::new_id;
 use bytes::Bytes;
 use chatservice::constants::REDIS_KEY_PREFIX;
-use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationId, ConversationStore, LimitStore,
-    Retention, Store, StoreError,
+    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationStore, LimitStore, OwnedId, Retention,
+    Store, StoreError,
 };
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -262,7 +262,7 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
     assert_eq!(store.connected(), Some(true), "an answer all the same");
 }
 
-async fn settled(store: &RedisStore, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
+async fn settled(store: &RedisStore, id: OwnedId) -> Result<Option<Conversation>, StoreError> {
     settle(|| store.conversation(id, None)).await
 }
 

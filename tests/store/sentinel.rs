@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::new_id;
 use bytes::Bytes;
-use chatservice::server::conversations::new_id;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{AnswerStore, CacheKey, ConversationStore, LimitStore, Store, StoreError};
 

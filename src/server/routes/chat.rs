@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::input::{From, cache_control, field, invalid, read_json};
 use crate::constants::header as names;
+use crate::server::caller::Caller;
 use crate::server::completion::{Members, to_bytes};
 use crate::server::config::RequestDefaults;
 use crate::server::conversations;
@@ -197,11 +198,12 @@ async fn prepare(
     let defaults = &live.config.dynamic.defaults;
     let question = read_question(&object, defaults)?;
     let model = live.model(question.model.as_deref())?;
-    let (history, id, persistent) = history(state, &live, question.conversation).await?;
+    let (history, id, persistent) = history(state, &live, &from.caller, question.conversation).await?;
     let stream = always_stream || question.stream;
     let cache = cache_control(headers);
     let upstream = upstream_body(&live, &model, &question, &history, stream);
     let members = upstream.0.iter().map(|(name, value)| (name.as_ref(), value.get().as_bytes()));
+    let keep = Keep::new(&live, &from.caller, cache, &model, members);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
@@ -212,7 +214,7 @@ async fn prepare(
         stream,
         include_usage: true,
         cache,
-        keep: Keep::new(&live, cache, &model, members),
+        keep,
         conversation: Some(Conversing {
             id,
             user: question.message,
@@ -276,12 +278,13 @@ fn read_question(object: &Object<'_>, defaults: &RequestDefaults) -> Result<Ques
 async fn history(
     state: &AppState,
     live: &Live,
+    caller: &Caller,
     conversation: Option<ConversationId>,
 ) -> Result<(Vec<Arc<StoredTurn>>, ConversationId, bool), ApiError> {
     let Some(id) = conversation else { return Ok((Vec::new(), conversations::new_id(), true)) };
     // Going on with it is a use: it must not end while the model answers.
     let ttl = Retention::from(&live.config.dynamic.conversations).ttl;
-    match live.store.conversation(id, Some(ttl)).await {
+    match live.store.conversation(caller.owned(id.0), Some(ttl)).await {
         Ok(Some(conversation)) => Ok((conversation.turns, id, true)),
         Ok(None) => Err(ApiError::ConversationNotFound),
         Err(_) => {

@@ -113,7 +113,7 @@ async fn prepare(
         (Some(messages), "messages") => (name, messages.as_bytes()),
         _ => (name, value),
     });
-    let keep = Keep::new(&live, cache, &model, members);
+    let keep = Keep::new(&live, &from.caller, cache, &model, members);
     let ask = Ask {
         caller: from.caller,
         id: from.id,

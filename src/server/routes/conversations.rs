@@ -1,5 +1,5 @@
-//! `GET` and `DELETE /api/v1/conversations/{id}`. In: the id of a conversation, which is what gives the right to it. Out: its
-//! turns and totals; or nothing, once it is erased.
+//! `GET` and `DELETE /api/v1/conversations/{id}`. In: the id of one of the caller's conversations.
+//! Out: its turns and totals; or nothing, once it is erased.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -16,7 +16,7 @@ use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange;
 use crate::server::pricing::NanoUsd;
 use crate::server::state::{AppState, Live};
-use crate::server::store::{Conversation, ConversationId, Retention, StoreError};
+use crate::server::store::{Conversation, ConversationId, OwnedId, Retention, StoreError};
 
 /// A conversation.
 #[derive(Serialize, ToSchema)]
@@ -74,8 +74,8 @@ pub async fn get_conversation(
     from: From,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    respond(&state, from, id, async |live, id| {
-        let found = live.store.conversation(id, None).await.map_err(|error| ("conversation", error))?;
+    respond(&state, from, id, async |live, id, place| {
+        let found = live.store.conversation(place, None).await.map_err(|error| ("conversation", error))?;
         Ok(found.map(|conversation| {
             let retention = Retention::from(&live.config.dynamic.conversations);
             let answer = Json(ConversationResponse::new(id, &conversation, retention));
@@ -98,8 +98,8 @@ pub async fn delete_conversation(
     from: From,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    respond(&state, from, id, async |live, id| {
-        let erased = live.store.delete_conversation(id).await;
+    respond(&state, from, id, async |live, _, place| {
+        let erased = live.store.delete_conversation(place).await;
         let erased = erased.map_err(|error| ("delete_conversation", error))?;
         Ok(erased.then(|| StatusCode::NO_CONTENT.into_response()))
     })
@@ -111,7 +111,7 @@ async fn respond(
     state: &AppState,
     from: From,
     id: Result<Path<String>, PathRejection>,
-    act: impl AsyncFnOnce(&Live, ConversationId) -> Result<Option<Response>, (&'static str, StoreError)>,
+    act: impl AsyncFnOnce(&Live, ConversationId, OwnedId) -> Result<Option<Response>, (&'static str, StoreError)>,
 ) -> Response {
     let mut limits = HeaderMap::new();
     let done = async {
@@ -122,7 +122,7 @@ async fn respond(
         // What is no id of ours is the id of no conversation.
         let id = id.ok().and_then(|Path(id)| conversations::parse_id(&id));
         let id = id.ok_or(ApiError::ConversationNotFound)?;
-        match act(&live, id).await {
+        match act(&live, id, from.caller.owned(id.0)).await {
             Ok(found) => found.ok_or(ApiError::ConversationNotFound),
             Err((operation, _)) => {
                 state.metrics().store_error(operation);

@@ -1,12 +1,11 @@
 //! The body of a request, before any dialect looks at it. In: an HTTP request. Out: the bytes of a JSON document that
 //! is sent as such and within its limits of size and time.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
@@ -16,13 +15,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::cache::CacheControl;
+use crate::server::caller::Caller;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::busy;
 use crate::server::json::Object;
-use crate::server::limits;
 use crate::server::middleware::observe::RequestId;
 use crate::server::state::AppState;
-use crate::server::store::CallerKey;
 use crate::server::trace::RequestTrace;
 
 /// Largest request body: images travel inside it.
@@ -34,8 +32,8 @@ const SMALL: usize = 64 << 10;
 
 /// Where a request comes from.
 pub struct From {
-    /// Whose limit.
-    pub caller: CallerKey,
+    /// Who sent it.
+    pub caller: Arc<Caller>,
     /// The request's id.
     pub id: Arc<str>,
     /// Its span.
@@ -46,14 +44,14 @@ impl<S: Sync> FromRequestParts<S> for From {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let caller = parts.extensions.get::<Arc<Caller>>();
         let id = parts.extensions.get::<RequestId>();
         // Both are put there before any route: without them the assembly is at fault.
-        let (Some(ConnectInfo(peer)), Some(RequestId(id))) = (peer, id) else {
+        let (Some(caller), Some(RequestId(id))) = (caller, id) else {
             return Err(ApiError::Internal.into_response(Dialect::of(parts.uri.path())));
         };
         let trace = parts.extensions.get::<RequestTrace>().cloned().unwrap_or_default();
-        Ok(Self { caller: limits::caller_of(peer.ip()), id: id.clone(), trace })
+        Ok(Self { caller: caller.clone(), id: id.clone(), trace })
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Dialect};
-use super::middleware::load;
+use super::middleware::{authenticate, load};
 use super::openapi;
 use super::overload::Overload;
 use super::state::AppState;
@@ -26,19 +26,24 @@ pub mod models;
 /// Every path of the API listener, and the document that describes them.
 pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let admitted = axum::middleware::from_fn_with_state((state.clone(), overload), load::admit);
+    let authenticated = axum::middleware::from_fn(authenticate::authenticate);
     let asked = OpenApiRouter::new()
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))
         .routes(routes!(completions::chat_completions))
         .routes(routes!(conversations::get_conversation, conversations::delete_conversation))
         .route_layer(admitted);
-    let (router, document) = OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(meta::root))
-        .routes(routes!(meta::health))
+    // What is somebody's, or costs something; the rest is for everybody.
+    let known = OpenApiRouter::new()
         .merge(asked)
         .routes(routes!(models::list_models))
         .routes(routes!(models::model))
         .route("/v1/models/{model}/{*rest}", get(models::model_with_slashes))
+        .route_layer(authenticated);
+    let (router, document) = OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(meta::root))
+        .routes(routes!(meta::health))
+        .merge(known)
         .split_for_parts();
     let document = openapi::finish(document);
     let router = router

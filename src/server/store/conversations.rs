@@ -11,9 +11,26 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use crate::server::pricing::NanoUsd;
 
-/// A conversation's id: a UUID v4 that we gave out. Whoever holds it may go on with the conversation.
+/// A conversation's id, as a caller knows it: a UUID v4 that we gave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConversationId(pub uuid::Uuid);
+
+/// Where a store keeps what a caller owns. Only [`Caller::owned`](crate::server::caller::Caller::owned) makes one, so that
+/// nothing is looked up without its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OwnedId(uuid::Uuid);
+
+impl OwnedId {
+    pub(in crate::server) fn new(place: uuid::Uuid) -> Self {
+        Self(place)
+    }
+}
+
+impl fmt::Display for OwnedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What was said in a turn. The system prompt is not stored.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +109,7 @@ pub trait ConversationStore: Send + Sync {
     /// A conversation; None when there is no such one. With a life, that is what it lives from now on.
     fn conversation(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         renew: Option<Duration>,
     ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>>;
 
@@ -100,11 +117,11 @@ pub trait ConversationStore: Send + Sync {
     /// the conversation is gone.
     fn append_turn(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Erases a conversation at once; false when there was none.
-    fn delete_conversation(&self, id: ConversationId) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn delete_conversation(&self, id: OwnedId) -> BoxFuture<'_, Result<bool, StoreError>>;
 }

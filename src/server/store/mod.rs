@@ -22,7 +22,9 @@ mod slots;
 mod verdict;
 
 pub use answers::{AnswerStore, CacheKey, LEASE, Released, Share, SharerId};
-pub use conversations::{Conversation, ConversationId, ConversationStore, Retention, Said, StoredTurn, Turn};
+pub use conversations::{
+    Conversation, ConversationId, ConversationStore, OwnedId, Retention, Said, StoredTurn, Turn,
+};
 pub use limits::{
     Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
     ReservationId, Reserve, Settle, Standing, TokenDemand, TokenState,

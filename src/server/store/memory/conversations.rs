@@ -13,7 +13,7 @@ use super::{Lives, MemoryStore, OwnLife};
 use crate::server::conversations;
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    Conversation, ConversationId, ConversationStore, Retention, StoreError, StoredTurn, Turn,
+    Conversation, ConversationStore, OwnedId, Retention, StoreError, StoredTurn, Turn,
 };
 
 /// Memory of all conversations. Beyond it the one that was used longest ago is forgotten.
@@ -23,7 +23,7 @@ const OVERHEAD: usize = 256;
 
 /// The conversations.
 pub(super) struct Conversations {
-    stored: Cache<ConversationId, Kept>,
+    stored: Cache<OwnedId, Kept>,
 }
 
 #[derive(Clone)]
@@ -41,7 +41,7 @@ impl Lives for Kept {
 impl Default for Conversations {
     fn default() -> Self {
         let turn = |turn: &Arc<StoredTurn>| turn.said.user.len() + turn.said.assistant.len() + OVERHEAD;
-        let weight = move |_: &ConversationId, kept: &Kept| {
+        let weight = move |_: &OwnedId, kept: &Kept| {
             let turns: usize = kept.conversation.turns.iter().map(turn).sum();
             u32::try_from(turns + OVERHEAD).unwrap_or(u32::MAX)
         };
@@ -57,7 +57,7 @@ impl Default for Conversations {
 }
 
 impl Conversations {
-    fn append(&self, id: ConversationId, turn: Turn, retention: Retention) -> bool {
+    fn append(&self, id: OwnedId, turn: Turn, retention: Retention) -> bool {
         let mut appended = false;
         self.stored.entry(id).and_compute_with(|stored| {
             let stored = stored.map(|entry| entry.into_value().conversation);
@@ -80,7 +80,7 @@ impl Conversations {
         appended
     }
 
-    fn read(&self, id: ConversationId, renew: Option<Duration>) -> Option<Conversation> {
+    fn read(&self, id: OwnedId, renew: Option<Duration>) -> Option<Conversation> {
         let Some(life) = renew else {
             return self.stored.get(&id).map(|kept| Arc::unwrap_or_clone(kept.conversation));
         };
@@ -95,7 +95,7 @@ impl Conversations {
 impl ConversationStore for MemoryStore {
     fn conversation(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         renew: Option<Duration>,
     ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>> {
         ready(Ok(self.conversations.read(id, renew))).boxed()
@@ -103,14 +103,14 @@ impl ConversationStore for MemoryStore {
 
     fn append_turn(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         ready(Ok(self.conversations.append(id, turn, retention))).boxed()
     }
 
-    fn delete_conversation(&self, id: ConversationId) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn delete_conversation(&self, id: OwnedId) -> BoxFuture<'_, Result<bool, StoreError>> {
         ready(Ok(self.conversations.stored.remove(&id).is_some())).boxed()
     }
 }
@@ -118,6 +118,7 @@ impl ConversationStore for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::caller::Caller;
     use crate::server::store::Said;
 
     #[test]
@@ -125,7 +126,8 @@ mod tests {
         let store = Conversations::default();
         let retention = Retention { max_messages: 20, max_tokens: None, ttl: Duration::from_hours(1) };
         let text = "x".repeat(1 << 20);
-        let ids: Vec<_> = (0..100).map(|_| conversations::new_id()).collect();
+        let caller = Caller::at([127, 0, 0, 1].into());
+        let ids: Vec<_> = (0..100).map(|_| caller.owned(conversations::new_id().0)).collect();
         for id in &ids {
             let said = Said { user: text.clone(), assistant: String::new() };
             let turn = Turn { said, first: true, tokens: 1, used: 1, cost: None };

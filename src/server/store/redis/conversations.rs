@@ -11,15 +11,15 @@ use redis::Cmd;
 use super::RedisStore;
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    Conversation, ConversationId, ConversationStore, Retention, Said, StoreError, StoredTurn, Turn,
+    Conversation, ConversationStore, OwnedId, Retention, Said, StoreError, StoredTurn, Turn,
 };
 
 impl RedisStore {
-    fn conversation_key(&self, id: ConversationId) -> String {
-        self.key(Some(&id.0.to_string()), "t2")
+    fn conversation_key(&self, id: OwnedId) -> String {
+        self.key(Some(&id.to_string()), "t2")
     }
 
-    async fn append(&self, id: ConversationId, turn: Turn, retention: Retention) -> Result<bool, StoreError> {
+    async fn append(&self, id: OwnedId, turn: Turn, retention: Retention) -> Result<bool, StoreError> {
         let said = serde_json::to_vec(&turn.said)
             .map_err(|_| StoreError::Failed("the turn cannot be written as JSON".to_owned()))?;
         let mut script = self.scripts.append_turn.key(self.conversation_key(id));
@@ -31,11 +31,7 @@ impl RedisStore {
         self.invoke(&script).await
     }
 
-    async fn read(
-        &self,
-        id: ConversationId,
-        renew: Option<Duration>,
-    ) -> Result<Option<Conversation>, StoreError> {
+    async fn read(&self, id: OwnedId, renew: Option<Duration>) -> Result<Option<Conversation>, StoreError> {
         let mut script = self.scripts.read_conversation.key(self.conversation_key(id));
         script.arg(renew.map_or(0, |life| self.life(life)));
         let fields: HashMap<String, Vec<u8>> = self.invoke(&script).await?;
@@ -47,7 +43,7 @@ impl RedisStore {
             .ok_or_else(|| StoreError::Failed("a stored conversation is not one of ours".to_owned()))
     }
 
-    async fn delete(&self, id: ConversationId) -> Result<bool, StoreError> {
+    async fn delete(&self, id: OwnedId) -> Result<bool, StoreError> {
         self.query(&Cmd::unlink(self.conversation_key(id))).await
     }
 }
@@ -85,7 +81,7 @@ fn turn(stored: &[u8]) -> Option<StoredTurn> {
 impl ConversationStore for RedisStore {
     fn conversation(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         renew: Option<Duration>,
     ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>> {
         self.read(id, renew).boxed()
@@ -93,14 +89,14 @@ impl ConversationStore for RedisStore {
 
     fn append_turn(
         &self,
-        id: ConversationId,
+        id: OwnedId,
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.append(id, turn, retention).boxed()
     }
 
-    fn delete_conversation(&self, id: ConversationId) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn delete_conversation(&self, id: OwnedId) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.delete(id).boxed()
     }
 }
