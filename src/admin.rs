@@ -2,7 +2,7 @@
 //! what is known of the process. Out: text for Prometheus and the kubelet, JSON for the operator.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -69,8 +69,15 @@ pub struct StatusProblem {
 /// What a process still waits for before it can serve. Clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    pending: Arc<Mutex<BTreeSet<&'static str>>>,
+    state: Arc<Mutex<Waiting>>,
     shutdown: Shutdown,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    pending: BTreeSet<&'static str>,
+    /// What a ready process says beside `ok`.
+    note: Option<String>,
 }
 
 impl Readiness {
@@ -78,12 +85,28 @@ impl Readiness {
     /// [`done`](Self::done), and again not from the moment `shutdown` begins.
     #[must_use]
     pub fn new(shutdown: Shutdown, waits_for: &[&'static str]) -> Self {
-        Self { pending: Arc::new(Mutex::new(waits_for.iter().copied().collect())), shutdown }
+        let state = Waiting { pending: waits_for.iter().copied().collect(), note: None };
+        Self { state: Arc::new(Mutex::new(state)), shutdown }
     }
 
-    /// `what` is there. For good: what fails later is reported, but must not empty a Service of its pods.
+    /// `what` is there.
     pub fn done(&self, what: &str) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        self.state().pending.remove(what);
+    }
+
+    /// `what` is not there, or not any more. Not for a server: what fails later is reported, but must not empty a Service
+    /// of its pods.
+    pub fn wait_for(&self, what: &'static str) {
+        self.state().pending.insert(what);
+    }
+
+    /// What `/readyz` says beside `ok` from now on.
+    pub fn say(&self, note: Option<String>) {
+        self.state().note = note;
+    }
+
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is pending, in alphabetical order, or `draining`. Empty: ready.
@@ -92,7 +115,7 @@ impl Readiness {
         if self.shutdown.is_draining() {
             return vec!["draining"];
         }
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.state().pending.iter().copied().collect()
     }
 
     /// Whether nothing is pending.
@@ -156,7 +179,8 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 async fn readyz(State(state): State<AdminState>) -> Response {
     let reasons = state.readiness.reasons();
     if reasons.is_empty() {
-        return "ok\n".into_response();
+        let note = state.readiness.state().note.clone();
+        return note.map_or_else(|| "ok\n".to_owned(), |note| format!("ok: {note}\n")).into_response();
     }
     let text = format!("not ready: {}\n", reasons.join(", "));
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
@@ -196,6 +220,12 @@ mod tests {
         assert_eq!(readiness.reasons(), ["credentials"]);
         readiness.done("credentials");
         assert_eq!(ask(state(&readiness, None), path::READYZ).await, (200, "ok\n".to_owned()));
+        readiness.say(Some("waiting, another leads".to_owned()));
+        let expected = (200, "ok: waiting, another leads\n".to_owned());
+        assert_eq!(ask(state(&readiness, None), path::READYZ).await, expected);
+        readiness.wait_for("listener");
+        let expected = (503, "not ready: listener\n".to_owned());
+        assert_eq!(ask(state(&readiness, None), path::READYZ).await, expected);
         shutdown.begin();
         assert!(!readiness.is_ready());
         let expected = (503, "not ready: draining\n".to_owned());

@@ -13,9 +13,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::constants::{env, path};
+use crate::constants::{LEASE, env, path};
 use crate::controller::{self, ControllerOptions, Defaults};
 use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
+use crate::leader_election::LeaseOptions;
 use crate::local::{self, LocalOptions};
 use crate::server::config_file::{ConfigError, ConfigFile};
 use crate::server::edge::EdgeOptions;
@@ -85,6 +86,15 @@ pub struct ControllerArgs {
     /// Where /metrics, /livez and /readyz are served.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:9090")]
     pub admin_address: SocketAddr,
+    /// The Lease by which operators take turns: of those that share it one writes, the others wait.
+    #[arg(long, value_name = "NAME", env = env::LEASE_NAME, default_value = LEASE)]
+    pub lease_name: String,
+    /// The namespace of the Lease; none: that of the operator's pod, or of the kubeconfig's context.
+    #[arg(long, value_name = "NAMESPACE", env = env::POD_NAMESPACE)]
+    pub lease_namespace: Option<String>,
+    /// Who this process is in the Lease, to which something random is added; in a cluster the pod's name.
+    #[arg(long, value_name = "NAME", env = env::POD_NAME, default_value = "chatservice")]
+    pub identity: String,
     /// The least severe lines of the log.
     #[arg(long, value_name = "LEVEL", env = env::LOG_LEVEL, default_value = "info",
         value_parser = one_of::<LogLevel>(&["error", "warn", "info", "debug"]))]
@@ -104,6 +114,11 @@ impl From<ControllerArgs> for ControllerOptions {
                 allowed_images: list(&args.allowed_images),
             },
             admin_address: args.admin_address,
+            lease: LeaseOptions {
+                namespace: args.lease_namespace.filter(|namespace| !namespace.is_empty()),
+                name: args.lease_name,
+                identity: args.identity,
+            },
         }
     }
 }

@@ -187,6 +187,9 @@ pub mod secret_key {
 /// The host that a key may be sent to when its owner names none.
 pub const DEFAULT_ALLOWED_HOST: &str = "api.openai.com";
 
+/// The operator's Lease, where it is given no other name.
+pub const LEASE: &str = "chatservice-controller";
+
 /// Environment variables.
 pub mod env {
     /// The image of the servers whose ChatService names none.
@@ -199,6 +202,12 @@ pub mod env {
     pub const LOG_LEVEL: &str = "CHATSERVICE_LOG_LEVEL";
     /// The operator's `--log-format`.
     pub const LOG_FORMAT: &str = "CHATSERVICE_LOG_FORMAT";
+    /// The operator's `--lease-name`.
+    pub const LEASE_NAME: &str = "CHATSERVICE_LEASE_NAME";
+    /// The operator's `--lease-namespace`: that of its pod.
+    pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
+    /// The operator's `--identity`: the name of its pod.
+    pub const POD_NAME: &str = "POD_NAME";
     /// Outside a cluster: the backend's key.
     pub const OPENAI_API_KEY: &str = "OPENAI_API_KEY";
     /// Outside a cluster: the backend's base URL.
@@ -215,8 +224,20 @@ pub mod env {
     pub const CONNECTION_BASE_URL: &str = OPENAI_BASE_URL;
 }
 
-/// What a server waits for before it is ready, as `/readyz` names it.
+/// What a process waits for before it is ready, as `/readyz` names it.
 pub mod readiness {
+    /// Operator: a CustomResourceDefinition that has every field of this version.
+    pub const CRD: &str = "crd";
+    /// Operator: the Lease, or the knowledge that another process has it.
+    pub const LEASE: &str = "lease";
+    /// Operator: complete lists of everything that is watched.
+    pub const WATCHES: &str = "watches";
+    /// Operator: the permission to write statuses.
+    pub const STATUS_PERMISSION: &str = "permission to patch chatservices.chatservice.dev/status";
+    /// Operator: the permission to publish events.
+    pub const EVENTS_PERMISSION: &str = "permission to create and patch events.events.k8s.io";
+    /// Operator: the permission to watch ChatServices.
+    pub const WATCH_PERMISSION: &str = "permission to list and watch chatservices.chatservice.dev";
     /// A running configuration with every Secret that it names, once.
     pub const CREDENTIALS: &str = "credentials";
 }
@@ -354,4 +375,10 @@ pub mod metric {
     pub const OBJECTS: &str = "chatservice_controller_objects";
     /// Gauge: objects that wait after a failure.
     pub const IN_BACKOFF: &str = "chatservice_controller_objects_in_backoff";
+    /// Gauge: objects of which something changed and whose reconcile has not begun.
+    pub const QUEUE_DEPTH: &str = "chatservice_controller_queue_depth";
+    /// Gauge: 1 while this process holds the Lease, else 0.
+    pub const LEADER: &str = "chatservice_controller_leader";
+    /// Counter: requests to the API server. Labels `verb`, `resource`, `code`; the code is `none` without an answer.
+    pub const API_REQUESTS: &str = "chatservice_controller_api_requests_total";
 }

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod crd;
 pub mod document;
 pub mod environment;
+pub mod leader_election;
 pub mod local;
 pub mod offline;
 pub mod server;

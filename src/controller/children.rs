@@ -21,9 +21,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
+use super::metrics::ControllerMetrics;
 use super::names::watch_selector;
-use super::{Scope, Watched};
-use crate::constants::label;
+use super::permissions::Permissions;
+use super::{ObjectKey, Scope, Watched};
+use crate::constants::{label, readiness};
+
+/// The plural of our kind, where a watch of it is named.
+pub(super) const CHATSERVICES: &str = "chatservices";
 
 /// A kind of child.
 pub trait Child:
@@ -70,12 +75,13 @@ impl Children {
         client: &Client,
         scope: &Scope,
         errors: &Arc<WatchErrors>,
+        metrics: &ControllerMetrics,
     ) -> (Self, Controller<Watched>) {
-        let (service_accounts, controller) = owned(controller, client, scope, errors);
-        let (config_maps, controller) = owned(controller, client, scope, errors);
-        let (services, controller) = owned(controller, client, scope, errors);
-        let (deployments, controller) = owned(controller, client, scope, errors);
-        let (pod_disruption_budgets, controller) = owned(controller, client, scope, errors);
+        let (service_accounts, controller) = owned(controller, client, scope, errors, metrics);
+        let (config_maps, controller) = owned(controller, client, scope, errors, metrics);
+        let (services, controller) = owned(controller, client, scope, errors, metrics);
+        let (deployments, controller) = owned(controller, client, scope, errors, metrics);
+        let (pod_disruption_budgets, controller) = owned(controller, client, scope, errors, metrics);
         let children = Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets };
         (children, controller)
     }
@@ -97,22 +103,33 @@ fn owned<K: Child>(
     client: &Client,
     scope: &Scope,
     errors: &Arc<WatchErrors>,
+    metrics: &ControllerMetrics,
 ) -> (Cache<K>, Controller<Watched>) {
-    let (store, events) = watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, errors);
+    let (store, events) =
+        watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), errors);
+    let metrics = metrics.clone();
     // By label: an object that lost its owner reference would wake nobody by that.
-    let controller = controller.watches_stream(events.map(Ok).touched_objects(), |object| {
+    let controller = controller.watches_stream(events.map(Ok).touched_objects(), move |object| {
         let meta = object.metadata;
-        let name = meta.labels.and_then(|mut labels| labels.remove(label::INSTANCE));
-        name.zip(meta.namespace).map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
+        let name = meta.labels.and_then(|mut labels| labels.remove(label::INSTANCE))?;
+        let key = ObjectKey { namespace: meta.namespace?, name };
+        metrics.due(&key);
+        Some(ObjectRef::new(&key.name).within(&key.namespace))
     });
     (store, controller)
 }
 
-/// A watch of our own objects that fills a cache, retries with backoff and never ends. Its errors are noted instead of
-/// handed on: in a controller's queue the error of one watch would hold up all others.
+/// What a watch of our own objects selects.
+pub(super) fn ours() -> watcher::Config {
+    watcher::Config::default().labels(&watch_selector())
+}
+
+/// A watch that fills a cache, retries with backoff and never ends. Its errors are noted instead of handed on: in a
+/// controller's queue the error of one watch would hold up all others.
 pub(super) fn watch<K>(
     api: Api<K>,
     resource: &'static str,
+    config: watcher::Config,
     errors: &Arc<WatchErrors>,
 ) -> (Store<K>, impl Stream<Item = watcher::Event<K>> + Send + 'static + use<K>)
 where
@@ -121,7 +138,7 @@ where
 {
     let (store, writer) = reflector::store();
     let errors = Arc::clone(errors);
-    let events = watcher(api, watcher::Config::default().labels(&watch_selector()))
+    let events = watcher(api, config)
         .default_backoff()
         .modify(|object| object.meta_mut().managed_fields = None)
         .reflect(writer)
@@ -133,8 +150,12 @@ where
 }
 
 /// Why watches fail, by resource; empty while all of them run.
-#[derive(Debug, Default)]
-pub struct WatchErrors(Mutex<BTreeMap<&'static str, Trouble>>);
+pub struct WatchErrors {
+    troubles: Mutex<BTreeMap<&'static str, Trouble>>,
+    permissions: Arc<Permissions>,
+    /// Stands for the scope where `permissions` name an object.
+    scope: ObjectKey,
+}
 
 #[derive(Clone, Debug)]
 struct Trouble {
@@ -143,8 +164,20 @@ struct Trouble {
 }
 
 impl WatchErrors {
+    /// No errors in `scope` yet.
+    pub fn new(permissions: Arc<Permissions>, scope: &Scope) -> Self {
+        let namespace = match scope {
+            Scope::Cluster => String::new(),
+            Scope::Namespace(namespace) => namespace.clone(),
+        };
+        Self { troubles: Mutex::default(), permissions, scope: ObjectKey { namespace, name: String::new() } }
+    }
+
     fn note(&self, resource: &'static str, error: Option<&watcher::Error>) {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if resource == CHATSERVICES {
+            self.permissions.note(readiness::WATCH_PERMISSION, &self.scope, error.is_some_and(is_forbidden));
+        }
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
             if troubles.remove(resource).is_some() {
                 tracing::info!(resource, "the watch runs again");
@@ -159,7 +192,7 @@ impl WatchErrors {
 
     /// What to say while the caches are not filled: a missing permission first.
     pub fn why_not_initialised(&self) -> Error {
-        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         match troubles.iter().max_by_key(|(_, trouble)| trouble.forbidden) {
             Some((resource, trouble)) => {
                 Error::Watch { resource, forbidden: trouble.forbidden, message: trouble.message.clone() }

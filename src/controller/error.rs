@@ -5,6 +5,7 @@ use kube::core::Status;
 
 use super::children::Child;
 use crate::constants::reason;
+use crate::leader_election::Lost;
 
 /// How the API server says that an admission webhook or a ValidatingAdmissionPolicy refused a request, and not RBAC.
 const POLICIES: [&str; 2] = ["denied the request", "ValidatingAdmissionPolicy"];
@@ -55,6 +56,9 @@ pub enum Error {
     /// A metric cannot be registered.
     #[error("failed to register the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The Lease is lost, so another process may write now.
+    #[error("failed to keep leading: {0}. A new process waits for its turn")]
+    Lost(#[from] Lost),
     /// A part of the operator ended by itself.
     #[error("failed to keep running: {0} ended by itself")]
     Ended(&'static str),
@@ -95,10 +99,12 @@ impl Error {
 
     /// The namespace is being deleted: everything in it goes, and nothing new is let in.
     pub(super) fn is_namespace_terminating(&self) -> bool {
-        self.answer().is_some_and(|status| {
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
-        })
+        self.answer().is_some_and(is_terminating)
+    }
+
+    /// A permission is missing.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.answer().is_some_and(|status| status.is_forbidden() && !is_terminating(status))
     }
 
     /// Somebody else wrote at the same time: worth another try at once, and no warning.
@@ -131,6 +137,7 @@ impl Error {
             );
             return Some((reason::FORBIDDEN, message));
         }
+        let verb = denied_verb(&status.message).unwrap_or(verb);
         Some((reason::FORBIDDEN, forbidden(verb, resource, &place, &status.message)))
     }
 
@@ -145,9 +152,25 @@ impl Error {
             Self::Request { .. } => "RequestFailed",
             Self::Watch { .. } => "NotInitialised",
             Self::Deadline(_) => "DeadlineExceeded",
-            Self::Configuration(_) | Self::Listen { .. } | Self::Metrics(_) | Self::Ended(_) => "Internal",
+            Self::Configuration(_)
+            | Self::Listen { .. }
+            | Self::Metrics(_)
+            | Self::Lost(_)
+            | Self::Ended(_) => "Internal",
         }
     }
+}
+
+/// The API server refuses because the namespace is being deleted.
+pub(super) fn is_terminating(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// The verb that RBAC misses, in the words of the API server. An apply of what does not exist needs `create` too.
+fn denied_verb(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(" cannot ")?;
+    rest.split_once(" resource ").map(|(verb, _)| verb).filter(|verb| !verb.contains(' '))
 }
 
 fn forbidden(verb: &str, resource: &str, place: &str, message: &str) -> String {
@@ -182,6 +205,16 @@ mod tests {
         assert_eq!(reason, reason::FORBIDDEN);
         assert!(
             message.starts_with("the operator may not patch deployments.apps in namespace \"chat\""),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_verb_is_the_one_that_is_missing_and_not_the_one_that_was_sent() {
+        let said = "deployments.apps \"demo\" is forbidden: User \"u\" cannot create resource \"deployments\" in API group \"apps\" in the namespace \"chat\"";
+        let (_, message) = refused(403, "Forbidden", said, "").condition().unwrap();
+        assert!(
+            message.starts_with("the operator may not create deployments.apps in namespace"),
             "{message}"
         );
     }

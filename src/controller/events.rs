@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder};
 
+use super::error::is_terminating;
 use crate::constants::{condition, reason};
 
 /// Longest note that the API server takes.
@@ -32,17 +33,32 @@ fn transition(before: &[Condition], after: &[Condition]) -> Option<Event> {
 }
 
 /// Publishes the transition. A failure is logged and forgotten: an event must never hold up what it is about.
+/// Returns whether the permission is missing, if that was found out.
 pub(super) async fn publish(
     recorder: &Recorder,
     object: &ObjectReference,
     before: &[Condition],
     after: &[Condition],
-) {
-    let Some(event) = transition(before, after) else { return };
+) -> Option<bool> {
+    let event = transition(before, after)?;
     match tokio::time::timeout(DEADLINE, recorder.publish(&event, object)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = %error, "an event was not published"),
-        Err(_) => tracing::debug!("an event was not published in time"),
+        Ok(Ok(())) => Some(false),
+        // A namespace that is being deleted takes no event.
+        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() && !is_terminating(&status) => {
+            tracing::warn!(
+                answer = status.message,
+                "the operator may not publish events and goes on without. Fix: helm upgrade the operator's chart, whose roles hold every rule it needs"
+            );
+            Some(true)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error, "an event was not published");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("an event was not published in time");
+            None
+        }
     }
 }
 

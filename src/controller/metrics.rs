@@ -1,6 +1,6 @@
 //! The operator's metrics. In: what happened. Out: a registry for the admin listener. No label holds a name of an object.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec,
 
 use super::ObjectKey;
 use super::error::Error;
+use super::request::ApiRequest;
 use crate::constants::metric;
 
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -21,7 +22,11 @@ pub struct ControllerMetrics {
     errors: IntCounterVec,
     objects: IntGaugeVec,
     in_backoff: IntGauge,
+    queue_depth: IntGauge,
+    leader: IntGauge,
+    api_requests: IntCounterVec,
     ready: Arc<Mutex<HashMap<ObjectKey, bool>>>,
+    due: Arc<Mutex<HashSet<ObjectKey>>>,
 }
 
 impl ControllerMetrics {
@@ -41,17 +46,30 @@ impl ControllerMetrics {
                 &["ready"],
             )?,
             in_backoff: IntGauge::new(metric::IN_BACKOFF, "ChatServices that wait after a failure.")?,
+            queue_depth: IntGauge::new(
+                metric::QUEUE_DEPTH,
+                "ChatServices that changed and whose reconcile has not begun.",
+            )?,
+            leader: IntGauge::new(metric::LEADER, "1 while this process holds the Lease.")?,
+            api_requests: IntCounterVec::new(
+                Opts::new(metric::API_REQUESTS, "Requests to the API server."),
+                &["verb", "resource", "code"],
+            )?,
             ready: Arc::default(),
+            due: Arc::default(),
         };
         let build_info =
             IntGaugeVec::new(Opts::new(metric::BUILD_INFO, "The version, always 1."), &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 6] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(metrics.reconciles.clone()),
             Box::new(metrics.duration.clone()),
             Box::new(metrics.errors.clone()),
             Box::new(metrics.objects.clone()),
             Box::new(metrics.in_backoff.clone()),
+            Box::new(metrics.queue_depth.clone()),
+            Box::new(metrics.leader.clone()),
+            Box::new(metrics.api_requests.clone()),
             Box::new(build_info),
         ];
         for collector in all {
@@ -77,8 +95,27 @@ impl ControllerMetrics {
         self.count_objects(&objects);
     }
 
+    /// Something about an object changed, so it waits for a reconcile.
+    pub fn due(&self, key: &ObjectKey) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        // Mostly it waits already.
+        if !due.contains(key) {
+            due.insert(key.clone());
+            self.queue_depth.set(i64::try_from(due.len()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// An object waits no more: its reconcile begins, or it is gone.
+    pub fn begun(&self, key: &ObjectKey) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.remove(key) {
+            self.queue_depth.set(i64::try_from(due.len()).unwrap_or(i64::MAX));
+        }
+    }
+
     /// An object is gone.
     pub fn forget(&self, key: &ObjectKey) {
+        self.begun(key);
         let mut objects = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         objects.remove(key);
         self.count_objects(&objects);
@@ -87,6 +124,18 @@ impl ControllerMetrics {
     /// Objects that wait after a failure.
     pub fn in_backoff(&self, objects: usize) {
         self.in_backoff.set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// A request to the API server was answered with `code`, or not at all. The kinds that we ask about are few, so the
+    /// label is one of few.
+    pub fn asked(&self, request: &ApiRequest, code: Option<u16>) {
+        let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
+        self.api_requests.with_label_values(&[request.verb, &request.qualified(), &code]).inc();
     }
 
     fn count_objects(&self, objects: &HashMap<ObjectKey, bool>) {

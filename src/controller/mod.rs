@@ -8,7 +8,9 @@ pub mod backoff;
 pub mod build;
 mod check;
 pub mod children;
+pub mod client;
 mod configure;
+pub mod crd_guard;
 pub mod dereference;
 pub mod error;
 mod events;
@@ -17,10 +19,12 @@ pub mod metrics;
 mod models;
 pub mod names;
 pub mod observe;
+mod permissions;
 pub mod pods;
 mod probe;
 pub mod rbac;
 pub mod record;
+pub mod request;
 mod run;
 pub mod status;
 pub mod validate;
@@ -40,7 +44,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::constants::{annotation, reason};
+use crate::constants::{annotation, readiness, reason};
 use crate::crd::{ChatService, ChatServiceStatus};
 use apply::ApplyError;
 use backoff::{Backoff, jittered};
@@ -51,9 +55,10 @@ pub use error::Error;
 pub use image::Defaults;
 use metrics::ControllerMetrics;
 use observe::Observer;
+use permissions::Permissions;
 pub use rbac::RULES;
 use record::StatusWriter;
-pub use run::{ControllerOptions, Operator, run};
+pub use run::{ControllerOptions, Operator, WAITS_FOR, run};
 use status::{Outcome, Subject};
 pub use validate::Problem;
 
@@ -122,8 +127,9 @@ pub struct Context {
     metrics: ControllerMetrics,
     backoff: Arc<Backoff>,
     writer: StatusWriter,
-    /// Shared by all scopes.
+    /// Shared by all scopes, like what follows.
     permits: Arc<Semaphore>,
+    permissions: Arc<Permissions>,
 }
 
 impl Context {
@@ -141,6 +147,7 @@ impl Context {
         self.metrics.in_backoff(self.backoff.waiting());
         self.metrics.forget(key);
         self.writer.forget(key);
+        self.permissions.forget(key);
     }
 }
 
@@ -150,6 +157,7 @@ async fn reconcile(watched: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, E
     let key = ObjectKey::of(watched.as_ref());
     tracing::Span::current().record("namespace", &key.namespace).record("name", &key.name);
     let _permit = ctx.permits.acquire().await;
+    ctx.metrics.begun(&key);
     let start = Instant::now();
     let result = tokio::time::timeout(DEADLINE, pipeline(&watched, &key, &ctx)).await;
     let result = result.unwrap_or(Err(Error::Deadline(DEADLINE.as_secs())));
@@ -182,7 +190,10 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
     let observed = ctx.observer.of(key);
     let status = status::from(&subject, &outcome, observed.as_ref(), Timestamp::now());
     ctx.observer.settle(key, status::settled(&status, observed.as_ref()));
-    ctx.writer.write(&ctx.client, key, &subject, &status).await?;
+    let written = ctx.writer.write(&ctx.client, key, &subject, &status).await;
+    let refused = written.as_ref().is_err_and(Error::is_forbidden);
+    ctx.permissions.note(readiness::STATUS_PERMISSION, key, refused);
+    written?;
     announce(watched, key, &subject.previous, &status, ctx).await;
     next(outcome)
 }
@@ -240,7 +251,12 @@ async fn announce(
 ) {
     let ready = status.conditions.first();
     ctx.metrics.object(key, ready.is_some_and(|ready| ready.status == "True"));
-    events::publish(&ctx.recorder, &watched.object_ref(&()), &previous.conditions, &status.conditions).await;
+    let refused =
+        events::publish(&ctx.recorder, &watched.object_ref(&()), &previous.conditions, &status.conditions)
+            .await;
+    if let Some(refused) = refused {
+        ctx.permissions.note(readiness::EVENTS_PERMISSION, key, refused);
+    }
 }
 
 /// When to look again if nothing changes.

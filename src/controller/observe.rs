@@ -17,7 +17,8 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::children::{WatchErrors, watch};
+use super::children::{WatchErrors, ours, watch};
+use super::metrics::ControllerMetrics;
 use super::pods::{Observed, Report, counts, view};
 use super::probe::Prober;
 use super::{ObjectKey, Scope, Watched};
@@ -72,6 +73,7 @@ pub struct Observer {
     asking: Asking,
     known: Mutex<Known>,
     queue: mpsc::Sender<ObjectRef<Watched>>,
+    metrics: ControllerMetrics,
 }
 
 #[derive(Default)]
@@ -118,14 +120,16 @@ impl Observer {
         scope: &Scope,
         asking: Asking,
         errors: &Arc<WatchErrors>,
+        metrics: &ControllerMetrics,
     ) -> (
         Arc<Self>,
         impl Stream<Item = Event<Pod>> + Send + 'static,
         impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
     ) {
-        let (pods, events) = watch(scope.api::<Pod>(client), "pods", errors);
+        let (pods, events) = watch(scope.api::<Pod>(client), "pods", ours(), errors);
         let (queue, mut changed) = mpsc::channel(QUEUE);
-        let observer = Arc::new(Self { pods, asking, known: Mutex::default(), queue });
+        let observer =
+            Arc::new(Self { pods, asking, known: Mutex::default(), queue, metrics: metrics.clone() });
         (observer, events, stream::poll_fn(move |context| changed.poll_recv(context)))
     }
 
@@ -246,6 +250,7 @@ impl Observer {
         // A full queue is not lost: the next tick compares again.
         if self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace)).is_ok() {
             seen.announced = Some(picture);
+            self.metrics.due(key);
         }
     }
 

@@ -1,5 +1,5 @@
-//! What the operator may do, as data: the one list that the chart's roles are compared with and that the recorded
-//! requests of the tests must fit. Nothing here reads a Secret: pods mount them by name and report what is wrong.
+//! What the operator may do, as data: the one list that the chart's roles are compared with, that `doctor` asks about, and
+//! that the requests recorded in tests must fill exactly. Nothing here reads a Secret: pods mount them by name and report what is wrong.
 
 /// One RBAC rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub const RULES: &[Rule] = &[
     Rule { group: "events.k8s.io", resources: &["events"], verbs: &["create", "patch"] },
 ];
 
+/// What it is allowed beside [`RULES`] in the namespace that it runs in, and nowhere else: its Lease.
+pub const OWN_RULES: &[Rule] =
+    &[Rule { group: "coordination.k8s.io", resources: &["leases"], verbs: &["get", "create", "update"] }];
+
 /// Whether [`RULES`] allow a request.
 #[must_use]
 pub fn allows(group: &str, resource: &str, verb: &str) -> bool {
@@ -44,8 +48,9 @@ mod tests {
         for verb in ["get", "list", "watch", "create", "patch", "delete"] {
             assert!(!allows("", "secrets", verb));
             assert!(!allows("rbac.authorization.k8s.io", "roles", verb));
+            assert!(!allows("coordination.k8s.io", "leases", verb), "only in its own namespace");
         }
-        for rule in RULES {
+        for rule in RULES.iter().chain(OWN_RULES) {
             assert!(!rule.resources.contains(&"*") && !rule.verbs.contains(&"*"), "{rule:?}");
         }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kube::api::ListParams;
 use kube::runtime::controller::Config;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -19,15 +19,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jittered};
-use super::children::{Children, WatchErrors};
+use super::children::{CHATSERVICES, Children, WatchErrors, watch};
+use super::client::Clients;
+use super::crd_guard::{self, Verdict};
 use super::metrics::ControllerMetrics;
 use super::observe::{Asking, Observer, Pace, PodAddress, pod_address};
+use super::permissions::Permissions;
 use super::probe::Prober;
 use super::record::StatusWriter;
-use super::{Context, Defaults, Error, Scope, Watched, error_policy, reconcile, report};
+use super::{Context, Defaults, Error, ObjectKey, Scope, Watched, error_policy, reconcile, report};
 use crate::admin::{AdminState, Readiness, serve_admin};
-use crate::constants::field_manager;
+use crate::constants::{env, field_manager, readiness as waits};
 use crate::crd::ChatService;
+use crate::leader_election::{Candidate, LeaseOptions};
 use crate::shutdown::Shutdown;
 
 /// Reconciles at once.
@@ -42,9 +46,6 @@ const LOOK: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Between two waits for the caches.
 const AGAIN: Duration = Duration::from_secs(1);
-/// What [`Readiness`] waits for.
-const WATCHES: &str = "watches";
-
 /// What `chatservice controller` is told.
 #[derive(Clone, Debug)]
 pub struct ControllerOptions {
@@ -54,29 +55,37 @@ pub struct ControllerOptions {
     pub defaults: Defaults,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub admin_address: SocketAddr,
+    /// Which Lease its processes share.
+    pub lease: LeaseOptions,
 }
 
 /// Runs the operator until `shutdown`.
 ///
 /// # Errors
-/// No way to reach an API server is configured, the admin listener cannot be opened, or a part ended by itself. An API
-/// server or CRD that is away is no error: it is waited for.
+/// No way to reach an API server is configured, the admin listener cannot be opened, the Lease was lost, or a part ended by
+/// itself. An API server, CRD or Lease that cannot be had is no error: it is waited for.
 pub async fn run(options: ControllerOptions, shutdown: CancellationToken) -> Result<(), Error> {
-    let ControllerOptions { watch_namespaces, defaults, admin_address } = options;
+    let ControllerOptions { watch_namespaces, defaults, admin_address, lease } = options;
+    let registry = Registry::new();
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    let metrics = ControllerMetrics::new(&registry)?;
     let config = kube::Config::infer().await.map_err(|error| Error::Configuration(Box::new(error)))?;
-    let client = Client::try_from(config).map_err(|error| Error::Configuration(Box::new(error)))?;
+    let clients =
+        Clients::connect(config, &metrics).map_err(|error| Error::Configuration(Box::new(error)))?;
     let listener = TcpListener::bind(admin_address)
         .await
         .map_err(|source| Error::Listen { address: admin_address, source })?;
-    let registry = Registry::new();
-    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(admin.address = %address, "listening");
+    }
     let draining = Shutdown::new();
-    let readiness = Readiness::new(draining.clone(), &[WATCHES]);
+    let readiness = Readiness::new(draining.clone(), &WAITS_FOR);
     let operator = Operator {
-        client,
+        clients,
+        lease,
         watch_namespaces,
         defaults,
-        metrics: ControllerMetrics::new(&registry)?,
+        metrics,
         readiness: readiness.clone(),
         pace: Pace::default(),
         address: pod_address(),
@@ -99,17 +108,22 @@ pub async fn run(options: ControllerOptions, shutdown: CancellationToken) -> Res
     result
 }
 
+/// What [`Readiness`] waits for from the beginning; a process that leads then waits for its watches.
+pub const WAITS_FOR: [&str; 2] = [waits::CRD, waits::LEASE];
+
 /// An operator with everything it needs from outside; [`run`] makes one, tests make theirs.
 pub struct Operator {
-    /// Talks to the API server.
-    pub client: Client,
+    /// Talk to the API server.
+    pub clients: Clients,
+    /// The Lease that its processes share.
+    pub lease: LeaseOptions,
     /// Namespaces to watch; empty for all.
     pub watch_namespaces: Vec<String>,
     /// What is added to a ChatService.
     pub defaults: Defaults,
     /// Where counts go.
     pub metrics: ControllerMetrics,
-    /// Told when all caches are filled.
+    /// Told what is there; it begins with [`WAITS_FOR`].
     pub readiness: Readiness,
     /// How often pods are asked.
     pub pace: Pace,
@@ -118,18 +132,49 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Runs until `shutdown`, then until the reconciles under way have ended.
+    /// Waits for the CRD and its turn, then runs until `shutdown` and until the reconciles under way have ended.
     ///
     /// # Errors
-    /// A part of it ended by itself.
+    /// The Lease was lost: reconciles under way are cut off then. Or a part of it ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
+        // Before the Lease: a process that cannot serve must not take it from one that can.
+        if shutdown.run_until_cancelled(wait_for_crd(&self.clients.work, &readiness)).await.is_none() {
+            return Ok(());
+        }
+        let mut candidate =
+            Candidate::new(self.clients.lease.clone(), self.lease.clone(), self.clients.leadership.clone());
+        let leads = shutdown.run_until_cancelled(candidate.acquire(|seen| stand_by(&readiness, seen))).await;
+        if leads.is_none() {
+            // The last try may have come through.
+            candidate.release().await;
+            return Ok(());
+        }
+        readiness.say(None);
+        readiness.wait_for(waits::WATCHES);
+        readiness.done(waits::LEASE);
+        metrics.leads(true);
+        let operating = self.operate(candidate.identity().to_owned(), shutdown);
+        let result = tokio::select! {
+            biased;
+            lost = candidate.keep() => Err(Error::Lost(lost)),
+            result = operating => result,
+        };
+        metrics.leads(false);
+        if !matches!(result, Err(Error::Lost(_))) {
+            candidate.release().await;
+        }
+        result
+    }
+
+    async fn operate(self, identity: String, shutdown: CancellationToken) -> Result<(), Error> {
         let scopes: Vec<Scope> = if self.watch_namespaces.is_empty() {
             vec![Scope::Cluster]
         } else {
             self.watch_namespaces.iter().cloned().map(Scope::Namespace).collect()
         };
         tracing::info!(scopes = ?scopes, "the operator starts");
-        let parts = Arc::new(Parts::new(self, scopes.len()));
+        let parts = Arc::new(Parts::new(self, identity, scopes.len()));
         // One that cannot be watched must not stop the others, so each waits and runs by itself.
         let mut running = JoinSet::new();
         for scope in scopes {
@@ -154,6 +199,17 @@ impl Operator {
     }
 }
 
+/// A process that waits for its turn is ready, since it does what it should; one that cannot know whose turn it is, is not.
+fn stand_by(readiness: &Readiness, seen: Result<&str, &str>) {
+    match seen {
+        Ok(holder) => {
+            readiness.say(Some(format!("waiting, \"{holder}\" leads")));
+            readiness.done(waits::LEASE);
+        }
+        Err(_) => readiness.wait_for(waits::LEASE),
+    }
+}
+
 /// What all scopes share.
 struct Parts {
     operator: Operator,
@@ -161,14 +217,18 @@ struct Parts {
     backoff: Arc<Backoff>,
     permits: Arc<Semaphore>,
     asking: Asking,
+    permissions: Arc<Permissions>,
     /// Scopes whose caches are not filled yet.
     unfilled: AtomicUsize,
 }
 
 impl Parts {
-    fn new(operator: Operator, scopes: usize) -> Self {
+    fn new(operator: Operator, identity: String, scopes: usize) -> Self {
+        let reporter =
+            Reporter { controller: field_manager::CONTROLLER.to_owned(), instance: Some(identity) };
         Self {
-            recorder: Recorder::new(operator.client.clone(), Reporter::from(field_manager::CONTROLLER)),
+            recorder: Recorder::new(operator.clients.work.clone(), reporter),
+            permissions: Arc::new(Permissions::new(operator.readiness.clone())),
             backoff: Arc::default(),
             permits: Arc::new(Semaphore::new(usize::from(CONCURRENCY))),
             asking: Asking {
@@ -185,7 +245,7 @@ impl Parts {
     /// Waits for the API and then watches one scope, until `shutdown` and the end of its reconciles under way. What
     /// ended before that, if something did.
     async fn run(self: Arc<Self>, scope: Scope, shutdown: CancellationToken) -> Option<&'static str> {
-        shutdown.run_until_cancelled(wait_for_api(&self.operator.client, &scope)).await?;
+        shutdown.run_until_cancelled(wait_for_api(&self.operator.clients.work, &scope)).await?;
         tracing::info!(scope = ?scope, "watching");
         let mut observers = JoinSet::new();
         let (context, reconciling) = self.start(&scope, &shutdown, &mut observers);
@@ -195,7 +255,7 @@ impl Parts {
             if shutdown.run_until_cancelled(fill(&context)).await.is_some()
                 && self.unfilled.fetch_sub(1, Ordering::AcqRel) == 1
             {
-                self.operator.readiness.done(WATCHES);
+                self.operator.readiness.done(waits::WATCHES);
             }
             std::future::pending::<()>().await;
         };
@@ -214,19 +274,23 @@ impl Parts {
         shutdown: &CancellationToken,
         observers: &mut JoinSet<()>,
     ) -> (Arc<Context>, impl Future<Output = ()> + Send + use<>) {
-        let client = &self.operator.client;
-        let watch_errors = Arc::new(WatchErrors::default());
+        let (client, metrics) = (&self.operator.clients.work, &self.operator.metrics);
+        let watch_errors = Arc::new(WatchErrors::new(Arc::clone(&self.permissions), scope));
         let (observer, pod_events, changed) =
-            Observer::new(client, scope, self.asking.clone(), &watch_errors);
+            Observer::new(client, scope, self.asking.clone(), &watch_errors, metrics);
         observers.spawn(Arc::clone(&observer).follow(pod_events));
         observers.spawn(Arc::clone(&observer).poll());
+        let (services, events) =
+            watch(scope.api::<Watched>(client), CHATSERVICES, watcher::Config::default(), &watch_errors);
+        let due = metrics.clone();
+        let triggers = events.map(Ok).touched_objects().inspect_ok(move |cs| due.due(&ObjectKey::of(cs)));
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
         // at. The queue itself holds an object once.
-        let controller = Controller::new(scope.api::<Watched>(client), watcher::Config::default())
+        let controller = Controller::for_stream(triggers, services)
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
             .reconcile_on(changed);
-        let (children, controller) = Children::watch(controller, client, scope, &watch_errors);
+        let (children, controller) = Children::watch(controller, client, scope, &watch_errors, metrics);
         let context = Arc::new(Context {
             client: client.clone(),
             defaults: self.operator.defaults.clone(),
@@ -238,6 +302,7 @@ impl Parts {
             backoff: Arc::clone(&self.backoff),
             writer: StatusWriter::default(),
             permits: Arc::clone(&self.permits),
+            permissions: Arc::clone(&self.permissions),
         });
         let reporting = Arc::clone(&context);
         let results = controller.run(reconcile, error_policy, Arc::clone(&context));
@@ -258,6 +323,46 @@ async fn fill(context: &Context) {
     }
 }
 
+/// Waits until the CRD has every field of this version, and says every time what is missing and what adds it.
+async fn wait_for_crd(client: &Client, readiness: &Readiness) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match crd_guard::look(client).await {
+            Verdict::Current => break,
+            Verdict::Hidden => {
+                tracing::warn!(
+                    "the operator may not read /openapi/v3, so it cannot know whether the CRD is of its version; going on. Fix: bind the ClusterRole system:discovery to it, as clusters do by default"
+                );
+                break;
+            }
+            Verdict::Missing => tracing::warn!(
+                "the CRD chatservices.chatservice.dev is not installed; waiting. Fix: {}",
+                crd_guard::fix(&this_program())
+            ),
+            Verdict::Outdated(fields) => tracing::warn!(
+                "the CRD chatservices.chatservice.dev is older than this operator and lacks {}; waiting, because such fields would have no effect. Fix: {}",
+                crd_guard::named(&fields),
+                crd_guard::fix(&this_program())
+            ),
+            Verdict::Unknown(error) => tracing::warn!(error, "the API server cannot be reached; waiting"),
+        }
+        tokio::time::sleep(jittered(pause, 0.2)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    readiness.done(waits::CRD);
+}
+
+/// What runs this very program from where kubectl is.
+fn this_program() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let program =
+        std::env::current_exe().map_or_else(|_| "chatservice".into(), |path| path.display().to_string());
+    match (variable(env::POD_NAMESPACE), variable(env::POD_NAME)) {
+        (Some(namespace), Some(pod)) => format!("kubectl -n {namespace} exec {pod} -- {program}"),
+        _ => program,
+    }
+}
+
 /// Waits until ChatServices can be listed, and says every time why they cannot.
 async fn wait_for_api(client: &Client, scope: &Scope) {
     let api: Api<ChatService> = scope.api(client);
@@ -266,13 +371,10 @@ async fn wait_for_api(client: &Client, scope: &Scope) {
         let look = tokio::time::timeout(LOOK, api.list_metadata(&ListParams::default().limit(1))).await;
         match look {
             Ok(Ok(_)) => return,
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => tracing::warn!(
-                "the CRD chatservices.chatservice.dev is not installed; waiting. Fix: kubectl apply --server-side -f crds/chatservices.yaml, or helm install the operator's chart with crds.enabled=true"
-            ),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => tracing::warn!(
                 scope = ?scope, answer = status.message, "the operator may not list ChatServices; waiting. Fix: helm upgrade the operator's chart, whose roles hold every rule it needs"
             ),
-            Ok(Err(error)) => tracing::warn!(error = %error, "the API server cannot be reached; waiting"),
+            Ok(Err(error)) => tracing::warn!(error = %error, "ChatServices cannot be listed; waiting"),
             Err(_) => tracing::warn!("the API server does not answer within 5 s; waiting"),
         }
         tokio::time::sleep(jittered(pause, 0.2)).await;

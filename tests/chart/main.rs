@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use chatservice::cli::{Cli, Command, ControllerArgs};
 use chatservice::constants::{env, path, port};
-use chatservice::controller::RULES;
+use chatservice::controller::rbac::{OWN_RULES, RULES, Rule};
 use chatservice::crd::{LogFormat, LogLevel};
 use clap::Parser;
 use serde_json::{Value, json};
@@ -40,8 +40,12 @@ fn permissions_of(role: &Value) -> Permissions {
 }
 
 fn permissions_needed() -> Permissions {
+    permissions_in(RULES)
+}
+
+fn permissions_in(rules: &[Rule]) -> Permissions {
     let mut permissions = Permissions::new();
-    for rule in RULES {
+    for rule in rules {
         for resource in rule.resources {
             for verb in rule.verbs {
                 permissions.insert((rule.group.into(), (*resource).into(), (*verb).into()));
@@ -49,6 +53,41 @@ fn permissions_needed() -> Permissions {
         }
     }
     permissions
+}
+
+/// The Roles or RoleBindings of the watched namespaces: all but the Lease's.
+fn roles<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    let lease = |object: &&Value| !object["metadata"]["name"].as_str().unwrap().ends_with("-lease");
+    of_kind(objects, kind).into_iter().filter(lease).collect()
+}
+
+#[test]
+fn the_lease_alone_may_be_kept_and_only_in_the_operators_own_namespace() {
+    for values in [DEFAULTS, TWO_NAMESPACES] {
+        let objects = helm::objects(values);
+        let find = |kind: &str| {
+            let found = of_kind(&objects, kind);
+            let lease = |object: &&Value| object["metadata"]["name"].as_str().unwrap().ends_with("-lease");
+            found.into_iter().find(lease).unwrap()
+        };
+        let (role, binding) = (find("Role"), find("RoleBinding"));
+        assert_eq!(role["metadata"]["namespace"], "system");
+        assert_eq!(binding["metadata"]["namespace"], "system");
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let mut given = Permissions::new();
+        for rule in role["rules"].as_array().unwrap() {
+            let verbs: Vec<String> = serde_json::from_value(rule["verbs"].clone()).unwrap();
+            // A name cannot be asked for when the object is made.
+            let name =
+                if verbs == ["create"] { Value::Null } else { json!([arguments(&objects).lease_name]) };
+            assert_eq!(rule["resourceNames"], name);
+            for verb in verbs {
+                let text = |value: &Value| value[0].as_str().unwrap().to_owned();
+                given.insert((text(&rule["apiGroups"]), text(&rule["resources"]), verb));
+            }
+        }
+        assert_eq!(given, permissions_in(OWN_RULES));
+    }
 }
 
 fn container(objects: &[Value]) -> &Value {
@@ -61,7 +100,7 @@ fn container(objects: &[Value]) -> &Value {
 fn cluster_role_holds_exactly_what_the_operator_needs() {
     let objects = helm::objects(DEFAULTS);
     assert_eq!(permissions_of(the(&objects, "ClusterRole")), permissions_needed());
-    assert!(of_kind(&objects, "Role").is_empty());
+    assert!(roles(&objects, "Role").is_empty());
 
     let binding = the(&objects, "ClusterRoleBinding");
     assert_eq!(binding["roleRef"]["name"], the(&objects, "ClusterRole")["metadata"]["name"]);
@@ -78,8 +117,7 @@ fn watched_namespaces_get_a_role_each_and_no_cluster_role() {
     assert!(
         of_kind(&objects, "ClusterRole").is_empty() && of_kind(&objects, "ClusterRoleBinding").is_empty()
     );
-    let roles = of_kind(&objects, "Role");
-    let bindings = of_kind(&objects, "RoleBinding");
+    let (bindings, roles) = (roles(&objects, "RoleBinding"), roles(&objects, "Role"));
     for (role, namespace) in roles.iter().zip(["chat", "shop"]) {
         assert_eq!(role["metadata"]["namespace"], namespace);
         assert_eq!(permissions_of(role), permissions_needed());
@@ -148,8 +186,22 @@ fn servers_run_the_image_of_the_operator() {
         let objects = helm::objects(&args);
         let container = container(&objects);
         assert_eq!(container["image"], image);
-        assert_eq!(container["env"], json!([{"name": env::SERVER_IMAGE, "value": image}]));
+        let variables = container["env"].as_array().unwrap();
+        let server = variables.iter().find(|variable| variable["name"] == env::SERVER_IMAGE).unwrap();
+        assert_eq!(server["value"], image);
     }
+}
+
+#[test]
+fn the_operator_knows_its_pod() {
+    let objects = helm::objects(DEFAULTS);
+    let field = |name: &str| {
+        let variables = container(&objects)["env"].as_array().unwrap();
+        let variable = variables.iter().find(|variable| variable["name"] == name).unwrap();
+        variable["valueFrom"]["fieldRef"]["fieldPath"].clone()
+    };
+    assert_eq!(field(env::POD_NAME), "metadata.name");
+    assert_eq!(field(env::POD_NAMESPACE), "metadata.namespace");
 }
 
 /// The operator's arguments as it reads them itself.

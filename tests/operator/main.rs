@@ -9,6 +9,7 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod election;
 mod lifecycle;
 mod permissions;
 mod pods;

@@ -1,5 +1,6 @@
 //! A namespace, an operator that watches it alone, and a server that answers `/status` for all its pods.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,11 +10,14 @@ use std::time::Duration;
 use axum::routing::get;
 use axum::{Json, Router};
 use chatservice::admin::{Readiness, ServerStatus, StatusProblem};
-use chatservice::constants::{condition, path};
+use chatservice::constants::{LEASE, condition, path};
+use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::Pace;
-use chatservice::controller::{Defaults, Operator};
+use chatservice::controller::request::ApiRequest;
+use chatservice::controller::{Defaults, Operator, WAITS_FOR};
 use chatservice::crd::{ChatService, custom_resource_definition};
+use chatservice::leader_election::LeaseOptions;
 use chatservice::shutdown::Shutdown;
 use http::Request;
 use k8s_openapi::NamespaceResourceScope;
@@ -46,6 +50,16 @@ pub struct Recorded(Arc<Mutex<Vec<String>>>);
 impl Recorded {
     pub fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
+    }
+
+    /// Group, resource and verb of each, as RBAC sees them.
+    pub fn permissions(&self) -> BTreeSet<(String, String, String)> {
+        let read = |line: &String| {
+            let (method, target) = line.split_once(' ').unwrap();
+            ApiRequest::of(&method.parse().unwrap(), &target.parse().unwrap())
+        };
+        let requests = self.all().iter().filter_map(read).collect::<Vec<_>>();
+        requests.into_iter().map(|asked| (asked.group, asked.resource, asked.verb.to_owned())).collect()
     }
 
     /// How many begin with `method` and contain `part`.
@@ -111,7 +125,7 @@ impl Rig {
             namespace,
             answer: Arc::default(),
             also_watched: Vec::new(),
-            readiness: Readiness::new(Shutdown::new(), &["watches"]),
+            readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
             registry: Registry::new(),
             pods: Address::default(),
             shutdown: CancellationToken::new(),
@@ -132,16 +146,24 @@ impl Rig {
             request
         });
         let kubeconfig = std::env::var(KUBECONFIG).unwrap();
-        let client = ClientBuilder::try_from(config(&kubeconfig).await).unwrap().with_layer(&layer).build();
+        let mut config = config(&kubeconfig).await;
+        config.default_retry = false;
+        let bottom = || ClientBuilder::try_from(config.clone()).unwrap().with_layer(&layer);
+        let metrics = ControllerMetrics::new(&self.registry).unwrap();
         let pods = Arc::clone(&self.pods);
         let readiness = self.readiness.clone();
         let mut watch_namespaces = self.also_watched.clone();
         watch_namespaces.push(self.namespace.clone());
         let operator = Operator {
-            client,
+            clients: Clients::assemble(bottom(), bottom(), &metrics),
+            lease: LeaseOptions {
+                namespace: Some(self.namespace.clone()),
+                name: LEASE.to_owned(),
+                identity: "test".to_owned(),
+            },
             watch_namespaces,
             defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![] },
-            metrics: ControllerMetrics::new(&self.registry).unwrap(),
+            metrics,
             readiness: readiness.clone(),
             pace: Pace { unsettled: Duration::from_millis(200), settled: Duration::from_secs(2) },
             address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),

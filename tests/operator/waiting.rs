@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::http::StatusCode;
 use axum::{Json, Router};
 use chatservice::admin::Readiness;
+use chatservice::constants::LEASE;
+use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::{Pace, pod_address};
-use chatservice::controller::{Defaults, Operator};
+use chatservice::controller::{Defaults, Operator, WAITS_FOR};
+use chatservice::leader_election::LeaseOptions;
 use chatservice::shutdown::Shutdown;
-use kube::{Client, Config};
+use kube::Config;
 use prometheus::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -36,12 +39,14 @@ async fn without_the_crd_the_operator_waits_and_ends_when_it_is_told() {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
 
-    let readiness = Readiness::new(Shutdown::new(), &["watches"]);
+    let readiness = Readiness::new(Shutdown::new(), &WAITS_FOR);
+    let metrics = ControllerMetrics::new(&Registry::new()).unwrap();
     let operator = Operator {
-        client: Client::try_from(Config::new(url.parse().unwrap())).unwrap(),
+        clients: Clients::connect(Config::new(url.parse().unwrap()), &metrics).unwrap(),
+        lease: LeaseOptions { namespace: None, name: LEASE.to_owned(), identity: "test".to_owned() },
         watch_namespaces: vec!["chat".into()],
         defaults: Defaults { server_image: "i:1".into(), allowed_images: vec![] },
-        metrics: ControllerMetrics::new(&Registry::new()).unwrap(),
+        metrics,
         readiness: readiness.clone(),
         pace: Pace::default(),
         address: pod_address(),
@@ -51,7 +56,7 @@ async fn without_the_crd_the_operator_waits_and_ends_when_it_is_told() {
     running.spawn(operator.run(shutdown.clone()));
     until("a second look", async || (looks.load(Ordering::SeqCst) >= 2).then_some(())).await;
     assert!(running.try_join_next().is_none(), "it waits");
-    assert!(!readiness.is_ready());
+    assert_eq!(readiness.reasons(), ["crd", "lease"]);
     shutdown.cancel();
     running.join_next().await.unwrap().unwrap().unwrap();
 }
