@@ -301,10 +301,8 @@ pub mod trace {
     pub const STATUS: &str = "http.response.status_code";
     /// What went wrong, from a closed set of words.
     pub const ERROR: &str = "error.type";
-    /// What is done, always [`CHAT`].
+    /// What is done: `chat` or `embeddings`.
     pub const OPERATION: &str = "gen_ai.operation.name";
-    /// Value of [`OPERATION`].
-    pub const CHAT: &str = "chat";
     /// `openai` or `echo`.
     pub const PROVIDER: &str = "gen_ai.provider.name";
     /// The same under its older name.

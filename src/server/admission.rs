@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::estimate::Demand;
 use super::metrics::OTHER;
 use super::models::Model;
+use super::operation::Operation;
 use super::outcome::{LimitsNow, Outcome};
 use super::pricing::NanoUsd;
 use super::settlement::{Held, Settlement};
@@ -70,8 +71,8 @@ pub(super) struct Admission<'a> {
     pub(super) state: &'a AppState,
     pub(super) live: &'a Live,
     pub(super) caller: &'a Caller,
-    /// The body and the model; None for what asks for no answer of a model.
-    pub(super) asked: Option<(&'a Bytes, &'a Arc<Model>)>,
+    /// What is asked for, the body and the model; None for what asks for no answer of a model.
+    pub(super) asked: Option<(Operation, &'a Bytes, &'a Arc<Model>)>,
 }
 
 impl Admission<'_> {
@@ -158,12 +159,12 @@ impl Admission<'_> {
             return self.reserve_request();
         }
         let dynamic = &self.live.config.dynamic;
-        let (body, model) = self.asked?;
+        let (operation, body, model) = self.asked?;
         let mut reserve = blank(self.live, self.caller);
         reserve.requests = dynamic.limits.requests.filter(|_| part == Part::Whole);
         reserve.concurrent = dynamic.limits.concurrent_requests;
         if dynamic.limits.tokens_per_minute.is_some() || dynamic.budget.is_some() {
-            let demand = Demand::of(body);
+            let demand = Demand::of(operation, body);
             owed.prompt_tokens = demand.prompt.estimate();
             reserve.tokens = dynamic.limits.tokens_per_minute.map(|per_minute| {
                 let usual = self.state.charging().learned.p95(&model.name);

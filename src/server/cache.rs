@@ -16,7 +16,7 @@ const ENTRY_OVERHEAD: usize = 256;
 /// Life of an entry differs by up to this part, so that what was stored together does not expire together.
 const JITTER: f64 = 0.1;
 /// Rises when the same request must no longer find what an older server stored.
-const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v3";
+const KEY_CONTEXT: &str = "chatservice.dev 2026-11 answer cache key v4";
 /// First bytes of a stored answer, with the version of the form.
 const MAGIC: &[u8] = b"CSA1";
 /// Members of a request that are not hashed as they stand: a stream and a plain request share an entry, and the model is
@@ -32,6 +32,8 @@ pub struct KeyScope<'a> {
     pub scope: Option<&'a str>,
     /// Host of the backend, or `echo`.
     pub backend_host: &'a str,
+    /// What is asked for: the same body can mean another thing elsewhere.
+    pub operation: &'a str,
     /// The configured model that is asked, also where the request names none.
     pub model: &'a str,
     /// What the backend calls it: another one behind the same name gives other answers.
@@ -64,11 +66,11 @@ pub fn key<'a>(scope: KeyScope<'_>, members: impl IntoIterator<Item = (&'a str, 
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    for place in [scope.uid, scope.scope.unwrap_or_default(), scope.backend_host, scope.model, scope.upstream]
-    {
+    let KeyScope { uid, scope, backend_host, operation, model, upstream, rewriting } = scope;
+    for place in [uid, scope.unwrap_or_default(), backend_host, operation, model, upstream] {
         part(place.as_bytes());
     }
-    let Rewriting { max_output_tokens, always_capped, cap_field, omit } = scope.rewriting;
+    let Rewriting { max_output_tokens, always_capped, cap_field, omit } = rewriting;
     // No cap is no number of tokens.
     part(max_output_tokens.map(u32::to_le_bytes).as_ref().map_or(&[], |most| &most[..]));
     part(&[u8::from(always_capped)]);
@@ -222,6 +224,7 @@ mod tests {
         uid: "u-1",
         scope: None,
         backend_host: "api.openai.com",
+        operation: "chat",
         model: "chat",
         upstream: "gpt-4o",
         rewriting: REWRITING,

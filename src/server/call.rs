@@ -15,6 +15,7 @@ use super::estimate::{BYTES_A_TOKEN, Prompt};
 use super::exchange::Keep;
 use super::metrics::{BackendCall, OK, ServerMetrics};
 use super::models::Model;
+use super::operation::Operation;
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::Live;
@@ -28,6 +29,8 @@ const SHARED_MAX: usize = 1 << 20;
 pub(super) struct Call {
     /// Whose backend, cache and store.
     pub(super) live: Arc<Live>,
+    /// What is asked for.
+    pub(super) operation: Operation,
     /// What is sent, with the name that callers use for the model.
     pub(super) body: Bytes,
     /// Whether it asks for a stream.
@@ -58,7 +61,7 @@ pub(super) struct Call {
 
 /// A whole answer.
 pub(super) struct Whole {
-    /// The `chat.completion` object, byte for byte.
+    /// The `chat.completion` object, or what else the operation is answered with, byte for byte.
     pub(super) completion: Bytes,
     /// What was read of it.
     pub(super) read: completion::Answer,
@@ -87,8 +90,8 @@ pub(super) enum Called {
 
 impl Whole {
     /// A kept answer, which costs nothing now. None for what is no answer after all.
-    pub(super) fn known(completion: Bytes) -> Option<Self> {
-        let read = completion::read(&completion).ok()?;
+    pub(super) fn known(operation: Operation, completion: Bytes) -> Option<Self> {
+        let read = operation.read(&completion).ok()?;
         Some(Self { completion, read, cost: Some(NanoUsd(0)), request_id: None, fallback: None, known: true })
     }
 }
@@ -102,6 +105,7 @@ impl Call {
         let attempts = owed.attempts.clone();
         let call = UpstreamCall {
             chain: &self.live.models.chain(&self.asked),
+            operation: self.operation,
             body: &self.body,
             stream: self.stream,
             deadline: self.deadline,
@@ -139,7 +143,7 @@ impl Call {
     }
 
     fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Called, BackendError> {
-        let read = completion::read(&completion).map_err(|error| {
+        let read = self.operation.read(&completion).map_err(|error| {
             let error = BackendError::from(error);
             self.ended(error.label());
             error

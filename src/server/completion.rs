@@ -108,7 +108,7 @@ pub fn read(completion: &[u8]) -> Result<Answer, CompletionError> {
 }
 
 /// Negative, fractional or absurd counts are as good as none.
-fn usage(raw: &RawValue) -> Option<Usage> {
+pub(super) fn usage(raw: &RawValue) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Reported {
         prompt_tokens: u64,

@@ -25,7 +25,9 @@ impl Dialect {
     /// The dialect of a path, also of one that does not exist.
     #[must_use]
     pub fn of(path: &str) -> Self {
-        if path.starts_with(constants::path::OPENAI_PREFIX) { Self::OpenAi } else { Self::Simple }
+        let openai = path.starts_with(constants::path::OPENAI_PREFIX)
+            || path == constants::path::OPENAI_PREFIX.trim_end_matches('/');
+        if openai { Self::OpenAi } else { Self::Simple }
     }
 }
 

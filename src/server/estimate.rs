@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::json;
 use super::models::Model;
+use super::operation::Operation;
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
 use super::upstream_body::{effective_cap, output_cap};
@@ -83,9 +84,10 @@ pub struct Demand {
 impl Demand {
     /// Reads a body that has been validated.
     #[must_use]
-    pub fn of(body: &[u8]) -> Self {
+    pub fn of(operation: Operation, body: &[u8]) -> Self {
         let object = json::object(body).ok();
         let cap = object.as_ref().and_then(|object| output_cap(object).ok()?);
+        let cap = if operation.generates() { cap } else { Some(0) };
         let choices = object.and_then(|object| object.parse::<u64>("n")?.ok()).unwrap_or(1);
         Self { prompt: Prompt::of(body), cap, choices: choices.clamp(1, MOST_CHOICES) }
     }
@@ -212,7 +214,7 @@ mod tests {
     use crate::server::models::Models;
 
     fn demand(body: &str, cap: Option<u32>) -> Demand {
-        Demand { cap, ..Demand::of(body.as_bytes()) }
+        Demand { cap, ..Demand::of(Operation::Chat, body.as_bytes()) }
     }
 
     #[test]
@@ -279,11 +281,30 @@ mod tests {
             (r#"{"max_tokens":"7"}"#, None),
             ("{}", None),
         ] {
-            assert_eq!(Demand::of(body.as_bytes()).cap, cap, "{body}");
+            assert_eq!(Demand::of(Operation::Chat, body.as_bytes()).cap, cap, "{body}");
         }
         for (n, choices) in [("0", 1), ("null", 1), ("3", 3), ("9000000000", 128), ("-1", 1), ("1.5", 1)] {
             assert_eq!(demand(&format!(r#"{{"n":{n}}}"#), None).choices, choices, "{n}");
         }
+    }
+
+    #[test]
+    fn what_writes_no_answer_is_its_prompt() {
+        let body = r#"{"input":"some text","max_tokens":50}"#;
+        let demand = Demand::of(Operation::Embeddings, body.as_bytes());
+        assert_eq!(demand.tokens(Some(1000)), Prompt::of(body.as_bytes()).estimate());
+        let priced = ModelConfig {
+            price: Some(PriceConfig {
+                input_per_million_tokens: "1".to_owned(),
+                output_per_million_tokens: "1000".to_owned(),
+            }),
+            ..ModelConfig::named("m")
+        };
+        let mut config = DynamicConfig::new("m", BackendConfig::Echo {});
+        config.models = vec![priced];
+        let models = Models::new(&config);
+        let worst = demand.worst([models.default().as_ref()]);
+        assert_eq!(worst, Some(NanoUsd(1000 * demand.prompt.bound())), "also without a cap");
     }
 
     #[test]

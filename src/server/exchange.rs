@@ -20,6 +20,7 @@ use super::completion;
 use super::conversations;
 use super::error::{ApiError, Dialect, StreamFault};
 use super::models::Model;
+use super::operation::Operation;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
@@ -31,10 +32,12 @@ use super::trace::RequestTrace;
 
 /// What a route made of a request.
 pub struct Ask {
-    /// How the answer is told.
-    pub dialect: Dialect,
+    /// How the answer is told, as a stream.
+    pub form: Form,
     /// Who sent it.
     pub caller: Arc<Caller>,
+    /// What is asked for.
+    pub operation: Operation,
     /// The configured model that answers.
     pub model: Arc<Model>,
     /// The body as it goes upstream.
@@ -57,6 +60,25 @@ pub struct Ask {
     pub trace: RequestTrace,
     /// The memory that its body was given.
     pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// The form that the events of a stream have.
+pub enum Form {
+    /// The simple dialect's.
+    Simple,
+    /// `chat.completion.chunk`.
+    Chunks,
+}
+
+impl Form {
+    /// Whose errors they are.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Simple => Dialect::Simple,
+            Self::Chunks => Dialect::OpenAi,
+        }
+    }
 }
 
 /// The turn that a request is.
@@ -87,7 +109,7 @@ impl Keep {
         live: &Live,
         caller: &Caller,
         control: CacheControl,
-        model: &Model,
+        (operation, model): (Operation, &Model),
         members: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Option<Self> {
         let config = live.config.dynamic.cache.filter(|_| control.store)?;
@@ -95,6 +117,7 @@ impl Keep {
             uid: &live.config.identity.uid,
             scope: caller.identity(),
             backend_host: &live.origin,
+            operation: operation.name(),
             model: &model.name,
             upstream: &model.upstream,
             rewriting: Rewriting {
@@ -125,7 +148,7 @@ async fn run(
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
     let guard = state.settlements().guard().ok_or_else(busy)?;
-    ask.trace.asks(live.config.dynamic.backend.name(), &ask.model.name);
+    ask.trace.asks(ask.operation, live.config.dynamic.backend.name(), &ask.model.name);
     let looked_for = ask.keep.filter(|_| ask.cache.read);
     let id = ask.id.clone();
     let exchange = Exchange { live: live.clone(), ask, guard: Some(guard) };
@@ -217,7 +240,7 @@ impl Exchange {
     ) -> Result<Option<Share>, ApiError> {
         let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
         let ask = &self.ask;
-        let asked = Some((&ask.body, &ask.model));
+        let asked = Some((ask.operation, &ask.body, &ask.model));
         let admission = Admission { state, live: &self.live, caller: &ask.caller, asked };
         admission.admit(wanted, owed, outcome).await
     }
@@ -244,6 +267,7 @@ impl Exchange {
         let ask = &mut self.ask;
         Ok(Call {
             live: self.live.clone(),
+            operation: ask.operation,
             body: ask.body.clone(),
             stream: ask.stream,
             deadline: Deadline::new(ask.started, limit),

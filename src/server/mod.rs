@@ -43,6 +43,7 @@ pub mod error;
 pub mod metrics;
 pub mod models;
 mod openapi;
+pub mod operation;
 pub mod overload;
 pub mod reload;
 pub mod secrets;

@@ -10,7 +10,6 @@ use super::backend::BackendError;
 use super::cache::{self, CachedAnswer};
 use super::call::Whole;
 use super::coalesce::{Boarded, News, Pilot, Pods, Rank, Seat};
-use super::completion;
 use super::error::ApiError;
 use super::exchange::{Ask, Exchange, Found, Keep};
 use super::outcome::{Answer, CacheResult, Outcome};
@@ -27,7 +26,7 @@ impl Found {
             let events = Tally::replayed(completion, ask.include_usage).ok()?;
             return Some(Self::Stream(Events::Own(Box::new(events))));
         }
-        let read = completion::read(completion).ok()?;
+        let read = ask.operation.read(completion).ok()?;
         Some(Self::Plain(completion.clone(), read, None))
     }
 
@@ -146,14 +145,15 @@ impl Exchange {
         let sharer = (!self.ask.stream && self.live.store.shared()).then(|| pilot.id());
         let told = self.admit(state, Wanted { part, cache_key: Some(keep.key), sharer }, outcome).await?;
         let known = told.as_ref().and_then(|told| self.remember(keep, told));
-        if let Some(whole) = known.and_then(|known| Whole::known(known.completion))
+        if let Some(whole) = known.and_then(|known| Whole::known(self.ask.operation, known.completion))
             && let Some(found) = Found::of(&whole, &self.ask)
         {
             pilot.found(whole);
             return Ok(Place::Told(found));
         }
         let (store, metrics) = (self.live.store.clone(), state.metrics().clone());
-        let pods = Pods { store, metrics, key: keep.key, id: pilot.id() };
+        let operation = self.ask.operation;
+        let pods = Pods { store, metrics, operation, key: keep.key, id: pilot.id() };
         let rank = match told {
             Some(Share::Lead) => Rank::Leads(pods),
             Some(Share::Wait | Share::Failed(_)) => Rank::Waits(pods),

@@ -110,7 +110,8 @@ impl Settler {
     fn count(&self, bill: &Bill) {
         for line in &bill.lines {
             self.metrics.settle(&line.model.name, OTHER, line.usage, line.cost);
-            if line.reported {
+            // What writes no answer says nothing of how long answers are.
+            if line.reported && line.usage.completion_tokens > 0 {
                 self.charging.learned.learn(&line.model.name, line.usage.completion_tokens);
             }
         }

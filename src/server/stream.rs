@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::coalesce::Seat;
 use super::error::{ApiError, Dialect, StreamFault};
-use super::exchange::{self, Exchange};
+use super::exchange::{self, Exchange, Form};
 use super::json::{self, Edit};
-use super::outcome::CacheResult;
+use super::outcome::{CacheResult, TurnState};
 use super::pricing::NanoUsd;
 use super::routes::chat::{ChatEvent, ChatTotals};
 use super::settlement::Usage;
@@ -102,9 +102,9 @@ impl Relay {
             self.begun = true;
             self.state.metrics().first_token(self.exchange.ask.started.elapsed());
         }
-        match self.exchange.ask.dialect {
-            Dialect::OpenAi => self.chunk(delta),
-            Dialect::Simple => {
+        match self.exchange.ask.form {
+            Form::Chunks => self.chunk(delta),
+            Form::Simple => {
                 if text.is_empty() {
                     return None;
                 }
@@ -150,9 +150,14 @@ impl Relay {
         self.exchange.saved(&self.state, self.result, total.usage);
         let cost = self.cost(total.cost);
         let turn = self.exchange.append(&self.state, &total.text, total.usage, cost).await;
-        if self.exchange.ask.dialect == Dialect::OpenAi {
-            return self.done(total);
+        match self.exchange.ask.form {
+            Form::Chunks => self.done(total),
+            Form::Simple => self.totals(total, cost, turn),
         }
+    }
+
+    /// The last event of the simple dialect.
+    fn totals(&self, total: &Total, cost: Option<NanoUsd>, turn: Option<TurnState>) -> Bytes {
         let event = ChatEvent {
             delta: String::new(),
             conversation_id: self.conversation_text(),
@@ -174,7 +179,7 @@ impl Relay {
         self.ended = true;
         exchange::failed(&self.exchange.ask.id, error);
         self.fault.tell(error);
-        let dialect = self.exchange.ask.dialect;
+        let dialect = self.exchange.ask.form.dialect();
         let mut body = error.body(dialect);
         if dialect == Dialect::Simple {
             body["conversation_id"] = json!(self.conversation_text());

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::json::{self, Edit, Object};
 use super::models::Model;
+use super::operation::Operation;
 
 /// What callers may call the output cap; both are honoured.
 pub const CAP_FIELDS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
@@ -41,7 +42,7 @@ pub fn effective_cap(wanted: Option<u32>, model: &Model, always: bool) -> Option
 
 /// The body for a call to `model`; `always_capped` as in [`effective_cap`]. What is not a JSON object stays as it is.
 #[must_use]
-pub fn for_model(body: &Bytes, model: &Model, always_capped: bool) -> Bytes {
+pub fn for_model(operation: Operation, body: &Bytes, model: &Model, always_capped: bool) -> Bytes {
     let Ok(object) = json::object(body) else { return body.clone() };
     let quoted = serde_json::Value::from(&*model.upstream).to_string();
     let mut edits = Vec::new();
@@ -49,7 +50,8 @@ pub fn for_model(body: &Bytes, model: &Model, always_capped: bool) -> Bytes {
         edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
     let wanted = output_cap(&object).unwrap_or_default();
-    let cap = effective_cap(wanted, model, always_capped).map(|cap| cap.to_string());
+    let cap = effective_cap(wanted, model, always_capped).filter(|_| operation.generates());
+    let cap = cap.map(|cap| cap.to_string());
     let cap_field = model.max_tokens_field.as_str();
     if let Some(cap) = &cap {
         for other in CAP_FIELDS {
@@ -90,8 +92,20 @@ mod tests {
     }
 
     fn rewritten(body: &str, model: &Model, always: bool) -> String {
-        String::from_utf8(for_model(&Bytes::copy_from_slice(body.as_bytes()), model, always).to_vec())
-            .unwrap()
+        told(Operation::Chat, body, model, always)
+    }
+
+    fn told(operation: Operation, body: &str, model: &Model, always: bool) -> String {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        String::from_utf8(for_model(operation, &body, model, always).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn what_writes_no_answer_has_no_cap() {
+        let model = model(MaxTokensField::MaxTokens, Some(100), &["dimensions"]);
+        let told = |body| told(Operation::Embeddings, body, &model, true);
+        assert_eq!(told(r#"{"input":"a","dimensions":8,"model":"m"}"#), r#"{"input":"a","model":"m-large"}"#);
+        assert_eq!(told(r#"{"model":"m","max_tokens":7}"#), r#"{"model":"m-large","max_tokens":7}"#);
     }
 
     #[test]

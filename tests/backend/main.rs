@@ -22,6 +22,7 @@ use bytes::Bytes;
 use chatservice::server::backend::attempts::Marks;
 use chatservice::server::backend::openai::{OpenAi, OpenAiOptions, Timeouts};
 use chatservice::server::backend::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
+use chatservice::server::operation::Operation;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mock_openai::MockOpenAi;
@@ -62,7 +63,14 @@ fn request(body: &'static str, stream: bool) -> UpstreamRequest {
 
 fn within(limit: Duration, body: &'static str, stream: bool) -> UpstreamRequest {
     let deadline = Deadline { at: tokio::time::Instant::now() + limit, limit };
-    UpstreamRequest { body: body.into(), stream, deadline, marks: Marks::default(), trace_parent: None }
+    UpstreamRequest {
+        operation: Operation::Chat,
+        body: body.into(),
+        stream,
+        deadline,
+        marks: Marks::default(),
+        trace_parent: None,
+    }
 }
 
 async fn plain(backend: &OpenAi) -> Result<(Bytes, Option<String>), BackendError> {

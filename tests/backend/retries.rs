@@ -11,6 +11,7 @@ use chatservice::server::backend::{BackendError, Deadline};
 use chatservice::server::config::{BackendConfig, DynamicConfig, ModelConfig};
 use chatservice::server::metrics::ServerMetrics;
 use chatservice::server::models::Models;
+use chatservice::server::operation::Operation;
 use chatservice::server::trace::RequestTrace;
 use futures::future::join_all;
 use prometheus::{Encoder, TextEncoder};
@@ -73,6 +74,7 @@ impl Service {
             format!(r#"{{"model":"asked","messages":[],"temperature":1,"max_tokens":9,"stream":{stream}}}"#);
         let call = UpstreamCall {
             chain: &self.models.chain(self.models.default()),
+            operation: Operation::Chat,
             body: &Bytes::from(body),
             stream,
             deadline: Deadline::new(Instant::now(), limit),

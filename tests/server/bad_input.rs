@@ -101,6 +101,87 @@ async fn the_openai_dialect_answers_in_the_form_that_sdks_read() {
     }
 }
 
+/// Every member of a chat completion that has a type, with a value of another.
+#[tokio::test]
+async fn every_field_of_a_wrong_type_is_named() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let message = json!({"role": "user", "content": "a"});
+    let mut cases: Vec<(Value, String)> = Vec::new();
+    for (field, wrong) in [
+        ("model", json!(1)),
+        ("messages", json!({})),
+        ("stream", json!("true")),
+        ("stream_options", json!([])),
+        ("n", json!("2")),
+        ("n", json!(0)),
+        ("n", json!(1.5)),
+        ("max_tokens", json!("9")),
+        ("max_completion_tokens", json!(-1)),
+        ("temperature", json!("hot")),
+        ("top_p", json!(true)),
+        ("presence_penalty", json!("1")),
+        ("frequency_penalty", json!([])),
+        ("seed", json!(1.5)),
+        ("seed", json!("1")),
+        ("stop", json!(5)),
+        ("stop", json!(["a", 1])),
+        ("logprobs", json!(1)),
+        ("top_logprobs", json!("3")),
+        ("logit_bias", json!([1])),
+        ("user", json!(7)),
+        ("tools", json!({"type": "function"})),
+        ("tool_choice", json!(1)),
+        ("parallel_tool_calls", json!("yes")),
+        ("response_format", json!("json")),
+        ("reasoning_effort", json!(1)),
+        ("metadata", json!("a")),
+        ("store", json!("a")),
+        ("service_tier", json!(1)),
+        ("modalities", json!("audio")),
+        ("audio", json!("alloy")),
+        ("prediction", json!("a")),
+        ("functions", json!({})),
+        ("function_call", json!(1)),
+        ("web_search_options", json!(1)),
+    ] {
+        let mut body = json!({"messages": [message]});
+        body[field] = wrong;
+        cases.push((body, field.to_owned()));
+    }
+    for (message, param) in [
+        (json!("hi"), "messages[0]"),
+        (json!(["user", "hi"]), "messages[0]"),
+        (json!({"role": 1, "content": "a"}), "messages[0]"),
+        (json!({"role": "user", "content": 5}), "messages[0].content"),
+        (json!({"role": "user", "content": {"type": "text"}}), "messages[0].content"),
+        (json!({"role": "user", "content": ["a"]}), "messages[0].content[0]"),
+        (
+            json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}),
+            "messages[0].content[1]",
+        ),
+        (json!({"role": "assistant", "tool_calls": {}}), "messages[0].tool_calls"),
+        (json!({"role": "tool", "tool_call_id": 1, "content": "a"}), "messages[0].tool_call_id"),
+    ] {
+        cases.push((json!({"messages": [message]}), param.to_owned()));
+    }
+    for tool in [json!("f"), json!(["function"]), json!({"function": {"name": "f"}}), json!({"type": 1})] {
+        cases.push((json!({"messages": [message], "tools": [tool]}), "tools[0]".to_owned()));
+    }
+    for (body, param) in cases {
+        let answer = http::post(&server.at("/v1/chat/completions"), &body).await;
+        assert_eq!(answer.status, 400, "{body}: {:?}", answer.body);
+        let error = &answer.json()["error"];
+        assert_eq!(error["param"], param, "{body}: {error}");
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("invalid_request_error"), &json!("invalid_value"))
+        );
+        assert!(error["message"].as_str().unwrap().contains(&format!("`{param}` must be")), "{error}");
+    }
+    assert_eq!(mock.count(), 0, "nobody was asked");
+}
+
 #[tokio::test]
 async fn unknown_paths_methods_and_media_types_are_refused_in_the_dialect_of_the_path() {
     let server = TestServer::start(echo()).await;

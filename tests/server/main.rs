@@ -29,6 +29,7 @@ mod coalescing_pods;
 mod conversations;
 mod cuts;
 mod disconnects;
+mod embeddings;
 mod models;
 mod openai_dialect;
 mod operations;

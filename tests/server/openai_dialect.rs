@@ -1,5 +1,6 @@
 //! `/v1/chat/completions` and `/v1/models`.
 
+use chatservice::server::config::RequestLimit;
 use serde_json::{Value, json};
 
 use crate::http;
@@ -74,6 +75,32 @@ async fn a_request_without_a_model_gets_the_services() {
     )
     .await;
     assert_eq!(answer.json()["model"], "echo-1");
+}
+
+#[tokio::test]
+async fn looking_at_models_is_a_request_of_its_caller() {
+    let mut config = echo();
+    config.dynamic.limits.requests = Some(RequestLimit { requests: 2, period_seconds: 3600, burst: 2 });
+    let server = TestServer::start(config).await;
+    let list = http::get(&server.at("/v1/models")).await;
+    assert_eq!((list.status.as_u16(), list.header("x-ratelimit-remaining-requests")), (200, "1"));
+    assert_eq!(http::get(&server.at("/v1/models/echo-1")).await.status, 200);
+    let refused = http::get(&server.at("/v1/models")).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_is_the_name_of_no_model() {
+    let server = TestServer::start(echo()).await;
+    for path in ["/v1/models/%FF", "/v1/models/a/%FF", "/v1/models/gpt-9", "/v1/models/a/b/c"] {
+        let answer = http::get(&server.at(path)).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]["code"]),
+            (404, &json!("model_not_found")),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use http::Uri;
 
 use super::connect::host;
 use super::openai::OptionsError;
+use crate::server::operation::Operation;
 
-/// Where a backend is called.
-pub(super) fn completions_uri(base_url: &str) -> Result<Uri, OptionsError> {
+/// Where a backend is called for an operation.
+pub(super) fn operation_uri(base_url: &str, operation: Operation) -> Result<Uri, OptionsError> {
     let refuse = |why| Err(OptionsError::BaseUrl(why));
     let base_url = base_url.trim_end_matches('/');
     let Ok(base) = base_url.parse::<Uri>() else {
@@ -34,7 +35,7 @@ pub(super) fn completions_uri(base_url: &str) -> Result<Uri, OptionsError> {
     if host(&base).is_empty() {
         return refuse("has no host");
     }
-    format!("{base_url}/chat/completions").parse().or(refuse("is not a URL"))
+    format!("{base_url}{}", operation.path()).parse().or(refuse("is not a URL"))
 }
 
 /// A proxy's URL, checked again: what names none, or holds a password, is refused.
@@ -91,7 +92,7 @@ mod tests {
             ("host/v1", None),
             ("", None),
         ] {
-            let uri = completions_uri(base_url).map(|uri| uri.to_string()).ok();
+            let uri = operation_uri(base_url, Operation::Chat).map(|uri| uri.to_string()).ok();
             assert_eq!(uri.as_deref(), expected, "{base_url}");
         }
     }

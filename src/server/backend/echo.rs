@@ -1,5 +1,6 @@
 //! The built-in backend: answers with the last user message, word by word. In: a chat completion request. Out: the
-//! same content every time, under a new id. For demos, tests and probes; it needs no network and no key.
+//! same content every time, under a new id. For demos, tests and probes; it needs no network and no key. Vectors for
+//! texts it has too.
 //!
 //! A token is a word. The answer stops after `max_completion_tokens` or `max_tokens` of them, as a model's would.
 
@@ -16,6 +17,9 @@ use super::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
 use crate::server::completion::{
     CHUNK, COMPLETION, DeltaOut, Envelope, Members, count_pieces, split_piece, to_bytes,
 };
+use crate::server::operation::Operation;
+
+mod embeddings;
 
 /// The built-in backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +36,12 @@ impl Echo {
 impl Backend for Echo {
     fn call(&self, request: UpstreamRequest) -> BoxFuture<'_, Result<UpstreamAnswer, BackendError>> {
         request.marks.written.set();
-        Box::pin(std::future::ready(answer(&request)))
+        let answered = match request.operation {
+            Operation::Chat => answer(&request),
+            Operation::Embeddings => embeddings::answer(&request.body)
+                .map(|body| UpstreamAnswer::Complete { body, request_id: Some(request_id()) }),
+        };
+        Box::pin(std::future::ready(answered))
     }
 }
 
@@ -94,7 +103,8 @@ struct Reply {
 #[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 struct Usage {
     prompt_tokens: usize,
-    completion_tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens: Option<usize>,
     total_tokens: usize,
 }
 
@@ -108,7 +118,7 @@ fn answer(request: &UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
     })?;
     let include_usage = request.stream_options.as_ref().is_some_and(|options| options.include_usage);
     let reply = reply(request)?;
-    let request_id = Some(format!("echo-{}", uuid::Uuid::new_v4().simple()));
+    let request_id = Some(request_id());
     Ok(if stream {
         UpstreamAnswer::Stream {
             events: stream::iter(reply.chunks(include_usage)?.map(Ok)).boxed(),
@@ -117,6 +127,10 @@ fn answer(request: &UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
     } else {
         UpstreamAnswer::Complete { body: reply.plain(), request_id }
     })
+}
+
+fn request_id() -> String {
+    format!("echo-{}", uuid::Uuid::new_v4().simple())
 }
 
 fn rejected(param: &str, message: &str) -> BackendError {
@@ -158,7 +172,7 @@ fn reply(request: ChatRequest) -> Result<Reply, BackendError> {
         model: request.model,
         text,
         finish_reason: if kept < words { "length" } else { "stop" },
-        usage: Usage { prompt_tokens, completion_tokens: kept, total_tokens: prompt_tokens + kept },
+        usage: Usage { prompt_tokens, completion_tokens: Some(kept), total_tokens: prompt_tokens + kept },
     })
 }
 
@@ -242,7 +256,14 @@ mod tests {
     fn request(body: &Value, stream: bool) -> UpstreamRequest {
         let deadline = Deadline::new(std::time::Instant::now(), std::time::Duration::from_mins(1));
         let marks = crate::server::backend::attempts::Marks::default();
-        UpstreamRequest { body: body.to_string().into(), stream, deadline, marks, trace_parent: None }
+        UpstreamRequest {
+            operation: Operation::Chat,
+            body: body.to_string().into(),
+            stream,
+            deadline,
+            marks,
+            trace_parent: None,
+        }
     }
 
     async fn plain(body: Value) -> Result<Bytes, BackendError> {

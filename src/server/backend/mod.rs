@@ -10,6 +10,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use self::attempts::Marks;
+use super::operation::Operation;
 
 mod address;
 pub mod attempts;
@@ -28,6 +29,8 @@ pub mod upstreams;
 /// One call to a backend.
 #[derive(Clone)]
 pub struct UpstreamRequest {
+    /// What is asked for.
+    pub operation: Operation,
     /// The JSON body as it goes upstream, byte for byte.
     pub body: Bytes,
     /// Whether the body asks for a stream.
@@ -65,7 +68,7 @@ impl Deadline {
 
 /// What a backend answered, with status 200.
 pub enum UpstreamAnswer {
-    /// A whole `chat.completion` object.
+    /// A whole `chat.completion` object, or what else the operation is answered with.
     Complete {
         /// The body as it came.
         body: Bytes,

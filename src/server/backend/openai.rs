@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::address::{completions_uri, lower_host, proxy_uri};
+use super::address::{lower_host, operation_uri, proxy_uri};
 use super::attempts::Marks;
 use super::connect::{Connector, ConnectorOptions, DialError, DialPolicy, Resolve, SystemResolver};
 use super::events::{Events, Piece};
@@ -30,6 +30,7 @@ use crate::constants::{DEFAULT_ALLOWED_HOST, header::REQUEST_ID, header::TRACE_P
 use crate::server::completion::MAX_BYTES;
 use crate::server::config::TimeoutConfig;
 use crate::server::json;
+use crate::server::operation::Operation;
 
 /// Most bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -69,7 +70,7 @@ impl From<TimeoutConfig> for Timeouts {
 /// What [`OpenAi`] needs to know.
 #[derive(Clone, Debug)]
 pub struct OpenAiOptions {
-    /// The URL in front of `/chat/completions`.
+    /// The URL in front of `/chat/completions` and `/embeddings`.
     pub base_url: String,
     /// The key; None: calls carry no Authorization.
     pub api_key: Option<SecretString>,
@@ -119,6 +120,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tracke
 pub struct OpenAi {
     client: Client<Connector, Full<Bytes>>,
     uri: Uri,
+    embeddings_uri: Uri,
     authorization: Option<HeaderValue>,
     /// To take it out of the backend's words.
     key: Option<SecretString>,
@@ -135,7 +137,8 @@ impl OpenAi {
 
     /// The same with a resolver of the caller's.
     pub fn with_resolver(options: OpenAiOptions, resolver: Arc<dyn Resolve>) -> Result<Self, OptionsError> {
-        let uri = completions_uri(&options.base_url)?;
+        let uri = operation_uri(&options.base_url, Operation::Chat)?;
+        let embeddings_uri = operation_uri(&options.base_url, Operation::Embeddings)?;
         let host = lower_host(&uri);
         let named = options
             .allowed_hosts
@@ -172,7 +175,7 @@ impl OpenAi {
             .build(connector);
         let authorization = options.api_key.as_ref().map(authorization).transpose()?;
         let (key, timeouts) = (options.api_key, options.timeouts);
-        Ok(Self { client, uri, authorization, key, mismatch, timeouts })
+        Ok(Self { client, uri, embeddings_uri, authorization, key, mismatch, timeouts })
     }
 
     async fn run(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
@@ -255,12 +258,16 @@ impl OpenAi {
     /// One request; the response has status 200.
     async fn send(
         &self,
-        UpstreamRequest { body, marks: Marks { written, refused }, trace_parent, .. }: UpstreamRequest,
+        UpstreamRequest { operation, body, marks: Marks { written, refused }, trace_parent, .. }: UpstreamRequest,
         accept: &'static str,
     ) -> Result<Response<Incoming>, BackendError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        let uri = match operation {
+            Operation::Chat => &self.uri,
+            Operation::Embeddings => &self.embeddings_uri,
+        };
+        *request.uri_mut() = uri.clone();
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));

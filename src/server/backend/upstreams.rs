@@ -13,6 +13,7 @@ use super::retry::{Retry, share};
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
 use crate::server::metrics::{BackendCall, ServerMetrics};
 use crate::server::models::Model;
+use crate::server::operation::Operation;
 use crate::server::trace::RequestTrace;
 use crate::server::upstream_body;
 
@@ -29,6 +30,8 @@ pub struct Upstreams {
 pub struct UpstreamCall<'a> {
     /// The models to ask, the request's own first: [`crate::server::models::Models::chain`].
     pub chain: &'a [Arc<Model>],
+    /// What is asked for.
+    pub operation: Operation,
     /// The body, with the name that callers use for the model.
     pub body: &'a Bytes,
     /// Whether the body asks for a stream.
@@ -124,7 +127,7 @@ impl Upstreams {
         progress: &mut Progress,
         log: &AttemptLog,
     ) -> Result<Called, (Option<BackendError>, Next)> {
-        let body = upstream_body::for_model(ask.body, model, self.always_capped);
+        let body = upstream_body::for_model(ask.operation, ask.body, model, self.always_capped);
         let tries = share(self.max_attempts.saturating_sub(progress.made), later);
         let mut last = None;
         for tried in 1..=tries {
@@ -177,10 +180,14 @@ impl Upstreams {
         ticket: Ticket<'_>,
         log: &AttemptLog,
     ) -> Result<Called, (BackendError, Marks)> {
-        let mut call =
-            BackendCall::begin(ask.metrics.clone(), model.name.clone(), ask.trace.call(&model.upstream));
+        let mut call = BackendCall::begin(
+            ask.metrics.clone(),
+            model.name.clone(),
+            ask.trace.call(ask.operation, &model.upstream),
+        );
         let marks = log.begin(model.clone());
         let request = UpstreamRequest {
+            operation: ask.operation,
             body,
             stream: ask.stream,
             deadline: ask.deadline,

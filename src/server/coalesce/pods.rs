@@ -15,6 +15,7 @@ use crate::server::backend::BackendError;
 use crate::server::cache::CachedAnswer;
 use crate::server::call::Whole;
 use crate::server::metrics::ServerMetrics;
+use crate::server::operation::Operation;
 use crate::server::store::{CacheKey, LEASE, Released, Share, SharerId, Store, StoreError};
 
 /// First and longest pause between two looks for the answer; spread, so that pods do not look together.
@@ -39,6 +40,8 @@ pub(in crate::server) struct Pods {
     pub(in crate::server) key: CacheKey,
     /// By whom.
     pub(in crate::server) id: SharerId,
+    /// What is asked for.
+    pub(in crate::server) operation: Operation,
 }
 
 /// What waiting for another pod ends with.
@@ -64,8 +67,8 @@ impl Pods {
                 Some(Share::Lead) => return Waited::Lead,
                 Some(Share::Failed(error)) => return Waited::End(End::Failed(read_error(&error))),
                 Some(Share::Answer(stored)) => {
-                    let known =
-                        CachedAnswer::decode(&stored).and_then(|answer| Whole::known(answer.completion));
+                    let known = CachedAnswer::decode(&stored)
+                        .and_then(|answer| Whole::known(self.operation, answer.completion));
                     // What the store holds there is no answer, and nobody will put one there while it stays.
                     return known.map_or(Waited::Alone, |whole| Waited::End(End::Whole(Arc::new(whole))));
                 }

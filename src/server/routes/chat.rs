@@ -19,9 +19,10 @@ use crate::server::completion::{Members, to_bytes};
 use crate::server::config::RequestDefaults;
 use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange::{self, Ask, Conversing, Keep};
+use crate::server::exchange::{self, Ask, Conversing, Form, Keep};
 use crate::server::json::{self, Object};
 use crate::server::models::Model;
+use crate::server::operation::Operation;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
 use crate::server::store::{ConversationId, Retention, StoredTurn};
@@ -203,14 +204,15 @@ async fn prepare(
     let cache = cache_control(headers);
     let upstream = upstream_body(&live, &model, &question, &history, stream);
     let members = upstream.0.iter().map(|(name, value)| (name.as_ref(), value.get().as_bytes()));
-    let keep = Keep::new(&live, &from.caller, cache, &model, members);
+    let keep = Keep::new(&live, &from.caller, cache, (Operation::Chat, &model), members);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
         trace: from.trace,
         room,
         body: to_bytes(&upstream),
-        dialect: Dialect::Simple,
+        operation: Operation::Chat,
+        form: Form::Simple,
         stream,
         include_usage: true,
         cache,

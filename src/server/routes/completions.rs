@@ -14,13 +14,14 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::input::{From, cache_control, field, invalid, read_json};
+use super::input::{From, Kind, cache_control, check_kinds, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::estimate::MOST_CHOICES;
-use crate::server::exchange::{self, Ask, Keep};
+use crate::server::exchange::{self, Ask, Form, Keep};
 use crate::server::json::{self, Edit, Object};
 use crate::server::models::Model;
-use crate::server::outcome::{self, Answer};
+use crate::server::operation::Operation;
+use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
 use crate::server::upstream_body::{NotTokens, output_cap};
 
@@ -74,22 +75,24 @@ pub async fn chat_completions(
     body: Body,
 ) -> Response {
     match prepare(&state, from, &headers, body).await {
-        Ok((ask, live)) => {
-            let outcome = exchange::answer(&state, &live, ask).await;
-            let mut extra = outcome.headers();
-            let mut response = match outcome.result {
-                Ok(Answer::Plain(plain)) => {
-                    extra.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                    Body::from(plain.completion).into_response()
-                }
-                Ok(Answer::Stream { body, fault, .. }) => outcome::event_stream(body, fault),
-                Err(error) => error.into_response(Dialect::OpenAi),
-            };
-            response.headers_mut().extend(extra);
-            response
-        }
+        Ok((ask, live)) => respond(exchange::answer(&state, &live, ask).await),
         Err(error) => error.into_response(Dialect::OpenAi),
     }
+}
+
+/// The backend's answer as it came, with the headers about it.
+pub(super) fn respond(outcome: Outcome) -> Response {
+    let mut extra = outcome.headers();
+    let mut response = match outcome.result {
+        Ok(Answer::Plain(plain)) => {
+            extra.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Body::from(plain.completion).into_response()
+        }
+        Ok(Answer::Stream { body, fault, .. }) => outcome::event_stream(body, fault),
+        Err(error) => error.into_response(Dialect::OpenAi),
+    };
+    response.headers_mut().extend(extra);
+    response
 }
 
 async fn prepare(
@@ -108,19 +111,22 @@ async fn prepare(
     let include_usage = include_usage(&object)?;
     output_cap(&object).map_err(|NotTokens(field)| invalid(field, "a whole number of tokens, at least 1"))?;
     check_choices(&object)?;
+    check_kinds(&object, KINDS)?;
+    check_tools(&object)?;
     let cache = cache_control(headers);
     let members = object.members().map(|(name, value)| match (&messages, name) {
         (Some(messages), "messages") => (name, messages.as_bytes()),
         _ => (name, value),
     });
-    let keep = Keep::new(&live, &from.caller, cache, &model, members);
+    let keep = Keep::new(&live, &from.caller, cache, (Operation::Chat, &model), members);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
         trace: from.trace,
         room,
         body: upstream_body(&body, &object, &model, messages.as_deref(), stream)?,
-        dialect: Dialect::OpenAi,
+        operation: Operation::Chat,
+        form: Form::Chunks,
         stream,
         include_usage,
         cache,
@@ -132,12 +138,72 @@ async fn prepare(
     Ok((ask, live))
 }
 
+/// Members whose type every backend agrees on. What is not named here goes on unread.
+const KINDS: &[(&str, Kind)] = &[
+    ("audio", Kind::Object),
+    ("frequency_penalty", Kind::Number),
+    ("function_call", Kind::TextOrObject),
+    ("functions", Kind::Array),
+    ("logit_bias", Kind::Object),
+    ("logprobs", Kind::Bool),
+    ("metadata", Kind::Object),
+    ("modalities", Kind::Array),
+    ("parallel_tool_calls", Kind::Bool),
+    ("prediction", Kind::Object),
+    ("presence_penalty", Kind::Number),
+    ("prompt_cache_key", Kind::Text),
+    ("reasoning_effort", Kind::Text),
+    ("response_format", Kind::Object),
+    ("safety_identifier", Kind::Text),
+    ("seed", Kind::Whole),
+    ("service_tier", Kind::Text),
+    ("stop", Kind::TextOrTexts),
+    ("store", Kind::Bool),
+    ("temperature", Kind::Number),
+    ("tool_choice", Kind::TextOrObject),
+    ("tools", Kind::Array),
+    ("top_logprobs", Kind::Whole),
+    ("top_p", Kind::Number),
+    ("user", Kind::Text),
+    ("verbosity", Kind::Text),
+    ("web_search_options", Kind::Object),
+];
+
+/// A function that the model may call, as far as it is checked.
+const TOOL: &str = "an object such as {\"type\": \"function\", \"function\": {\"name\": \"get_weather\"}}";
+
+/// Reads an object. An array of its values would do for serde too.
+fn object_of<'a, T: serde::Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
+    if Kind::Object.fits(value.get().as_bytes()) { serde_json::from_str(value.get()).ok() } else { None }
+}
+
+/// Checks that each of `tools` is an object with a `type`.
+fn check_tools(object: &Object<'_>) -> Result<(), ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Tool<'a> {
+        #[serde(borrow, rename = "type")]
+        _kind: Cow<'a, str>,
+    }
+    let Some(tools) = object.non_null("tools") else { return Ok(()) };
+    let tools: Vec<&RawValue> = serde_json::from_slice(tools).map_err(|_| invalid("tools", "an array"))?;
+    for (index, tool) in tools.iter().enumerate() {
+        object_of::<Tool<'_>>(tool).ok_or_else(|| invalid(&format!("tools[{index}]"), TOOL))?;
+    }
+    Ok(())
+}
+
 /// Checks `messages`; with a default system prompt that no message makes superfluous, the array with it in front.
 fn messages(object: &Object<'_>, system_prompt: Option<&str>) -> Result<Option<String>, ApiError> {
     #[derive(serde::Deserialize)]
     struct Message<'a> {
         #[serde(borrow)]
         role: Cow<'a, str>,
+        #[serde(borrow)]
+        content: Option<&'a RawValue>,
+        #[serde(borrow)]
+        tool_calls: Option<&'a RawValue>,
+        #[serde(borrow)]
+        tool_call_id: Option<&'a RawValue>,
     }
     let allowed = "an array of at least one message object, each with a `role`";
     let raw = object.get("messages").ok_or_else(|| invalid("messages", allowed))?;
@@ -148,16 +214,54 @@ fn messages(object: &Object<'_>, system_prompt: Option<&str>) -> Result<Option<S
     let mut system = false;
     for (index, message) in parsed.iter().enumerate() {
         let name = format!("messages[{index}]");
-        let role = serde_json::from_str::<Message<'_>>(message.get())
-            .map_err(|_| invalid(&name, "an object with a `role` such as user, assistant, system or tool"))?
-            .role;
-        system |= role == "system" || role == "developer";
+        let message: Message<'_> = object_of(message).ok_or_else(|| {
+            invalid(&name, "an object with a `role` such as user, assistant, system or tool")
+        })?;
+        system |= message.role == "system" || message.role == "developer";
+        for (member, value, kind) in [
+            ("tool_calls", message.tool_calls, Kind::Array),
+            ("tool_call_id", message.tool_call_id, Kind::Text),
+        ] {
+            if value.is_some_and(|value| !kind.fits(value.get().as_bytes())) {
+                return Err(invalid(&format!("{name}.{member}"), kind.allowed()));
+            }
+        }
+        if let Some(content) = message.content {
+            check_content(&name, content)?;
+        }
     }
     let Some(prompt) = system_prompt.filter(|_| !system) else { return Ok(None) };
     let first = serde_json::json!({ "role": "system", "content": prompt });
     let rest = parsed.iter().map(|message| message.get());
     let all: Vec<String> = std::iter::once(first.to_string()).chain(rest.map(str::to_owned)).collect();
     Ok(Some(format!("[{}]", all.join(","))))
+}
+
+/// Checks that a message's content is a text or an array of parts, each with a `type`. What a part holds (a picture, a sound,
+/// a file) is the backend's to say.
+fn check_content(message: &str, content: &RawValue) -> Result<(), ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow, rename = "type")]
+        _kind: Cow<'a, str>,
+    }
+    let name = format!("{message}.content");
+    match content.get().as_bytes().first() {
+        Some(b'"') => Ok(()),
+        Some(b'[') => {
+            let allowed = "a string or an array of parts";
+            let parts: Vec<&RawValue> =
+                serde_json::from_str(content.get()).map_err(|_| invalid(&name, allowed))?;
+            for (index, part) in parts.iter().enumerate() {
+                object_of::<Part<'_>>(part).ok_or_else(|| {
+                    let allowed = "an object with a `type` such as text, image_url or input_audio";
+                    invalid(&format!("{name}[{index}]"), allowed)
+                })?;
+            }
+            Ok(())
+        }
+        _ => Err(invalid(&name, "a string or an array of parts")),
+    }
 }
 
 /// Checks `n`, by which everything that is reserved is multiplied.
@@ -176,6 +280,9 @@ fn include_usage(object: &Object<'_>) -> Result<bool, ApiError> {
         include_usage: Option<bool>,
     }
     let allowed = "an object such as {\"include_usage\": true}";
+    if object.non_null("stream_options").is_some_and(|options| !Kind::Object.fits(options)) {
+        return Err(invalid("stream_options", allowed));
+    }
     let options: Option<StreamOptions> = field(object, "stream_options", allowed)?;
     Ok(options.and_then(|options| options.include_usage).unwrap_or(false))
 }
@@ -190,11 +297,6 @@ fn upstream_body(
     stream: bool,
 ) -> Result<Bytes, ApiError> {
     let mut edits = Vec::new();
-    let named: Option<String> = field(object, "model", "a string")?;
-    let quoted = serde_json::Value::from(&*model.name).to_string();
-    if named.as_deref() != Some(&*model.name) {
-        edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
-    }
     if let Some(messages) = messages {
         edits.push(Edit::Set { key: "messages", value: messages.as_bytes() });
     }
@@ -202,10 +304,23 @@ fn upstream_body(
     if let Some(options) = &options {
         edits.push(Edit::Set { key: "stream_options", value: options });
     }
-    if edits.is_empty() {
-        return Ok(body.clone());
+    with_model(body, object, model, &edits)
+}
+
+/// The body with these changes, and the model's name where it has another one or none.
+pub(super) fn with_model(
+    body: &Bytes,
+    object: &Object<'_>,
+    model: &Model,
+    edits: &[Edit<'_>],
+) -> Result<Bytes, ApiError> {
+    let mut edits = edits.to_vec();
+    let named: Option<String> = field(object, "model", "a string")?;
+    let quoted = serde_json::Value::from(&*model.name).to_string();
+    if named.as_deref() != Some(&*model.name) {
+        edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
-    Ok(Bytes::from(object.rewrite(&edits)))
+    Ok(if edits.is_empty() { body.clone() } else { Bytes::from(object.rewrite(&edits)) })
 }
 
 /// The caller's `stream_options` with `include_usage: true`.

@@ -141,6 +141,71 @@ pub(super) fn field<T: DeserializeOwned>(
     serde_json::from_slice(raw).map(Some).map_err(|_| invalid(name, allowed))
 }
 
+/// A JSON type, or a choice of them, that a member must have. `null` is always allowed: SDKs send it for what is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A string.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// A number.
+    Number,
+    /// A number without a fraction.
+    Whole,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+    /// A string or an object.
+    TextOrObject,
+    /// A string or an array of strings.
+    TextOrTexts,
+}
+
+impl Kind {
+    /// Ends the sentence "`name` must be …".
+    pub(super) fn allowed(self) -> &'static str {
+        match self {
+            Self::Text => "a string",
+            Self::Bool => "true or false",
+            Self::Number => "a number",
+            Self::Whole => "a whole number",
+            Self::Array => "an array",
+            Self::Object => "an object",
+            Self::TextOrObject => "a string or an object",
+            Self::TextOrTexts => "a string or an array of strings",
+        }
+    }
+
+    /// Whether a valid JSON value has it.
+    pub(super) fn fits(self, value: &[u8]) -> bool {
+        let begin = value.first().copied().unwrap_or_default();
+        let number = matches!(begin, b'-' | b'0'..=b'9');
+        match self {
+            Self::Text => begin == b'"',
+            Self::Bool => matches!(begin, b't' | b'f'),
+            Self::Number => number,
+            Self::Whole => number && !value.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')),
+            Self::Array => begin == b'[',
+            Self::Object => begin == b'{',
+            Self::TextOrObject => matches!(begin, b'"' | b'{'),
+            Self::TextOrTexts => {
+                begin == b'"' || (begin == b'[' && serde_json::from_slice::<Vec<String>>(value).is_ok())
+            }
+        }
+    }
+}
+
+/// Checks the types of members, where they are there. What their values may be is the backend's to say.
+pub(super) fn check_kinds(object: &Object<'_>, kinds: &[(&str, Kind)]) -> Result<(), ApiError> {
+    for (name, kind) in kinds {
+        if object.non_null(name).is_some_and(|value| !kind.fits(value)) {
+            return Err(invalid(name, kind.allowed()));
+        }
+    }
+    Ok(())
+}
+
 /// The error of a field that is not as it must be.
 pub(super) fn invalid(name: &str, allowed: &str) -> ApiError {
     ApiError::InvalidField { field: name.to_owned(), message: format!("`{name}` must be {allowed}") }

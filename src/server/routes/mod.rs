@@ -19,6 +19,7 @@ use crate::constants::path;
 pub mod chat;
 pub mod completions;
 pub mod conversations;
+pub mod embeddings;
 pub(super) mod input;
 pub mod meta;
 pub mod models;
@@ -31,6 +32,7 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))
         .routes(routes!(completions::chat_completions))
+        .routes(routes!(embeddings::embeddings))
         .routes(routes!(conversations::get_conversation, conversations::delete_conversation))
         .route_layer(admitted);
     // What is somebody's, or costs something; the rest is for everybody.

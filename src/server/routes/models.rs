@@ -1,12 +1,15 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`: what a caller may ask for.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::input::From;
 use crate::server::error::{ApiError, Dialect};
+use crate::server::exchange;
 use crate::server::models;
 use crate::server::routes::completions::OpenAiError;
 use crate::server::state::{AppState, Live};
@@ -39,16 +42,15 @@ pub struct Model {
 
 /// The models that a caller may name.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
-    responses((status = 200, body = ModelList), (status = 503, description = "Not ready yet", body = OpenAiError)))]
-pub async fn list_models(State(state): State<AppState>) -> Response {
-    let list = |live: &Live| {
+    responses((status = 200, body = ModelList),
+        (status = 429, description = "A limit is reached", body = OpenAiError),
+        (status = 503, description = "Not ready yet", body = OpenAiError)))]
+pub async fn list_models(State(state): State<AppState>, from: From) -> Response {
+    respond(&state, &from, |live| {
         let data = live.models.iter().map(|model| describe(&state, live, model)).collect();
-        Json(ModelList { object: "list", data })
-    };
-    match state.live() {
-        Ok(live) => list(&live).into_response(),
-        Err(error) => error.into_response(Dialect::OpenAi),
-    }
+        Ok(ModelList { object: "list", data })
+    })
+    .await
 }
 
 /// One of them.
@@ -56,29 +58,51 @@ pub async fn list_models(State(state): State<AppState>) -> Response {
     params(("model" = String, Path, description = "Its name; a name with a slash as it is")),
     responses((status = 200, body = Model),
         (status = 404, description = "No such model", body = OpenAiError),
+        (status = 429, description = "A limit is reached", body = OpenAiError),
         (status = 503, description = "Not ready yet", body = OpenAiError)))]
-pub async fn model(State(state): State<AppState>, Path(name): Path<String>) -> Response {
-    one(&state, &name)
+pub async fn model(
+    State(state): State<AppState>,
+    from: From,
+    name: Result<Path<String>, PathRejection>,
+) -> Response {
+    one(&state, &from, name.ok().map(|Path(name)| name)).await
 }
 
 /// The same for a name with slashes, which `{model}` does not match.
 pub async fn model_with_slashes(
     State(state): State<AppState>,
-    Path((owner, rest)): Path<(String, String)>,
+    from: From,
+    name: Result<Path<(String, String)>, PathRejection>,
 ) -> Response {
-    one(&state, &format!("{owner}/{rest}"))
+    one(&state, &from, name.ok().map(|Path((owner, rest))| format!("{owner}/{rest}"))).await
 }
 
-fn one(state: &AppState, name: &str) -> Response {
-    let found = || -> Result<Model, ApiError> {
-        let live = state.live()?;
-        let model = live.model(Some(name))?;
-        Ok(describe(state, &live, &model))
+/// None: what the path holds is no text, and so the name of no model.
+async fn one(state: &AppState, from: &From, name: Option<String>) -> Response {
+    respond(state, from, |live| {
+        let model = live.model(Some(name.as_deref().unwrap_or("�")))?;
+        Ok(describe(state, live, &model))
+    })
+    .await
+}
+
+/// Charges one request, then answers it.
+async fn respond<T: Serialize>(
+    state: &AppState,
+    from: &From,
+    answer: impl FnOnce(&Live) -> Result<T, ApiError>,
+) -> Response {
+    let live = match state.live() {
+        Ok(live) => live,
+        Err(error) => return error.into_response(Dialect::OpenAi),
     };
-    match found() {
-        Ok(model) => Json(model).into_response(),
+    let (admitted, limits) = exchange::admit_request(state, &live, &from.caller).await;
+    let mut response = match admitted.and_then(|()| answer(&live)) {
+        Ok(answer) => Json(answer).into_response(),
         Err(error) => error.into_response(Dialect::OpenAi),
-    }
+    };
+    response.headers_mut().extend(limits);
+    response
 }
 
 fn describe(state: &AppState, live: &Live, model: &models::Model) -> Model {

@@ -17,6 +17,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, Span as SdkSpan};
 
 use super::metrics::OK;
+use super::operation::Operation;
 use super::settlement::Usage;
 use crate::constants::trace as key;
 
@@ -86,22 +87,22 @@ impl RequestTrace {
     }
 
     /// It asks this model of this kind of backend.
-    pub fn asks(&self, provider: &'static str, model: &str) {
+    pub fn asks(&self, operation: Operation, provider: &'static str, model: &str) {
         let Some(request) = &self.0 else { return };
         let provider = request.provider.get_or_init(|| provider);
-        request.context.span().set_attributes(asked(provider, model));
+        request.context.span().set_attributes(asked(operation, provider, model));
     }
 
     /// A call to the backend begins, for what it calls this model.
     #[must_use]
-    pub fn call(&self, model: &str) -> CallTrace {
+    pub fn call(&self, operation: Operation, model: &str) -> CallTrace {
         let Some(request) = &self.0 else { return CallTrace::default() };
         let provider = request.provider.get().copied().unwrap_or_default();
         let span = request
             .tracer
-            .span_builder(format!("{} {model}", key::CHAT))
+            .span_builder(format!("{} {model}", operation.name()))
             .with_kind(SpanKind::Client)
-            .with_attributes(asked(provider, model))
+            .with_attributes(asked(operation, provider, model))
             .start_with_context(&request.tracer, &request.context);
         CallTrace(Some(Box::new(Call { span, request: self.clone() })))
     }
@@ -169,9 +170,9 @@ impl Answered<'_> {
     }
 }
 
-fn asked(provider: &'static str, model: &str) -> [KeyValue; 4] {
+fn asked(operation: Operation, provider: &'static str, model: &str) -> [KeyValue; 4] {
     [
-        KeyValue::new(key::OPERATION, key::CHAT),
+        KeyValue::new(key::OPERATION, operation.name()),
         KeyValue::new(key::PROVIDER, provider),
         KeyValue::new(key::SYSTEM, provider),
         KeyValue::new(key::REQUEST_MODEL, model.to_owned()),
