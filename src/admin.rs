@@ -40,9 +40,50 @@ pub struct ServerStatus {
     /// What keeps the server from being ready, or would after a restart.
     #[serde(default)]
     pub problems: Vec<StatusProblem>,
+    /// Whether calls to the backend are answered: false while the breakers of all models that were called are open; None
+    /// before the first call came to something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_reachable: Option<bool>,
     /// Whether Redis answered last; None without Redis or before it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_connected: Option<bool>,
+    /// How limits are kept; None while nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_mode: Option<StoreMode>,
+}
+
+/// How limits are kept: the label `mode` of `chat_store_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreMode {
+    /// In Redis, for all pods.
+    Shared,
+    /// By each pod: there is no Redis, or it is away.
+    Local,
+    /// Not at all, while Redis is away.
+    Open,
+    /// Everything limited is refused, while Redis is away.
+    Closed,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl StoreMode {
+    /// All that a server can be in.
+    pub const ALL: [Self; 4] = [Self::Shared, Self::Local, Self::Open, Self::Closed];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Local => "local",
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// A configuration that was read and does not run.

@@ -48,6 +48,8 @@ pub mod annotation {
     pub const CONFIG_HASH: &str = "chatservice.dev/config-hash";
     /// On the ChatService, `"true"`: nothing is written until it is removed.
     pub const PAUSED: &str = "chatservice.dev/paused";
+    /// On a pod, `<config hash>.<attempt>`: its change makes the kubelet look at the pod, and so at its mounts, at once.
+    pub const TOUCHED: &str = "chatservice.dev/touched";
 }
 
 /// Condition types of a ChatService. Polarity and meaning follow kstatus.
@@ -58,6 +60,12 @@ pub mod condition {
     pub const RECONCILING: &str = "Reconciling";
     /// Only a new spec helps. Present only while true.
     pub const STALLED: &str = "Stalled";
+    /// Every ready pod runs the current configuration.
+    pub const CONFIG_APPLIED: &str = "ConfigApplied";
+    /// What the pods' own calls to the backend have met.
+    pub const BACKEND_REACHABLE: &str = "BackendReachable";
+    /// Limits, cache and conversations hold across pods.
+    pub const STATE_SHARED: &str = "StateShared";
 }
 
 /// Condition reasons: a stable API, also the reasons of events and of the servers' `/status`.
@@ -105,8 +113,30 @@ pub mod reason {
     pub const ROLLING_OUT: &str = "RollingOut";
     /// `Reconciling`: pods are added or removed.
     pub const SCALING: &str = "ScalingUp";
-    /// `Reconciling`: a ready pod still runs an older configuration.
+    /// `Reconciling`: a ready pod is not known to run the current configuration yet.
     pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
+    /// `ConfigApplied`: every ready pod says that it runs it.
+    pub const APPLIED: &str = "Applied";
+    /// `ConfigApplied`: it is on its way to some.
+    pub const PROPAGATING: &str = "Propagating";
+    /// `ConfigApplied`: a pod refuses it and keeps its last good one.
+    pub const REJECTED: &str = "Rejected";
+    /// `ConfigApplied`: pods have not answered the operator for two minutes.
+    pub const PODS_UNREACHABLE: &str = "PodsUnreachable";
+    /// `BackendReachable`: calls of a pod are answered.
+    pub const REACHABLE: &str = "Reachable";
+    /// `BackendReachable`: the breaker of every pod that made calls is open.
+    pub const BACKEND_UNREACHABLE: &str = "BackendUnreachable";
+    /// `BackendReachable`, `StateShared`: no pod has asked yet.
+    pub const NOT_OBSERVED: &str = "NotObserved";
+    /// `StateShared`: in Redis.
+    pub const REDIS: &str = "Redis";
+    /// `StateShared`: there is one pod, which shares with nobody.
+    pub const SINGLE_POD: &str = "SinglePod";
+    /// `StateShared`: several pods and no Redis.
+    pub const PER_POD: &str = "PerPod";
+    /// `StateShared`: a pod has lost Redis.
+    pub const REDIS_UNREACHABLE: &str = "RedisUnreachable";
 }
 
 /// Ports.

@@ -1,8 +1,8 @@
 //! Step 5: the pods. In: a watch of our pods and their `/status` answers, both collected outside the reconcile. Out: what
 //! was last seen, without a network call, and a reconcile of a ChatService whose picture changed.
 //!
-//! A server's answer is believed when it was given twice in a row: one slow answer or one restart must not make the
-//! status flap.
+//! What a server says is believed when it was said twice in a row, and stands until it has been silent for two minutes: one
+//! slow answer or one restart must not make the status flap. The clocks are here, none is in the status.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +17,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::build::CONTAINER;
 use super::children::{WatchErrors, ours, watch};
 use super::metrics::ControllerMetrics;
 use super::pods::{Observed, Report, counts, view};
@@ -46,11 +47,17 @@ pub struct Pace {
     pub unsettled: Duration,
     /// Otherwise.
     pub settled: Duration,
+    /// A pod that has been silent for this long is unreachable.
+    pub patience: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { unsettled: Duration::from_secs(2), settled: Duration::from_mins(1) }
+        Self {
+            unsettled: Duration::from_secs(2),
+            settled: Duration::from_mins(1),
+            patience: Duration::from_mins(2),
+        }
     }
 }
 
@@ -78,7 +85,7 @@ pub struct Observer {
 
 #[derive(Default)]
 struct Known {
-    /// By pod uid.
+    /// By [`process`].
     answers: HashMap<String, Answers>,
     /// By ChatService.
     services: HashMap<ObjectKey, Seen>,
@@ -97,17 +104,36 @@ struct Seen {
 struct Answers {
     last: Option<Report>,
     believed: Option<Report>,
+    /// Since when it has not answered.
+    silent_since: Option<Instant>,
+    unreachable: bool,
     next: Instant,
 }
 
 impl Answers {
-    /// Takes an answer; whether it confirms the one before.
-    fn take(&mut self, answer: Option<Report>) -> bool {
-        let confirmed = self.last == answer;
-        if confirmed {
-            self.believed.clone_from(&answer);
-        }
-        self.last = answer;
+    /// Nothing was asked yet.
+    fn new(now: Instant) -> Self {
+        Self { last: None, believed: None, silent_since: None, unreachable: false, next: now }
+    }
+
+    /// Takes an answer, or that there was none; whether it confirms the one before.
+    fn take(&mut self, answer: Option<Report>, now: Instant, patience: Duration) -> bool {
+        let Some(answer) = answer else {
+            let since = *self.silent_since.get_or_insert(now);
+            self.last = None;
+            self.unreachable |= now.duration_since(since) >= patience;
+            if self.unreachable {
+                self.believed = None;
+            }
+            return self.unreachable;
+        };
+        self.silent_since = None;
+        let confirmed = match &self.last {
+            Some(last) => self.believed.get_or_insert_default().believe(last, &answer),
+            None => false,
+        };
+        self.unreachable &= self.believed.is_none();
+        self.last = Some(answer);
         confirmed
     }
 }
@@ -159,7 +185,7 @@ impl Observer {
         if wake {
             let now = Instant::now();
             for pod in self.pods_of(key) {
-                if let Some(answers) = known.answers.get_mut(&uid(&pod)) {
+                if let Some(answers) = known.answers.get_mut(&process(&pod)) {
                     answers.next = now;
                 }
             }
@@ -200,22 +226,22 @@ impl Observer {
     }
 
     async fn ask(&self, pod: Arc<Pod>) {
-        let Some(address) = (self.asking.address)(&pod) else { return };
-        let Ok(_permit) = self.asking.in_flight.acquire().await else { return };
-        let answer = self.asking.prober.ask(address).await.map(Report::from);
+        let answer = match (self.asking.address)(&pod) {
+            Some(address) => {
+                let Ok(_permit) = self.asking.in_flight.acquire().await else { return };
+                self.asking.prober.ask(address).await.map(Report::from)
+            }
+            None => None,
+        };
         let mut known = self.known();
         let settled =
             owner(&pod).is_some_and(|key| known.services.get(&key).is_some_and(|seen| seen.settled));
-        let answers = known.answers.entry(uid(&pod)).or_insert_with(|| Answers {
-            last: None,
-            believed: None,
-            next: Instant::now(),
-        });
-        let confirmed = answers.take(answer);
-        let pace = self.asking.pace;
+        let (now, pace) = (Instant::now(), self.asking.pace);
+        let answers = known.answers.entry(process(&pod)).or_insert_with(|| Answers::new(now));
+        let confirmed = answers.take(answer, now, pace.patience);
         // Half a tick early, or a tick that comes a moment too soon would cost a whole one.
         let pause = if settled && confirmed { pace.settled } else { pace.unsettled / 2 };
-        answers.next = Instant::now() + pause;
+        answers.next = now + pause;
     }
 
     /// The running pods whose time has come. What is known of pods that are gone is dropped here.
@@ -223,12 +249,12 @@ impl Observer {
         let pods = self.pods.state();
         let now = Instant::now();
         let mut known = self.known();
-        let uids: std::collections::HashSet<String> = pods.iter().map(|pod| uid(pod)).collect();
-        known.answers.retain(|uid, _| uids.contains(uid));
+        let processes: std::collections::HashSet<String> = pods.iter().map(|pod| process(pod)).collect();
+        known.answers.retain(|process, _| processes.contains(process));
         pods.into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             .filter(|pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")))
-            .filter(|pod| known.answers.get(&uid(pod)).is_none_or(|answers| answers.next <= now))
+            .filter(|pod| known.answers.get(&process(pod)).is_none_or(|answers| answers.next <= now))
             .collect()
     }
 
@@ -260,8 +286,12 @@ impl Observer {
             .iter()
             .filter(|pod| counts(pod))
             .map(|pod| {
-                let server = known.answers.get(&uid(pod)).and_then(|answers| answers.believed.clone());
-                super::pods::PodView { server, ..view(pod) }
+                let answers = known.answers.get(&process(pod));
+                super::pods::PodView {
+                    unreachable: answers.is_some_and(|answers| answers.unreachable),
+                    server: answers.and_then(|answers| answers.believed.clone()),
+                    ..view(pod)
+                }
             })
             .collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));
@@ -282,31 +312,49 @@ fn owner(pod: &Pod) -> Option<ObjectKey> {
     Some(ObjectKey { namespace: pod.namespace()?, name: pod.labels().get(label::INSTANCE)?.clone() })
 }
 
-fn uid(pod: &Pod) -> String {
-    pod.metadata.uid.clone().unwrap_or_default()
+/// The pod's uid and the restarts of its server: what a server said before it was started again is no word of the new one.
+fn process(pod: &Pod) -> String {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let restarts =
+        containers.filter(|container| container.name == CONTAINER).map(|server| server.restart_count);
+    format!("{}/{}", pod.metadata.uid.as_deref().unwrap_or_default(), restarts.sum::<i32>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(hash: &str) -> Report {
-        Report { config_hash: Some(hash.into()), ..Report::default() }
+    fn report(hash: &str, redis: bool) -> Report {
+        Report { config_hash: hash.into(), redis: Some(redis), ..Report::default() }
     }
 
     #[test]
-    fn an_answer_is_believed_when_it_was_given_twice() {
-        let mut answers = Answers { last: None, believed: None, next: Instant::now() };
-        for (answer, confirmed, believed) in [
-            (Some(status("1")), false, None),
-            (Some(status("1")), true, Some(status("1"))),
-            (Some(status("2")), false, Some(status("1"))),
-            (Some(status("1")), false, Some(status("1"))),
-            (None, false, Some(status("1"))),
-            (None, true, None),
+    fn a_fact_is_believed_when_it_was_said_twice_and_until_the_server_was_silent_for_too_long() {
+        let start = Instant::now();
+        let patience = Duration::from_secs(100);
+        let said = |hash: &str, redis: bool| Some(report(hash, redis));
+        let mut answers = Answers::new(start);
+        for (second, answer, confirmed, believed, unreachable) in [
+            (0, None, false, None, false),
+            (1, said("1", true), false, None, false),
+            (2, said("1", true), true, said("1", true), false),
+            (3, said("2", true), false, said("1", true), false),
+            // The hash is said twice, while Redis comes and goes.
+            (4, said("2", false), false, said("2", true), false),
+            (5, said("2", true), false, said("2", true), false),
+            (6, None, false, said("2", true), false),
+            // Twice means twice in a row.
+            (7, said("3", true), false, said("2", true), false),
+            (8, None, false, said("2", true), false),
+            (107, None, false, said("2", true), false),
+            (108, None, true, None, true),
+            (109, said("3", true), false, None, true),
+            (110, said("3", true), true, said("3", true), false),
         ] {
-            assert_eq!(answers.take(answer), confirmed);
-            assert_eq!(answers.believed, believed);
+            let now = start + Duration::from_secs(second);
+            assert_eq!(answers.take(answer, now, patience), confirmed, "{second}");
+            assert_eq!(answers.believed, believed, "{second}");
+            assert_eq!(answers.unreachable, unreachable, "{second}");
         }
     }
 }

@@ -4,11 +4,11 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::build::CONTAINER;
-use crate::admin::{RejectedConfig, ServerStatus, StatusProblem};
-use crate::constants::reason;
+use crate::admin::{RejectedConfig, ServerStatus, StatusProblem, StoreMode};
+use crate::constants::{annotation, reason};
 
 /// A pod as the status of its ChatService sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodView {
     /// Its name.
     pub name: String,
@@ -16,40 +16,68 @@ pub struct PodView {
     pub ready: bool,
     /// What the kubelet or the scheduler says is wrong.
     pub trouble: Option<Trouble>,
-    /// What its server said twice in a row; None before that, or when it cannot be reached.
+    /// Hash of the static configuration that its template was made for.
+    pub made_for: Option<String>,
+    /// Its server has not answered for two minutes.
+    pub unreachable: bool,
+    /// What its server said twice in a row; None before that, or when it is unreachable.
     pub server: Option<Report>,
-}
-
-impl PodView {
-    /// Whether the server runs another configuration than `hash`: the kubelet has not brought the new one yet, or the server
-    /// refused it.
-    pub(super) fn is_behind(&self, hash: &str) -> bool {
-        let runs = self.server.as_ref().and_then(|report| report.config_hash.as_deref());
-        runs.is_some_and(|runs| runs != hash)
-    }
 }
 
 /// The part of a server's `/status` that the status of a ChatService is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The hash of the configuration that runs; None where the server says none.
-    pub config_hash: Option<String>,
+    /// The hash of the configuration that runs; empty before one was named twice.
+    pub config_hash: String,
     /// What it read and does not run.
     pub rejected: Option<RejectedConfig>,
+    /// Fields of its configuration that it does not know.
+    pub unknown_fields: Vec<String>,
     /// What is wrong.
     pub problems: Vec<StatusProblem>,
-    /// Whether Redis answered last.
-    pub redis_connected: Option<bool>,
+    /// Whether its calls to the backend are answered; None before the first.
+    pub backend_reachable: Option<bool>,
+    /// Whether it keeps state in Redis; None without one, or before it was asked.
+    pub redis: Option<bool>,
 }
 
 impl From<ServerStatus> for Report {
     fn from(status: ServerStatus) -> Self {
+        // In an outage the connection may be back before Redis was told what it missed.
+        let shared = status.store_mode.is_none_or(|mode| mode == StoreMode::Shared);
         Self {
-            config_hash: Some(status.config_hash).filter(|hash| !hash.is_empty()),
+            config_hash: status.config_hash,
             rejected: status.rejected,
+            unknown_fields: status.unknown_fields,
             problems: status.problems,
-            redis_connected: status.redis_connected,
+            backend_reachable: status.backend_reachable,
+            redis: status.redis_connected.map(|connected| connected && shared),
         }
+    }
+}
+
+impl Report {
+    /// Takes over from `now` what `last` said too: each fact by itself, so that one that changes with every answer does not
+    /// keep the others from being believed. Whether everything was said twice.
+    pub(super) fn believe(&mut self, last: &Self, now: &Self) -> bool {
+        fn fact<T: Clone + PartialEq>(believed: &mut T, last: &T, now: &T) -> bool {
+            let confirmed = last == now;
+            if confirmed {
+                believed.clone_from(now);
+            }
+            confirmed
+        }
+        let Self { config_hash, rejected, unknown_fields, problems, backend_reachable, redis } = self;
+        [
+            fact(config_hash, &last.config_hash, &now.config_hash),
+            fact(rejected, &last.rejected, &now.rejected),
+            fact(unknown_fields, &last.unknown_fields, &now.unknown_fields),
+            fact(problems, &last.problems, &now.problems),
+            fact(backend_reachable, &last.backend_reachable, &now.backend_reachable),
+            fact(redis, &last.redis, &now.redis),
+        ]
+        .iter()
+        .all(|&confirmed| confirmed)
     }
 }
 
@@ -99,6 +127,8 @@ pub fn view(pod: &Pod) -> PodView {
         name: pod.metadata.name.clone().unwrap_or_default(),
         ready,
         trouble: if ready { None } else { trouble(pod) },
+        made_for: pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation::CONFIG_HASH).cloned()),
+        unreachable: false,
         server: None,
     }
 }
@@ -166,6 +196,16 @@ fn crashing(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
     if !backing_off && (server.restart_count < 2 || !failed) {
         return None;
     }
+    if last.is_some_and(|last| last.reason.as_deref() == Some("OOMKilled")) {
+        return Some(Trouble {
+            reason: reason::CRASH_LOOPING,
+            message: format!(
+                "the server of pod \"{}\" needs more memory than its limit and is killed for it (OOMKilled) again and again. Fix: raise spec.resources.limits.memory (256Mi is the default): {}",
+                name(pod),
+                command(pod, "describe pod")
+            ),
+        });
+    }
     let how = last.map_or_else(
         || "ends".to_owned(),
         |last| match last.reason.as_deref() {
@@ -228,10 +268,14 @@ mod tests {
             (
                 container(&json!({ "waiting": { "reason": "CrashLoopBackOff" } }), 3, &ended),
                 reason::CRASH_LOOPING,
-                "137 (OOMKilled)",
+                "raise spec.resources.limits.memory",
             ),
             (
-                container(&json!({ "running": {} }), 3, &ended),
+                container(
+                    &json!({ "running": {} }),
+                    3,
+                    &json!({ "terminated": { "exitCode": 2, "reason": "Error" } }),
+                ),
                 reason::CRASH_LOOPING,
                 "logs demo-x --previous",
             ),

@@ -9,5 +9,5 @@ mod v1alpha1;
 
 pub use definition::custom_resource_definition;
 pub use engine::*;
-pub use status::ChatServiceStatus;
+pub use status::{ChatServiceStatus, ConfigStatus};
 pub use v1alpha1::*;

@@ -11,7 +11,7 @@ pub struct ChatServiceStatus {
     /// The `metadata.generation` that this status speaks of; -1 until the operator has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready always; Reconciling and Stalled only while true.
+    /// Ready, ConfigApplied, BackendReachable, StateShared; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -30,6 +30,9 @@ pub struct ChatServiceStatus {
     /// Ready and wanted pods, such as 2/3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<String>,
+    /// The configuration that pods are to run, and how many do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
     /// The base URL for OpenAI SDKs inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -42,4 +45,16 @@ pub struct ChatServiceStatus {
     /// What the pods say of Redis: Connected, Unreachable, or Unknown before any has answered; absent without Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<String>,
+}
+
+/// A configuration and who runs it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// The `metadata.generation` that it was made from.
+    pub generation: i64,
+    /// Its hash, as a server's `/status` has it.
+    pub hash: String,
+    /// Ready pods that say that they run it, and pods that should, such as 2/3.
+    pub applied: String,
 }

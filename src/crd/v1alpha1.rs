@@ -45,6 +45,7 @@ const RESOURCES_MAX: u32 = 16;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Pods", type_ = "string", json_path = ".status.pods"),
     printcolumn(name = "Up-To-Date", type_ = "integer", json_path = ".status.updatedReplicas"),
+    printcolumn(name = "Config", type_ = "string", json_path = ".status.config.applied"),
     printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend"),
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -52,6 +53,12 @@ const RESOURCES_MAX: u32 = 16;
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Autoscaling",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"AutoscalingReady\")].reason",
         priority = 1
     ),
     printcolumn(name = "Redis", type_ = "string", json_path = ".status.redis", priority = 1),

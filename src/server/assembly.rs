@@ -34,6 +34,7 @@ use super::state::{AppState, Charging, Live, LiveHandle};
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::store::redis::{RedisAddress, RedisStore};
+use super::store_failure::LocalLimits;
 use super::trace::Tracer;
 use super::trace::export::Export;
 use crate::admin::{self, AdminState, Readiness, ServerStatus};
@@ -108,6 +109,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let charging = Charging::new(&metrics);
     let (settlements, owed) = settlement::queue();
     let settler = Settler::new(owed, live.clone(), metrics.clone(), charging.clone());
+    let limits = charging.local.clone();
     let state = AppState::new(live.clone(), metrics.clone(), settlements, charging, shutdown.clone());
     let connections = TaskTracker::new();
     let (export, tracer) = traces(&options.config, &connections).unzip();
@@ -125,7 +127,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     log_start(&listeners, options.load);
     let mut tasks = JoinSet::new();
     if let Some(listener) = listeners.admin {
-        let status = status_source(live.clone(), report, ready.clone());
+        let status = status_source(live.clone(), limits, report, ready.clone());
         let admin =
             AdminState { registry: metrics.registry().clone(), readiness: ready, status: Some(status) };
         tasks.spawn(admin::serve_admin(listener, admin, end.clone()));
@@ -179,8 +181,15 @@ fn log_start(listeners: &Listeners, load: LoadOptions) {
     );
 }
 
-fn status_source(live: LiveHandle, report: watch::Receiver<Report>, ready: Readiness) -> admin::StatusSource {
+fn status_source(
+    live: LiveHandle,
+    limits: LocalLimits,
+    report: watch::Receiver<Report>,
+    ready: Readiness,
+) -> admin::StatusSource {
     Arc::new(move || {
+        let live = live.load();
+        let live = live.as_deref();
         let Report { config_hash, generation, unknown_fields, rejected, problems } = report.borrow().clone();
         ServerStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -190,7 +199,9 @@ fn status_source(live: LiveHandle, report: watch::Receiver<Report>, ready: Readi
             rejected,
             unknown_fields,
             problems,
-            redis_connected: live.load().as_ref().and_then(|live| live.store.connected()),
+            backend_reachable: live.and_then(|live| live.upstreams.health().reachable()),
+            redis_connected: live.and_then(|live| live.store.connected()),
+            store_mode: live.map(|live| limits.mode_of(live)),
         }
     })
 }

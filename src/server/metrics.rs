@@ -12,6 +12,7 @@ use prometheus::{
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
 use super::trace::CallTrace;
+use crate::admin::StoreMode;
 use crate::constants::metric;
 
 /// Handles to every metric of a server. Cloning is cheap.
@@ -176,10 +177,10 @@ impl ServerMetrics {
         self.budget_used.with_label_values(&[caller]).set(spent.usd() / amount.usd());
     }
 
-    /// One of [`STORE_MODES`] is how limits are kept from now on.
-    pub fn store_mode(&self, mode: &str) {
-        for other in STORE_MODES {
-            self.store_mode.with_label_values(&[other]).set(i64::from(other == mode));
+    /// How limits are kept from now on.
+    pub fn store_mode(&self, mode: StoreMode) {
+        for other in StoreMode::ALL {
+            self.store_mode.with_label_values(&[other.name()]).set(i64::from(other == mode));
         }
     }
 
@@ -196,8 +197,6 @@ impl ServerMetrics {
 
 /// Label `caller` of everybody whom the configuration does not name.
 pub const OTHER: &str = "other";
-/// Labels `mode`.
-const STORE_MODES: [&str; 4] = ["shared", "local", "open", "closed"];
 
 /// Label `status` of a call that was answered whole.
 pub const OK: &str = "ok";

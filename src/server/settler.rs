@@ -169,7 +169,7 @@ impl Settler {
         // Servers start together: a young one looks around more often.
         self.next_beat = Instant::now() + BEAT.min(self.started.elapsed());
         if !live.store.shared() || !live.limits_anything() {
-            return self.metrics.store_mode(if live.store.shared() { "shared" } else { "local" });
+            return self.metrics.store_mode(self.charging.local.mode_of(&live));
         }
         let since = Instant::now();
         let Ok(pods) = live.store.heartbeat(self.pod).await else {

@@ -19,11 +19,13 @@ use super::config::{BudgetConfig, RequestLimit};
 use super::limits::Rate;
 use super::metrics::ServerMetrics;
 use super::pricing::NanoUsd;
+use super::state::Live;
 use super::store::memory::MemoryStore;
 use super::store::{
     Admit, BudgetDemand, BudgetState, CallerKey, LimitState, LimitStore, Refused, ReservationId, Reserve,
     Settle, Standing, TokenDemand, TokenState,
 };
+use crate::admin::StoreMode;
 use crate::crd::{BudgetPeriod, OnStoreFailure};
 
 /// Callers whose last word from the store is remembered.
@@ -186,19 +188,23 @@ impl LocalLimits {
             return outage;
         }
         now.outage = Some(outage.clone());
-        let name = name(mode);
-        self.inner.metrics.store_mode(name);
-        tracing::warn!(limits.mode = name, limits.servers = pods, "the store does not keep the limits");
+        let mode = store_mode(mode);
+        self.inner.metrics.store_mode(mode);
+        tracing::warn!(
+            limits.mode = mode.name(),
+            limits.servers = pods,
+            "the store does not keep the limits"
+        );
         outage
     }
 
     /// The store has been told all that it missed.
     pub fn back(&self) {
         let mut now = self.mode();
-        self.inner.metrics.store_mode("shared");
+        self.inner.metrics.store_mode(StoreMode::Shared);
         if now.outage.take().is_some() {
             now.back = Some(Instant::now());
-            tracing::warn!(limits.mode = "shared", "the store keeps the limits again");
+            tracing::warn!(limits.mode = StoreMode::Shared.name(), "the store keeps the limits again");
         }
     }
 
@@ -208,18 +214,27 @@ impl LocalLimits {
         self.mode().outage.is_some()
     }
 
+    /// How limits are kept now.
+    #[must_use]
+    pub fn mode_of(&self, live: &Live) -> StoreMode {
+        if self.is_away() {
+            return store_mode(live.config.dynamic.limits.on_store_failure);
+        }
+        if live.store.shared() { StoreMode::Shared } else { StoreMode::Local }
+    }
+
     fn mode(&self) -> MutexGuard<'_, Mode> {
         // Nothing panics while it holds the lock, and the mode would be whole if it did.
         self.inner.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Label `mode` of `chat_store_mode`.
-fn name(mode: OnStoreFailure) -> &'static str {
+/// How limits are kept while the store is away.
+fn store_mode(mode: OnStoreFailure) -> StoreMode {
     match mode {
-        OnStoreFailure::Local => "local",
-        OnStoreFailure::Open => "open",
-        OnStoreFailure::Closed => "closed",
+        OnStoreFailure::Local => StoreMode::Local,
+        OnStoreFailure::Open => StoreMode::Open,
+        OnStoreFailure::Closed => StoreMode::Closed,
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod conditions;
 mod election;
 mod lifecycle;
 mod permissions;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::routing::get;
 use axum::{Json, Router};
 use chatservice::admin::{Readiness, ServerStatus, StatusProblem};
-use chatservice::constants::{LEASE, condition, path};
+use chatservice::constants::{LEASE, condition, mount, path};
 use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::Pace;
@@ -18,10 +18,11 @@ use chatservice::controller::request::ApiRequest;
 use chatservice::controller::{Defaults, Operator, WAITS_FOR};
 use chatservice::crd::{ChatService, custom_resource_definition};
 use chatservice::leader_election::LeaseOptions;
+use chatservice::server::config::ServerConfig;
 use chatservice::shutdown::Shutdown;
 use http::Request;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::client::{Body, ClientBuilder};
@@ -165,7 +166,12 @@ impl Rig {
             defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![] },
             metrics,
             readiness: readiness.clone(),
-            pace: Pace { unsettled: Duration::from_millis(200), settled: Duration::from_secs(2) },
+            pace: Pace {
+                unsettled: Duration::from_millis(200),
+                settled: Duration::from_secs(2),
+                // Most tests have pods without a server, and nothing to wait for.
+                patience: Duration::from_millis(300),
+            },
             address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
         };
         let shutdown = self.shutdown.clone();
@@ -175,13 +181,23 @@ impl Rig {
         }
     }
 
-    /// Gives the fake pods a server that answers `/status` with [`Self::answer`].
+    /// Gives the fake pods a server that answers `/status` with [`Self::answer`]; while that names no configuration, one
+    /// that runs whatever is wanted.
     pub async fn answer_for_pods(&mut self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         *self.pods.lock().unwrap() = Some(listener.local_addr().unwrap());
         let answer = Arc::clone(&self.answer);
-        let router =
-            Router::new().route(path::STATUS, get(async move || Json(answer.lock().unwrap().clone())));
+        let maps = self.api::<ConfigMap>();
+        let router = Router::new().route(
+            path::STATUS,
+            get(async move || {
+                let mut said = answer.lock().unwrap().clone();
+                if said.config_hash.is_empty() {
+                    said.config_hash = wanted_hash(&maps).await.unwrap_or_default();
+                }
+                Json(said)
+            }),
+        );
         self.tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
     }
 
@@ -312,6 +328,13 @@ impl Rig {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap().unwrap().unwrap();
     }
+}
+
+/// The hash of the configuration that the operator wrote, where it wrote one.
+async fn wanted_hash(maps: &Api<ConfigMap>) -> Option<String> {
+    let maps = maps.list(&ListParams::default()).await.unwrap();
+    let config = maps.into_iter().find_map(|map| map.data?.remove(mount::CONFIG_FILE))?;
+    Some(serde_json::from_str::<ServerConfig>(&config).unwrap().hash())
 }
 
 /// Status, reason and message of a condition.

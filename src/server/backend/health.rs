@@ -30,11 +30,18 @@ struct ModelHealth {
     breaker: Breaker,
     /// Its backend said to send it nothing before this.
     limited_until: Option<Instant>,
+    /// A call was answered once.
+    answered: bool,
 }
 
 impl ModelHealth {
     fn new(now: Instant) -> Self {
-        Self { breaker: Breaker::new(now), limited_until: None }
+        Self { breaker: Breaker::new(now), limited_until: None, answered: false }
+    }
+
+    fn answered(&mut self, now: Instant, permit: Permit) {
+        self.answered = true;
+        self.breaker.answered(now, permit);
     }
 }
 
@@ -85,6 +92,16 @@ impl Health {
         self.lock().models.get(model).map_or(State::Closed, |health| health.breaker.state())
     }
 
+    /// Whether any model gets answers; None before the first call came to something. One failure is nothing yet: it takes
+    /// what opens a breaker.
+    #[must_use]
+    pub fn reachable(&self) -> Option<bool> {
+        let inner = self.lock();
+        let closed = |health: &ModelHealth| health.breaker.state() == State::Closed;
+        let met = inner.models.values().filter(|health| health.answered || !closed(health));
+        met.map(closed).reduce(|one, other| one || other)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it holds the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -101,7 +118,7 @@ pub(super) struct Ticket<'a> {
 impl Ticket<'_> {
     /// The backend answered.
     pub(super) fn answered(self) {
-        self.settle(|health, now, permit| health.breaker.answered(now, permit));
+        self.settle(ModelHealth::answered);
     }
 
     /// There was an error; not every one is a failure of the backend.
@@ -117,7 +134,7 @@ impl Ticket<'_> {
                 BackendError::Unavailable(_) | BackendError::Overloaded { .. } | BackendError::Timeout(_) => {
                     health.breaker.failed(now, permit, rand::random_range(SPREAD));
                 }
-                _ => health.breaker.answered(now, permit),
+                _ => health.answered(now, permit),
             }
         });
     }
@@ -136,5 +153,30 @@ impl Drop for Ticket<'_> {
         if let Some(health) = self.health.lock().models.get_mut(&self.model) {
             health.breaker.given_up(Instant::now(), permit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_reachable_while_one_of_its_models_is() {
+        let health = Health::default();
+        let down = BackendError::Unavailable("refused".to_owned());
+        let call = |name: &str| health.permit(&Arc::from(name), false).ok().expect("the breaker is closed");
+        assert_eq!(health.reachable(), None);
+        drop(call("a"));
+        assert_eq!(health.reachable(), None, "a call that was given up says nothing");
+        for expected in [None, None, None, None, Some(false)] {
+            call("a").failed(&down);
+            assert_eq!(health.reachable(), expected);
+        }
+        call("b").failed(&BackendError::Auth);
+        assert_eq!(health.reachable(), Some(true), "a refusal is an answer");
+        for _ in 0..5 {
+            call("b").failed(&down);
+        }
+        assert_eq!(health.reachable(), Some(false));
     }
 }

@@ -3,13 +3,13 @@ use std::marker::PhantomData;
 use serde_json::{Value, json};
 
 use super::super::dereference::References;
-use super::super::pods::Report;
-use super::super::pods::Trouble;
+use super::super::pods::{PodView, Report, Trouble};
 use super::super::{Defaults, build, validate};
 use super::*;
-use crate::admin::{RejectedConfig, ServerStatus, StatusProblem};
+use crate::admin::{RejectedConfig, StatusProblem};
+use crate::constants::reason;
 
-fn subject(previous: ChatServiceStatus) -> Subject {
+pub(super) fn subject(previous: ChatServiceStatus) -> Subject {
     Subject {
         namespace: "chat".into(),
         name: "demo".into(),
@@ -20,8 +20,7 @@ fn subject(previous: ChatServiceStatus) -> Subject {
     }
 }
 
-/// What was applied, with a Deployment whose status is `status` and whose generation is 3.
-fn applied(status: &Value) -> Outcome {
+pub(super) fn service() -> ValidatedChatService {
     let cs = serde_json::from_value(json!({
         "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService",
         "metadata": { "name": "demo", "namespace": "chat", "uid": "u-1", "generation": 7 },
@@ -29,7 +28,12 @@ fn applied(status: &Value) -> Outcome {
     }))
     .unwrap();
     let defaults = Defaults { server_image: "i:1".into(), allowed_images: vec![] };
-    let service = validate::validate(&cs, &References::default(), &defaults).unwrap();
+    validate::validate(&cs, &References::default(), &defaults).unwrap()
+}
+
+/// What was applied, with a Deployment whose status is `status` and whose generation is 3.
+fn applied(status: &Value) -> Outcome {
+    let service = service();
     let prepared = build::build(&service);
     let mut deployment = prepared.deployment;
     deployment.metadata.generation = Some(3);
@@ -58,9 +62,19 @@ fn pod(ready: bool, problem: Option<&str>, trouble: Option<&'static str>) -> Pod
         ready,
         trouble: trouble.map(|reason| Trouble { reason, message: format!("trouble {reason}") }),
         server: problem.map(|reason| Report {
+            config_hash: service().config.hash(),
             problems: vec![StatusProblem { reason: reason.into(), message: format!("report {reason}") }],
             ..Report::default()
         }),
+        ..PodView::default()
+    }
+}
+
+/// A ready pod whose server runs the configuration `hash`.
+pub(super) fn runs(hash: &str) -> PodView {
+    PodView {
+        server: Some(Report { config_hash: hash.into(), ..Report::default() }),
+        ..pod(true, None, None)
     }
 }
 
@@ -68,10 +82,20 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// `Ready=<status> <reason>` and so on, of a status made from nothing before.
+fn find<'a>(status: &'a ChatServiceStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// `Ready=<status> <reason>` and so on: the conditions that tools judge by.
+fn judged(status: &ChatServiceStatus) -> Vec<String> {
+    let types = [condition::READY, condition::RECONCILING, condition::STALLED];
+    let judged = status.conditions.iter().filter(|c| types.contains(&c.type_.as_str()));
+    judged.map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+}
+
+/// The same of a status made from nothing before.
 fn summary(outcome: &Outcome, pods: Vec<PodView>) -> Vec<String> {
-    let status = from(&subject(ChatServiceStatus::default()), outcome, Some(&Observed { pods }), at(1));
-    status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+    judged(&from(&subject(ChatServiceStatus::default()), outcome, Some(&Observed { pods }), at(1)))
 }
 
 #[test]
@@ -193,20 +217,22 @@ fn a_failure_that_the_next_try_may_heal_changes_nothing() {
 #[test]
 fn transition_times_change_only_with_the_status_of_their_condition() {
     let times = |status: &ChatServiceStatus| -> Vec<i64> {
-        status.conditions.iter().map(|c| c.last_transition_time.0.as_second()).collect()
+        let types = [condition::READY, condition::RECONCILING, condition::CONFIG_APPLIED];
+        let dated = types.iter().filter_map(|type_| find(status, type_));
+        dated.map(|c| c.last_transition_time.0.as_second()).collect()
     };
     let first = from(&subject(ChatServiceStatus::default()), &applied(&counts(2, 2, 0)), None, at(1));
     let second = from(&subject(first.clone()), &applied(&counts(2, 2, 1)), None, at(2));
     let third = from(&subject(second.clone()), &applied(&counts(2, 2, 2)), None, at(3));
     let fourth = from(&subject(third.clone()), &applied(&counts(2, 2, 2)), None, at(4));
-    assert_eq!((times(&first), times(&second), times(&third)), (vec![1, 1], vec![1, 1], vec![3]));
+    assert_eq!((times(&first), times(&second), times(&third)), (vec![1, 1, 1], vec![1, 1, 1], vec![3, 1]));
     assert_eq!(fourth, third, "the same observation is the same status");
 }
 
 #[test]
 fn facts_come_from_what_was_applied_and_seen() {
     let connected = |ready, redis| PodView {
-        server: Some(Report { redis_connected: redis, ..Report::default() }),
+        server: Some(Report { redis, ..Report::default() }),
         ..pod(ready, None, None)
     };
     for (pods, redis) in [
@@ -278,55 +304,41 @@ fn pods_that_fall_after_a_rollout_are_no_progress() {
             from(&subject(ChatServiceStatus::default()), &applied(&before), None, at(1))
         });
         let status = from(&subject(previous), &applied(&after), None, at(1 + seconds));
-        let found: Vec<String> =
-            status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect();
-        assert_eq!(found, expected, "{case}");
+        assert_eq!(judged(&status), expected, "{case}");
         // And it stays so.
         let again = from(&subject(status.clone()), &applied(&after), None, at(2 + seconds));
         assert_eq!(again.conditions, status.conditions, "{case}, again");
     }
 }
 
-/// A ready pod whose server runs the configuration `hash`.
-fn runs(hash: &str) -> PodView {
-    let said = ServerStatus { config_hash: hash.into(), ..ServerStatus::default() };
-    PodView { server: Some(Report::from(said)), ..pod(true, None, None) }
-}
-
 #[test]
 fn a_server_with_an_older_configuration_is_told_and_stays_ready() {
     let outcome = applied(&counts(2, 2, 2));
-    let Outcome::Applied(both) = &outcome else { panic!("it was applied") };
-    let hash = both.0.config.hash();
-    let rejects = |rejected: Option<&str>| {
-        let mut pod = runs("old");
-        let message = "its static part changed".to_owned();
-        let rejected = RejectedConfig { hash: rejected.map(str::to_owned), message };
-        pod.server.as_mut().unwrap().rejected = Some(rejected);
-        pod
-    };
-    let fix = "kubectl -n chat delete pod demo-x";
-    for (case, pods, told) in [
-        ("the same", vec![runs(&hash), runs(&hash)], None),
-        ("one older", vec![runs("old"), runs(&hash)], Some(("1 of 2 ready pods", fix))),
-        ("both older", vec![runs("old"), runs("older")], Some(("2 of 2 ready pods", fix))),
-        ("a server that says none", vec![runs("")], None),
-        ("one that is not ready", vec![PodView { ready: false, ..runs("old") }], None),
-        ("one refuses it", vec![runs("old"), rejects(Some(&hash))], Some(("2 of 2", "static part changed"))),
-        ("one cannot read it", vec![rejects(None)], Some(("1 of 1", "static part changed"))),
-        ("one refused another", vec![rejects(Some("other"))], Some(("1 of 1", fix))),
+    let hash = service().config.hash();
+    let silent = PodView { server: None, ..runs("") };
+    let lost = PodView { unreachable: true, ..silent.clone() };
+    let mut refuses = runs("old");
+    let rejected =
+        RejectedConfig { hash: Some(hash.clone()), message: "no key for this host. Fix: x".into() };
+    refuses.server.as_mut().unwrap().rejected = Some(rejected);
+    for (case, pods, under_way, ready) in [
+        ("the same", vec![runs(&hash), runs(&hash)], false, "2 of 2 pods are ready"),
+        ("one older", vec![runs("old"), runs(&hash)], true, "2 of 2 pods are ready"),
+        ("not asked yet", vec![silent.clone(), runs(&hash)], true, "2 of 2 pods are ready"),
+        ("not to be reached", vec![lost, runs(&hash)], false, "2 of 2 pods are ready"),
+        ("one refuses it", vec![runs(&hash), refuses], true, "no key for this host. Fix: x"),
+        ("one that is not ready", vec![PodView { ready: false, ..runs("old") }], false, "2 of 2"),
     ] {
-        let previous = subject(ChatServiceStatus::default());
-        let status = from(&previous, &outcome, Some(&Observed { pods: pods.clone() }), at(1));
+        let pods = Observed { pods };
+        let status = from(&subject(ChatServiceStatus::default()), &outcome, Some(&pods), at(1));
         assert_eq!(status.conditions[0].status, "True", "{case}");
-        let reconciling = status.conditions.get(1);
-        assert_eq!(reconciling.is_some(), told.is_some(), "{case}");
-        assert_eq!(settled(&status, Some(&Observed { pods })), told.is_none(), "{case}");
-        if let (Some(condition), Some((count, how))) = (reconciling, told) {
-            assert_eq!(condition.reason, reason::CONFIG_PROPAGATING, "{case}");
-            assert!(condition.message.contains(count), "{case}: {}", condition.message);
-            assert!(condition.message.contains(how), "{case}: {}", condition.message);
-        }
+        assert!(status.conditions[0].message.contains(ready), "{case}: {}", status.conditions[0].message);
+        let found = find(&status, condition::RECONCILING).map(|c| c.reason.as_str());
+        assert_eq!(found, under_way.then_some(reason::CONFIG_PROPAGATING), "{case}");
+        assert_eq!(settled(&status, Some(&pods)), !under_way, "{case}");
+        let applied = find(&status, condition::CONFIG_APPLIED).unwrap();
+        assert_eq!(status.config.as_ref().unwrap().hash, hash, "{case}");
+        assert_eq!(applied.observed_generation, Some(7), "{case}");
     }
 }
 
@@ -341,6 +353,26 @@ fn a_pod_that_falls_while_a_configuration_propagates_is_no_scaling() {
     );
     assert_eq!(before.conditions[1].reason, reason::CONFIG_PROPAGATING);
     let after = from(&subject(before), &applied(&rolled(2, 2, 1)), Some(&Observed::default()), at(2));
-    let found: Vec<&str> = after.conditions.iter().map(|c| c.reason.as_str()).collect();
-    assert_eq!(found, [reason::MINIMUM_REPLICAS_UNAVAILABLE]);
+    assert_eq!(judged(&after), ["Ready=False MinimumReplicasUnavailable"]);
+}
+
+#[test]
+fn what_was_learnt_of_a_configuration_stands_while_nothing_is_written() {
+    let pods = Observed { pods: vec![runs(&service().config.hash())] };
+    let before = from(&subject(ChatServiceStatus::default()), &applied(&rolled(2, 2, 2)), Some(&pods), at(1));
+    let mut later = subject(before.clone());
+    later.generation = 8;
+    let problem = Problem { reason: reason::INVALID_SPEC, field: String::new(), message: "m".into() };
+    for outcome in [Outcome::Paused, Outcome::Refused(vec![problem])] {
+        let after = from(&later, &outcome, Some(&Observed::default()), at(2));
+        for type_ in [condition::CONFIG_APPLIED, condition::STATE_SHARED] {
+            let kept = find(&after, type_).unwrap();
+            assert_eq!(Some(kept), find(&before, type_));
+            assert_eq!(kept.observed_generation, Some(7), "it speaks of the generation that was written");
+        }
+        assert_eq!(after.config, before.config);
+        let met = find(&after, condition::BACKEND_REACHABLE).unwrap();
+        assert_eq!(met.observed_generation, Some(8), "what pods meet is still observed");
+        assert_eq!(after.pods.as_deref(), Some("0/2"));
+    }
 }

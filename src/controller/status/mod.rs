@@ -1,0 +1,224 @@
+//! Step 6. In: what was asked for, what the API server answered, what the pods showed, and the status before. Out: the
+//! status: its facts here, each condition in the file of its name (`ready` has the three that kstatus judges by). Pure, and
+//! without a clock but for when a condition flipped: the same observation is the same status. `record` writes it if it changed.
+
+mod backend_reachable;
+mod config_applied;
+mod progress;
+mod ready;
+mod state_shared;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use super::build::{Applied, Resources};
+use super::error::Error;
+use super::events::cut;
+use super::names::ServiceName;
+use super::pods::Observed;
+use super::validate::{Problem, ValidatedChatService};
+use crate::constants::condition;
+use crate::crd::ChatServiceStatus;
+use config_applied::Configuration;
+use progress::Progress;
+use ready::Verdict;
+use state_shared::Redis;
+
+/// Longest message of a condition: what a pod says is not ours, so it is bounded.
+const MESSAGE_MAX: usize = 2048;
+
+/// What the status is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its generation.
+    pub generation: i64,
+    /// Wanted pods; None when the object cannot be read.
+    pub wanted: Option<i32>,
+    /// The status before.
+    pub previous: ChatServiceStatus,
+}
+
+/// How far a reconcile came.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The paused annotation is set.
+    Paused,
+    /// Only a new spec, or somebody's hand, helps.
+    Refused(Vec<Problem>),
+    /// Something that is tried again.
+    Failed(Error),
+    /// Every child is written.
+    Applied(Box<(ValidatedChatService, Resources<Applied>)>),
+}
+
+/// A condition before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Claim {
+    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "True", reason, message: message.into() }
+    }
+
+    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "False", reason, message: message.into() }
+    }
+
+    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason, message: message.into() }
+    }
+}
+
+/// What a reconcile says of each condition.
+struct Judgement {
+    verdict: Verdict,
+    /// None here: nothing was learnt of it this time.
+    config_applied: Option<Claim>,
+    backend_reachable: Option<Claim>,
+    state_shared: Option<Claim>,
+}
+
+/// The status. `observed` is None while the pods are not known yet; `now` dates
+/// conditions that flip, and ends the patience with pods that are added.
+#[must_use]
+pub fn from(
+    subject: &Subject,
+    outcome: &Outcome,
+    observed: Option<&Observed>,
+    now: Timestamp,
+) -> ChatServiceStatus {
+    let mut status = subject.previous.clone();
+    status.selector = ServiceName::new(&subject.name).map(|name| name.selector_text());
+    let mut judgement = match outcome {
+        Outcome::Paused => ready::paused(subject).into(),
+        Outcome::Refused(problems) => ready::refused(problems).into(),
+        Outcome::Failed(error) => match error.condition() {
+            Some((reason, message)) => Verdict::not_ready(reason, message).into(),
+            // Over with the next try, so nothing new is claimed, and the old generation stays the observed one.
+            None => return subject.previous.clone(),
+        },
+        Outcome::Applied(applied) => {
+            let observed = observed.cloned().unwrap_or_default();
+            applied_facts(subject, applied, &observed, now, &mut status)
+        }
+    };
+    if let Some(observed) = observed {
+        judgement.backend_reachable = Some(backend_reachable::judge(subject, observed));
+        if !matches!(outcome, Outcome::Applied(_)) {
+            pod_counts(subject, observed, &mut status);
+        }
+    }
+    status.observed_generation = Some(subject.generation);
+    status.conditions = conditions(judgement, &subject.previous.conditions, subject.generation, now);
+    status
+}
+
+impl From<Verdict> for Judgement {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, config_applied: None, backend_reachable: None, state_shared: None }
+    }
+}
+
+/// Whether nothing is left to wait for, so that the pods need not be asked often.
+#[must_use]
+pub fn settled(status: &ChatServiceStatus, observed: Option<&Observed>) -> bool {
+    let is_true = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+    let reported = observed.is_some_and(|observed| observed.reports().next().is_some());
+    let done = is_true(condition::READY) && !is_true(condition::RECONCILING) && !reported;
+    done || is_true(condition::STALLED)
+}
+
+/// What is to be said once every child is written.
+fn applied_facts(
+    subject: &Subject,
+    (service, resources): &(ValidatedChatService, Resources<Applied>),
+    observed: &Observed,
+    now: Timestamp,
+    status: &mut ChatServiceStatus,
+) -> Judgement {
+    let (config, wanted) = (&service.config, service.replicas);
+    let progress = Progress::of(&resources.deployment, wanted);
+    let configuration = config_applied::judge(subject, config, wanted, observed);
+    status.replicas = Some(progress.total);
+    status.ready_replicas = Some(progress.ready);
+    status.updated_replicas = Some(progress.updated);
+    status.pods = Some(format!("{}/{wanted}", progress.ready));
+    status.endpoint = Some(service.endpoint());
+    status.image = template_image(&resources.deployment);
+    status.backend = Some(config.dynamic.backend.name().to_owned());
+    status.redis = config.fixed.redis_secret.as_ref().map(|_| Redis::of(observed).text().to_owned());
+    let verdict = ready::rolled_out(subject, resources, &progress, observed, &configuration, now);
+    let state_shared = state_shared::judge(subject, config, wanted, observed);
+    let Configuration { claim, status: numbers, under_way: _ } = configuration;
+    status.config = Some(numbers);
+    Judgement {
+        verdict,
+        config_applied: Some(claim),
+        backend_reachable: None,
+        state_shared: Some(state_shared),
+    }
+}
+
+/// The numbers of pods where no Deployment was written that could tell them.
+fn pod_counts(subject: &Subject, observed: &Observed, status: &mut ChatServiceStatus) {
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    status.replicas = Some(count(observed.pods.len()));
+    status.ready_replicas = Some(count(observed.ready()));
+    if let Some(wanted) = subject.wanted {
+        status.pods = Some(format!("{}/{wanted}", observed.ready()));
+    }
+}
+
+fn template_image(deployment: &Deployment) -> Option<String> {
+    deployment.spec.template.spec.as_ref()?.containers.first()?.image.clone()
+}
+
+fn conditions(
+    judgement: Judgement,
+    previous: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let Judgement { verdict, config_applied, backend_reachable, state_shared } = judgement;
+    let before = |type_: &str| previous.iter().find(|condition| condition.type_ == type_);
+    let dated = |type_: &str, claim: Claim| Condition {
+        type_: type_.to_owned(),
+        status: claim.status.to_owned(),
+        reason: claim.reason.to_owned(),
+        message: cut(claim.message, MESSAGE_MAX),
+        observed_generation: Some(generation),
+        last_transition_time: before(type_)
+            .filter(|before| before.status == claim.status)
+            .map_or(Time(now), |before| before.last_transition_time.clone()),
+    };
+    let judged = [
+        (condition::READY, Some(verdict.ready)),
+        (condition::RECONCILING, verdict.reconciling),
+        (condition::STALLED, verdict.stalled),
+    ];
+    let judged = judged.into_iter().filter_map(|(type_, claim)| claim.map(|claim| dated(type_, claim)));
+    // Where nothing was learnt the last word stands, with the generation that it was about.
+    let learnt = [
+        (condition::CONFIG_APPLIED, config_applied),
+        (condition::BACKEND_REACHABLE, backend_reachable),
+        (condition::STATE_SHARED, state_shared),
+    ];
+    let learnt = learnt.into_iter().filter_map(|(type_, claim)| {
+        claim.map_or_else(|| before(type_).cloned(), |claim| Some(dated(type_, claim)))
+    });
+    judged.chain(learnt).collect()
+}
+
+#[cfg(test)]
+mod tests;
