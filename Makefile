@@ -10,7 +10,7 @@ SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,le
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz chaos openapi crd image e2e bench
+.PHONY: help tools test lint fmt fuzz chaos openapi crd charts image e2e bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -50,7 +50,11 @@ chaos: ## the faults in numbers that make test has no time for: ten thousand dis
 openapi: ## write docs/openapi.json from the handlers' types
 	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document
 
-crd: ## write crds/chatservices.yaml and the chart's copy from the Rust types
+crd: ## write crds/chatservices.yaml from the Rust types, then what follows from it
 	cargo run --quiet --locked -- crd > crds/.chatservices.yaml
 	mv crds/.chatservices.yaml crds/chatservices.yaml
-	cp crds/chatservices.yaml charts/chatservice-operator/files/chatservices.yaml
+	@$(MAKE) --no-print-directory charts
+
+charts: ## write the charts' schemas, READMEs and CRD, and install.yaml
+	@tests/tools.sh helm
+	$(CACHE)/venv/bin/python charts/generate.py

@@ -24,7 +24,7 @@ use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::{Shutdown, Signals};
-use crate::{environment, healthcheck, offline, output, telemetry};
+use crate::{environment, healthcheck, init_secret, offline, output, telemetry};
 
 /// The image of this version, for those who build it under its plain name.
 const SERVER_IMAGE: &str = concat!("chatservice:", env!("CARGO_PKG_VERSION"));
@@ -60,6 +60,11 @@ pub enum Command {
     Render(RenderArgs),
     /// Check files as the API server would, without one: schema, unknown fields and rules, with file and line.
     Validate(ValidateArgs),
+    /// Make the Secret that a Redis and its chat servers share, with a new password, unless it is there already.
+    ///
+    /// It holds where Redis is, the servers' user and password, and the file of users for Redis, with the password's hash. The
+    /// chart runs it before it installs a Redis.
+    InitSecret(InitSecretArgs),
     /// Ask a listener of this program whether it is well: exit code 0, or 1 and a line that says why not.
     Healthcheck(HealthcheckArgs),
 }
@@ -185,6 +190,22 @@ pub struct ValidateArgs {
     pub filename: Vec<PathBuf>,
 }
 
+/// Arguments of `init-secret`.
+#[derive(Debug, Args)]
+pub struct InitSecretArgs {
+    /// Name of the Secret.
+    pub name: String,
+    /// Name or address of the Redis.
+    #[arg(long, value_name = "HOST")]
+    pub host: String,
+    /// Where the Secret is; none: the pod's own namespace, or that of the kubeconfig.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Print a Secret instead, password included, and ask no API server.
+    #[arg(long)]
+    pub print: bool,
+}
+
 /// Arguments of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -226,6 +247,9 @@ pub enum CliError {
     /// The ChatService cannot be served here.
     #[error(transparent)]
     Local(#[from] local::LocalError),
+    /// There is no usable Secret.
+    #[error(transparent)]
+    InitSecret(#[from] init_secret::InitSecretError),
     /// Not healthy.
     #[error(transparent)]
     Health(#[from] healthcheck::HealthError),
@@ -242,6 +266,12 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Ok(output::print(&offline::render(&args.filename, &args.server_image, &args.namespace)?)?)
         }
         Command::Validate(args) => Ok(offline::validate(&args.filename)?),
+        Command::InitSecret(args) if args.print => {
+            let mut secret = init_secret::new_secret(&args.name, &args.host);
+            secret.metadata.namespace = args.namespace;
+            Ok(output::print(&offline::yaml(&secret)?)?)
+        }
+        Command::InitSecret(args) => until_done(init_secret(args)),
         Command::Healthcheck(args) => {
             until_done(async move { Ok(healthcheck::check(&args.address, &args.path).await?) })
         }
@@ -306,6 +336,17 @@ async fn local(args: LocalArgs) -> Result<(), CliError> {
     let prepared = local::prepare(&filename, environment::variables()?)?;
     telemetry::init(prepared.log_format, prepared.config.dynamic.log_level)?;
     until_signal(|shutdown| local::run(prepared, LocalOptions { address, admin_address }, shutdown)).await
+}
+
+async fn init_secret(args: InitSecretArgs) -> Result<(), CliError> {
+    let InitSecretArgs { name, host, namespace, .. } = args;
+    let options = init_secret::InitSecretOptions { name, namespace, host };
+    let secret = options.name.clone();
+    let said = match init_secret::init_secret(options).await? {
+        init_secret::Outcome::Made => "is made",
+        init_secret::Outcome::Kept => "is there and stays as it is",
+    };
+    Ok(output::print(&format!("Secret {secret} {said}\n"))?)
 }
 
 /// The text of `crds/chatservices.yaml`.

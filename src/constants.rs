@@ -18,6 +18,8 @@ pub mod field_manager {
     pub const REPLICAS: &str = "chatservice-controller-replicas";
     /// Owns the status of the ChatService.
     pub const STATUS: &str = "chatservice-controller-status";
+    /// With a suffix for each run: owns a Secret that `init-secret` made.
+    pub const INIT_SECRET: &str = "chatservice-init-secret";
 }
 
 /// Recommended labels, on every child.
@@ -206,6 +208,8 @@ pub mod secret_key {
     pub const REDIS_USERNAME: &str = "username";
     /// Password.
     pub const REDIS_PASSWORD: &str = "password";
+    /// For Redis alone: its file of users, with the password's hash.
+    pub const REDIS_USERS: &str = "users.acl";
     /// The certificates that may sign Redis', in PEM; absent: the system's.
     pub const REDIS_CA: &str = "ca.crt";
     /// The server's own certificate for Redis, in PEM.

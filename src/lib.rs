@@ -16,6 +16,7 @@ pub mod server;
 
 pub mod admin;
 pub mod healthcheck;
+pub mod init_secret;
 pub mod output;
 pub mod shutdown;
 pub mod telemetry;

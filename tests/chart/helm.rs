@@ -1,18 +1,20 @@
 //! The real Helm, offline. In: values. Out: the objects that the chart renders, or what Helm says against it.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
-/// The chart under test.
-pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/chatservice-operator");
+/// The operator's chart.
+pub const OPERATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/chatservice-operator");
+/// The chart of one ChatService and its Redis.
+pub const SERVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/chatservice");
 /// The one value that has no default.
 pub const REPOSITORY: &str = "image.repository=localhost/chatservice";
 
-/// A file of the chart.
-pub fn chart_file(name: &str) -> String {
-    let path = PathBuf::from(CHART).join(name);
+/// A file of a chart.
+pub fn chart_file(chart: &str, name: &str) -> String {
+    let path = PathBuf::from(chart).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -30,41 +32,35 @@ fn program() -> PathBuf {
     program
 }
 
-/// Runs Helm.
-pub fn helm(args: &[&str]) -> Output {
+/// `helm template` of a release `test` in namespace `system`, as text.
+fn render(chart: &str, args: &[&str]) -> String {
     let home = tempfile::tempdir().unwrap();
-    Command::new(program())
+    let output = Command::new(program())
+        .args(["template", "test", chart, "--namespace", "system"])
         .args(args)
         // Neither a user's settings nor a cluster.
         .envs(["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, home.path())))
         .env("KUBECONFIG", home.path().join("none"))
         .output()
-        .unwrap()
-}
-
-/// `helm template` of a release in namespace `system`, as text.
-pub fn render(release: &str, args: &[&str]) -> String {
-    let output = helm(&[&["template", release, CHART, "--namespace", "system"], args].concat());
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The same, read.
+/// What the operator's chart renders.
 pub fn objects(args: &[&str]) -> Vec<Value> {
-    parse(&render("test", args))
+    parse(&render(OPERATOR, args))
+}
+
+/// What the chart of a ChatService renders.
+pub fn service(args: &[&str]) -> Vec<Value> {
+    parse(&render(SERVICE, &[&["--set", REPOSITORY], args].concat()))
 }
 
 /// The documents of a YAML text that are not empty.
 pub fn parse(yaml: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap();
     documents.into_iter().filter(|document| !document.is_null()).collect()
-}
-
-/// What Helm says when it refuses.
-pub fn refusal(args: &[&str]) -> String {
-    let output = helm(&[&["template", "test", CHART], args].concat());
-    assert!(!output.status.success(), "helm accepted {args:?}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 /// The objects of a kind.

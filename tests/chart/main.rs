@@ -1,11 +1,12 @@
-//! The operator's chart, rendered by the real Helm without a cluster.
+//! What the charts must share with the program: permissions, arguments, variables, ports, labels, versions. Rendered by the real
+//! Helm without a cluster. What concerns the charts alone is in the Python files beside this one.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::collections::BTreeSet;
 
 use chatservice::cli::{Cli, Command, ControllerArgs};
-use chatservice::constants::{env, path, port};
+use chatservice::constants::{GROUP, env, label, path, port, secret_key};
 use chatservice::controller::rbac::{OWN_RULES, RULES, Rule};
 use chatservice::crd::{LogFormat, LogLevel};
 use clap::Parser;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 mod helm;
 
-use helm::{CHART, REPOSITORY, chart_file, of_kind, the};
+use helm::{REPOSITORY, chart_file, of_kind, the};
 
 const DEFAULTS: &[&str] = &["--set", REPOSITORY];
 const TWO_NAMESPACES: &[&str] =
@@ -99,11 +100,13 @@ fn container(objects: &[Value]) -> &Value {
 #[test]
 fn cluster_role_holds_exactly_what_the_operator_needs() {
     let objects = helm::objects(DEFAULTS);
-    assert_eq!(permissions_of(the(&objects, "ClusterRole")), permissions_needed());
-    assert!(roles(&objects, "Role").is_empty());
-
     let binding = the(&objects, "ClusterRoleBinding");
-    assert_eq!(binding["roleRef"]["name"], the(&objects, "ClusterRole")["metadata"]["name"]);
+    let role = of_kind(&objects, "ClusterRole")
+        .into_iter()
+        .find(|role| role["metadata"]["name"] == binding["roleRef"]["name"])
+        .unwrap();
+    assert_eq!(permissions_of(role), permissions_needed());
+    assert!(roles(&objects, "Role").is_empty());
     let account = the(&objects, "ServiceAccount");
     assert_eq!(
         binding["subjects"],
@@ -139,11 +142,28 @@ fn no_roles_are_made_when_somebody_else_makes_them() {
 }
 
 #[test]
+fn people_get_chatservices_with_their_namespaces_and_the_operator_does_not() {
+    let objects = helm::objects(DEFAULTS);
+    for (role, writes) in [("view", false), ("edit", true), ("admin", true)] {
+        let label = format!("rbac.authorization.k8s.io/aggregate-to-{role}");
+        let aggregated = |object: &&Value| object["metadata"]["labels"].get(&label).is_some();
+        let found: Vec<_> = of_kind(&objects, "ClusterRole").into_iter().filter(aggregated).collect();
+        assert_eq!(found.len(), 1, "{role}");
+        let permissions = permissions_of(found[0]);
+        assert!(permissions.iter().all(|(group, _, _)| group == GROUP), "{role}");
+        let update = (GROUP.to_owned(), "chatservices".to_owned(), "update".to_owned());
+        assert_eq!(permissions.contains(&update), writes, "{role}");
+    }
+    let without = helm::objects(&[DEFAULTS, &["--set", "rbac.aggregateClusterRoles=false"]].concat());
+    assert_eq!(of_kind(&without, "ClusterRole").len(), 1);
+}
+
+#[test]
 fn crd_of_the_chart_is_the_committed_one() {
     let committed =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/chatservices.yaml")).unwrap();
     assert!(
-        committed == chart_file("files/chatservices.yaml"),
+        committed == chart_file(helm::OPERATOR, "files/chatservices.yaml"),
         "crds/chatservices.yaml and the chart's files/chatservices.yaml differ. Fix: make crd"
     );
     let committed = helm::parse(&committed).remove(0);
@@ -241,129 +261,68 @@ fn probes_ask_the_admin_listener() {
 }
 
 #[test]
-fn pod_fits_the_restricted_security_standard() {
-    let objects = helm::objects(DEFAULTS);
-    let pod = &the(&objects, "Deployment")["spec"]["template"]["spec"];
-    assert_eq!(
-        pod["securityContext"],
-        json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
-    );
-    assert_eq!(
-        container(&objects)["securityContext"],
-        json!({
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]},
-        })
-    );
-    for forbidden in ["hostNetwork", "hostPID", "hostIPC", "volumes"] {
-        assert!(pod.get(forbidden).is_none(), "{forbidden}");
-    }
-}
-
-#[test]
-fn selector_is_part_of_the_pods_labels() {
-    let objects = helm::objects(DEFAULTS);
-    let spec = &the(&objects, "Deployment")["spec"];
-    let labels = spec["template"]["metadata"]["labels"].as_object().unwrap();
-    for (key, value) in spec["selector"]["matchLabels"].as_object().unwrap() {
-        assert_eq!(labels.get(key), Some(value), "{key}");
-    }
-}
-
-#[test]
 fn versions_are_those_of_the_package() {
-    let chart = helm::parse(&chart_file("Chart.yaml")).remove(0);
-    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
-}
-
-#[test]
-fn mistakes_in_values_are_refused_with_a_sentence() {
-    for (value, sentence) in [
-        ("image.tag=x", "image.repository is needed: the name under which the image was pushed"),
-        ("watchNamespace=chat", "additional properties 'watchNamespace' not allowed"),
-        ("image.repo=x", "additional properties 'repo' not allowed"),
-        ("image.digest=abc", "does not match pattern"),
-        ("image.tag=latest", "'not' failed"),
-        ("watchNamespaces={Chat}", "does not match pattern"),
-        ("image.pullPolicy=Sometimes", "value must be one of"),
-    ] {
-        let said = helm::refusal(&["--set", value]);
-        assert!(said.contains(sentence), "{value}: {said}");
-    }
-    let said = helm::refusal(&[DEFAULTS, &["--set", "serviceAccount.create=false"]].concat());
-    assert!(said.contains("serviceAccount.name is needed"), "{said}");
-}
-
-#[test]
-fn two_renders_are_the_same_bytes() {
-    assert_eq!(helm::render("test", TWO_NAMESPACES), helm::render("test", TWO_NAMESPACES));
-}
-
-#[test]
-fn names_fit_when_the_release_has_the_longest_one() {
-    let release = "r".repeat(53);
-    for object in helm::parse(&helm::render(&release, TWO_NAMESPACES)) {
-        let name = object["metadata"]["name"].as_str().unwrap();
-        assert!(name.len() <= 63 && !name.ends_with('-'), "{name}");
-        for (key, value) in object["metadata"]["labels"].as_object().unwrap() {
-            assert!(value.as_str().unwrap().len() <= 63, "{key}: {value}");
-        }
+    for chart in [helm::OPERATOR, helm::SERVICE] {
+        let chart = helm::parse(&chart_file(chart, "Chart.yaml")).remove(0);
+        assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     }
 }
 
 #[test]
-fn example_values_pass_the_linter() {
-    let mut files = 0;
-    for file in std::fs::read_dir(format!("{CHART}/ci")).unwrap() {
-        let file = file.unwrap().path();
-        let output = helm::helm(&["lint", "--strict", CHART, "--values", file.to_str().unwrap()]);
-        assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stdout));
-        files += 1;
-    }
-    assert!(files > 0);
-}
+fn pods_and_services_of_chat_servers_are_found_by_the_labels_that_they_have() {
+    let objects = helm::objects(
+        &[DEFAULTS, &["--set", "serviceMonitor.enabled=true,serviceMonitor.renderMode=alwaysRender"]]
+            .concat(),
+    );
+    let servers = json!({label::NAME: label::NAME_VALUE, label::MANAGED_BY: label::MANAGED_BY_VALUE});
+    let monitor = of_kind(&objects, "ServiceMonitor").remove(1);
+    assert_eq!(monitor["spec"]["selector"]["matchLabels"], servers);
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], port::ADMIN_NAME);
+    assert_eq!(monitor["spec"]["endpoints"][0]["path"], path::METRICS);
+    let egress = &the(&objects, "NetworkPolicy")["spec"]["egress"];
+    assert_eq!(egress[2]["to"][0]["podSelector"]["matchLabels"], servers);
+    assert_eq!(egress[2]["ports"], json!([{"port": port::ADMIN, "protocol": "TCP"}]));
 
-/// The dotted names of all values; objects without fixed members count as one.
-fn names(values: &Value, schema: &Value, prefix: &str, into: &mut BTreeSet<String>) {
-    for (key, value) in values.as_object().unwrap() {
-        let name = format!("{prefix}{key}");
-        let described = &schema["properties"][key];
-        assert!(described.is_object(), "{name} is missing from values.schema.json");
-        if described["properties"].is_object() && name != "resources" {
-            assert_eq!(
-                described["additionalProperties"], false,
-                "{name} is not closed in values.schema.json"
-            );
-            names(value, described, &format!("{name}."), into);
-        } else {
-            into.insert(name);
-        }
-    }
+    let objects =
+        helm::service(&["--set", "serviceMonitor.enabled=true,serviceMonitor.renderMode=alwaysRender"]);
+    let servers = json!({label::NAME: label::NAME_VALUE, label::INSTANCE: "test"});
+    let peer = &the(&objects, "NetworkPolicy")["spec"]["ingress"][0]["from"][0];
+    assert_eq!(peer["podSelector"]["matchLabels"], servers);
+    let mut selector = the(&objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].clone();
+    assert_eq!(
+        selector.as_object_mut().unwrap().remove(label::MANAGED_BY),
+        Some(json!(label::MANAGED_BY_VALUE))
+    );
+    assert_eq!(selector, servers);
 }
 
 #[test]
-fn every_value_is_in_the_schema_and_in_the_readme_and_is_used() {
-    let values = helm::parse(&chart_file("values.yaml")).remove(0);
-    let schema: Value = serde_json::from_str(&chart_file("values.schema.json")).unwrap();
-    assert_eq!(schema["additionalProperties"], false);
-    let mut all = BTreeSet::new();
-    names(&values, &schema, "", &mut all);
+fn the_job_makes_the_secret_that_redis_and_the_servers_read() {
+    let objects = helm::service(&[]);
+    let job = &the(&objects, "Job")["spec"]["template"]["spec"]["containers"][0];
+    let args: Vec<String> = serde_json::from_value(job["args"].clone()).unwrap();
+    let line = std::iter::once("chatservice".to_owned()).chain(args);
+    let Command::InitSecret(args) = Cli::try_parse_from(line).unwrap().command else { panic!("{job}") };
+    assert_eq!(args.host, the(&objects, "Service")["metadata"]["name"]);
+    let secret = chatservice::init_secret::new_secret(&args.name, &args.host).string_data.unwrap();
+    let port = &the(&objects, "Service")["spec"]["ports"][0]["port"];
+    assert_eq!(secret[secret_key::REDIS_PORT], port.to_string());
 
-    let in_schema: BTreeSet<&str> =
-        schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-    let in_values: BTreeSet<&str> = values.as_object().unwrap().keys().map(String::as_str).collect();
-    let parents_may_set = BTreeSet::from(["enabled", "global"]);
-    assert_eq!(in_schema, &in_values | &parents_may_set);
-
-    let readme = chart_file("README.md");
-    let templates: String = std::fs::read_dir(format!("{CHART}/templates"))
-        .unwrap()
-        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
-        .collect();
-    for name in all {
-        assert!(readme.contains(&format!("`{name}`")), "{name} is missing from the chart's README");
-        assert!(templates.contains(&format!(".Values.{name}")), "no template reads {name}");
-    }
+    let name = json!(args.name);
+    assert_eq!(the(&objects, "ChatService")["spec"]["redis"]["secretRef"]["name"], name);
+    let redis = &the(&objects, "StatefulSet")["spec"]["template"]["spec"];
+    let users = &redis["volumes"][1]["secret"];
+    assert_eq!(users["secretName"], name);
+    assert_eq!(users["items"][0]["key"], secret_key::REDIS_USERS);
+    let role = &the(&objects, "Role")["rules"];
+    assert_eq!(
+        *role,
+        json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get", "create", "patch"]}])
+    );
+    // The kubelet's pings are those of a user that is there.
+    let ping: Vec<String> =
+        serde_json::from_value(redis["containers"][0]["readinessProbe"]["exec"]["command"].clone()).unwrap();
+    let user = &ping[ping.iter().position(|word| word == "--user").unwrap() + 1];
+    assert!(secret[secret_key::REDIS_USERS].contains(&format!("user {user} on nopass ")));
 }

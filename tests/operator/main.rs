@@ -11,6 +11,7 @@
 
 mod conditions;
 mod election;
+mod init_secret;
 mod lifecycle;
 mod permissions;
 mod pods;

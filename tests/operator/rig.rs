@@ -181,6 +181,17 @@ impl Rig {
         }
     }
 
+    /// A client of the ServiceAccount `account` of the namespace.
+    pub async fn client_as(&self, account: &str) -> Client {
+        let user = format!("system:serviceaccount:{}:{account}", self.namespace);
+        let layer = MapRequestLayer::new(move |mut request: Request<Body>| {
+            request.headers_mut().insert("Impersonate-User", user.parse().unwrap());
+            request
+        });
+        let kubeconfig = std::env::var(KUBECONFIG).unwrap();
+        ClientBuilder::try_from(config(&kubeconfig).await).unwrap().with_layer(&layer).build()
+    }
+
     /// Gives the fake pods a server that answers `/status` with [`Self::answer`]; while that names no configuration, one
     /// that runs whatever is wanted.
     pub async fn answer_for_pods(&mut self) {

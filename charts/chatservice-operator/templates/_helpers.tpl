@@ -14,6 +14,16 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The full name with a suffix, in: [context, suffix]. Cut before the suffix, so that two of them never meet. */ -}}
+{{- define "chatservice-operator.suffixed" -}}
+{{- $suffix := printf "-%s" (index . 1) -}}
+{{- include "chatservice-operator.fullname" (index . 0) | trunc (int (sub 63 (len $suffix))) | trimSuffix "-" -}}{{ $suffix }}
+{{- end -}}
+
+{{- define "chatservice-operator.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
 {{- define "chatservice-operator.chart" -}}
 {{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -23,15 +33,28 @@ app.kubernetes.io/name: {{ include "chatservice-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* The chart's own labels win over commonLabels: selectors rest on them. */ -}}
 {{- define "chatservice-operator.labels" -}}
-helm.sh/chart: {{ include "chatservice-operator.chart" . }}
-{{ include "chatservice-operator.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/component: controller
-app.kubernetes.io/part-of: chatservice
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- $own := fromYaml (include "chatservice-operator.selectorLabels" .) -}}
+{{- $_ := merge $own (dict
+  "helm.sh/chart" (include "chatservice-operator.chart" .)
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/component" "controller"
+  "app.kubernetes.io/part-of" "chatservice"
+  "app.kubernetes.io/managed-by" .Release.Service) -}}
+{{- toYaml (merge $own .Values.commonLabels) -}}
+{{- end -}}
+
+{{- /* The lines under `metadata` but name and namespace. In: [context], or [context, labels, annotations] with more of both. */ -}}
+{{- define "chatservice-operator.meta" -}}
+{{- $ := index . 0 -}}
+{{- $labels := dict -}}{{- $annotations := dict -}}
+{{- if gt (len .) 1 -}}{{- $labels = index . 1 -}}{{- $annotations = index . 2 -}}{{- end -}}
+labels:
+  {{- toYaml (merge (dict) $labels (fromYaml (include "chatservice-operator.labels" $))) | nindent 2 }}
+{{- with merge (dict) $annotations $.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -45,9 +68,35 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "chatservice-operator.image" -}}
 {{- $repository := required "image.repository is needed: the name under which the image was pushed, such as --set image.registry=registry.example.com --set image.repository=team/chatservice" .Values.image.repository -}}
-{{- with .Values.image.registry }}{{ . }}/{{ end -}}
+{{- with default .Values.image.registry .Values.global.imageRegistry }}{{ . }}/{{ end -}}
 {{- $repository -}}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end -}}
+{{- end -}}
+
+{{- /* imagePullSecrets of a pod, the parent's too, each once. */ -}}
+{{- define "chatservice-operator.imagePullSecrets" -}}
+{{- $names := list -}}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
+{{- $names = append $names (kindIs "string" . | ternary . (get (kindIs "map" . | ternary . (dict)) "name")) -}}
+{{- end -}}
+{{- with uniq $names }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Whether objects of the Prometheus operator are rendered: "true", or nothing. In: [context, value, kind]. */ -}}
+{{- define "chatservice-operator.monitoring" -}}
+{{- $ := index . 0 -}}{{- $value := index . 1 -}}{{- $kind := index . 2 -}}
+{{- if (index $.Values $value).enabled -}}
+{{- $mode := $.Values.serviceMonitor.renderMode -}}
+{{- if or (eq $mode "alwaysRender") ($.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind)) -}}true
+{{- else if eq $mode "failIfMissing" -}}
+{{- fail (printf "%s.enabled is true and the cluster has no %s (monitoring.coreos.com/v1): install the Prometheus operator first, or set serviceMonitor.renderMode to skipIfMissing" $value $kind) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* What the operator may do, in each namespace that it watches: the list of src/controller/rbac.rs. */ -}}
@@ -73,4 +122,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end -}}
+
+{{- /* What cannot work, said before anything is rendered. */ -}}
+{{- define "chatservice-operator.check" -}}
+{{- if and .Values.rbac.create (not .Values.rbac.clusterRoles) (not .Values.watchNamespaces) -}}
+{{- fail "rbac.clusterRoles is false and watchNamespaces is empty: serving all namespaces needs a ClusterRole. Name the namespaces in watchNamespaces, or set rbac.clusterRoles to true" -}}
+{{- end -}}
+{{- $known := list "POD_NAME" "POD_NAMESPACE" "CHATSERVICE_SERVER_IMAGE" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name $known -}}
+{{- fail (printf "extraEnv: %s is set already: each variable once. What the chart sets follows from the values image, watchNamespaces, allowedImages and logging" .name) -}}
+{{- end -}}
+{{- $known = append $known .name -}}
+{{- end -}}
+{{- range .Values.extraArgs -}}
+{{- $flag := regexFind "^--[a-z-]+" . -}}
+{{- if has $flag (list "--lease-name" "--log-level" "--log-format" "--watch-namespaces" "--allowed-images") -}}
+{{- fail (printf "extraArgs: %s is set already, from the values logging, watchNamespaces and allowedImages: change those" $flag) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
