@@ -166,6 +166,10 @@ pub mod path {
 
     /// Swagger UI.
     pub const DOCS: &str = "/docs";
+    /// A reference page, which leads to Swagger UI.
+    pub const REDOC: &str = "/redoc";
+    /// A chat page for people.
+    pub const PLAYGROUND: &str = "/playground";
     /// The OpenAPI document.
     pub const OPENAPI: &str = "/openapi.json";
     /// Simple dialect: one answer.

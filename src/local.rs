@@ -153,11 +153,13 @@ fn banner(prepared: &Prepared, address: SocketAddr) -> String {
         text.push_str(note);
         text.push('\n');
     }
+    let playground = config.dynamic.playground.then(|| format!("Playground:  {base}{}\n", path::PLAYGROUND));
+    let playground = playground.unwrap_or_default();
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "\n  curl {base}{chat} -H 'content-type: application/json' -d '{{\"message\": \"Hello\"}}'\n\n\
-         Docs:        {base}{docs}\n\
+         {playground}Docs:        {base}{docs}\n\
          OpenAI SDKs: OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY=unused\n\
          Stop:        Ctrl-C\n\n",
         chat = path::CHAT,

@@ -65,6 +65,7 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
             budget,
             cache: cache(cs, checks),
             conversations: conversations(cs, checks),
+            playground: spec.playground.as_ref().and_then(|playground| playground.enabled).unwrap_or(true),
             log_level: logging.level.unwrap_or_default(),
         },
     })

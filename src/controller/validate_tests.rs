@@ -66,6 +66,7 @@ fn what_the_spec_says_reaches_the_server() {
         "cache": { "ttl": "1h", "memory": "32Mi" },
         "conversations": { "ttl": "2h", "maxMessages": 6 },
         "redis": { "secretRef": { "name": "demo-redis" } },
+        "playground": { "enabled": false },
         "logging": { "level": "debug", "format": "text" },
     })))
     .unwrap();
@@ -85,6 +86,7 @@ fn what_the_spec_says_reaches_the_server() {
         ConversationConfig { ttl_ms: 7_200_000, max_messages: 6, max_tokens: None }
     );
     assert_eq!(config.dynamic.defaults.max_tokens, 77);
+    assert!(!config.dynamic.playground);
     assert_eq!((config.dynamic.log_level, config.fixed.log_format), (LogLevel::Debug, LogFormat::Text));
     assert_eq!(
         (config.identity.namespace.as_str(), config.identity.uid.as_str(), config.identity.generation),

@@ -149,6 +149,10 @@ pub struct ChatServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
 
+    /// The chat page at /playground. Absent: it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playground: Option<Playground>,
+
     /// What the chat server logs. Prompts, answers and keys never are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
@@ -182,6 +186,7 @@ impl ChatServiceSpec {
             image: None,
             resources: None,
             service: None,
+            playground: None,
             logging: None,
             telemetry: None,
         }
@@ -390,6 +395,16 @@ pub enum ServiceType {
     NodePort,
     /// Also through the cloud's load balancer.
     LoadBalancer,
+}
+
+/// The chat page.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Playground {
+    /// Whether it is served. It calls the API as any other client does: with the same keys, limits and costs.
+    /// Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
 }
 
 /// What the chat server logs.

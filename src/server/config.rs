@@ -95,9 +95,16 @@ pub struct DynamicConfig {
     pub cache: Option<CacheConfig>,
     /// Conversations.
     pub conversations: ConversationConfig,
+    /// Whether `/playground` is there.
+    #[serde(default = "yes")]
+    pub playground: bool,
     /// Level of the log.
     #[serde(default)]
     pub log_level: LogLevel,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl DynamicConfig {
@@ -115,6 +122,7 @@ impl DynamicConfig {
             budget: None,
             cache: None,
             conversations: ConversationConfig::default(),
+            playground: true,
             log_level: LogLevel::default(),
         }
     }

@@ -45,6 +45,7 @@ pub mod models;
 mod openapi;
 pub mod operation;
 pub mod overload;
+mod pages;
 pub mod reload;
 pub mod secrets;
 pub mod state;

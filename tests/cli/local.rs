@@ -138,8 +138,10 @@ fn the_printed_curl_is_answered_as_printed() {
 }
 
 #[test]
-fn the_printed_docs_page_is_there() {
+fn the_printed_pages_are_there() {
     let local = Local::start(&["-f", "examples/quickstart.yaml"], &[]);
+    let (status, page) = ask("GET", local.shown("Playground:"), &[], "");
+    assert!(status == 200 && page.contains("<html"), "{status}: {page}");
     let docs = local.shown("Docs:");
     let (status, page) = ask("GET", docs, &[], "");
     // A page may live under its path with a slash.

@@ -34,6 +34,7 @@ mod models;
 mod openai_dialect;
 mod operations;
 mod overload;
+mod pages;
 mod process;
 mod reload;
 mod secrecy;

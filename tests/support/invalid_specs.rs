@@ -364,6 +364,12 @@ pub const INVALID: &[InvalidSpec] = &[
         "supported values: \"ClusterIP\", \"NodePort\", \"LoadBalancer\"",
     ),
     schema(
+        "a playground that is a word",
+        "{model: m, backend: {echo: {}}, playground: {enabled: 'false'}}",
+        "spec.playground.enabled: must be true or false, not a string",
+        "spec.playground.enabled in body must be of type boolean",
+    ),
+    schema(
         "no such level",
         "{model: m, backend: {echo: {}}, logging: {level: verbose}}",
         "spec.logging.level: must be one of error, warn, info, debug",
@@ -862,6 +868,8 @@ pub const INVALID: &[InvalidSpec] = &[
 /// What is accepted: (`metadata.name`, `spec`).
 pub const VALID: &[(&str, &str)] = &[
     ("demo", "{model: echo-1, backend: {echo: {}}}"),
+    ("demo", "{model: echo-1, backend: {echo: {}}, playground: {}}"),
+    ("demo", "{model: echo-1, backend: {echo: {}}, playground: {enabled: false}}"),
     ("a", "{model: 'org/model:7b-q4@x', backend: {openai: {}}}"),
     ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "{model: m, backend: {echo: {}}, replicas: 0}"),
     ("demo", "{model: m, backend: {openai: {baseURL: 'https://api.example.com:8443/openai/v1'}}}"),

@@ -1,10 +1,13 @@
 //! `/` and `/health`: who is this, and does the listener answer.
 
 use axum::Json;
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::chat::now;
+use crate::constants::path;
+use crate::server::state::AppState;
 
 /// Name and version.
 #[derive(Serialize, ToSchema)]
@@ -18,15 +21,21 @@ pub struct Root {
     /// Where the API is described.
     #[schema(example = "/docs")]
     docs: &'static str,
+    /// A chat page for people, where this service has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/playground")]
+    playground: Option<&'static str>,
 }
 
 /// Name and version.
 #[utoipa::path(get, path = "/", tag = "service", responses((status = 200, body = Root)))]
-pub async fn root() -> Json<Root> {
+pub async fn root(State(state): State<AppState>) -> Json<Root> {
+    let shown = state.live().is_ok_and(|live| live.config.dynamic.playground);
     Json(Root {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
-        docs: crate::constants::path::DOCS,
+        docs: path::DOCS,
+        playground: shown.then_some(path::PLAYGROUND),
     })
 }
 

@@ -7,14 +7,13 @@ use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Dialect};
 use super::middleware::{authenticate, load};
 use super::openapi;
 use super::overload::Overload;
+use super::pages;
 use super::state::AppState;
-use crate::constants::path;
 
 pub mod chat;
 pub mod completions;
@@ -49,8 +48,9 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .split_for_parts();
     let document = openapi::finish(document);
     let router = router
+        .merge(pages::playground())
         .with_state(state)
-        .merge(SwaggerUi::new(path::DOCS).url(path::OPENAPI, document.clone()))
+        .merge(pages::docs(document.clone()))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     (router, document)

@@ -1,0 +1,70 @@
+//! The pages for people: what they are sent with, and that they go when they are not wanted.
+
+use ::http::Method;
+
+use crate::config_mount::ConfigMount;
+use crate::http;
+use crate::server::{TestServer, echo};
+
+#[tokio::test]
+async fn the_playground_and_its_files_come_from_the_binary_alone() {
+    let server = TestServer::start(echo()).await;
+    let page = http::get(&server.at("/playground")).await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let text = String::from_utf8(page.body.to_vec()).unwrap();
+    let files: Vec<&str> = text.split(['"', '#']).filter(|part| part.starts_with("playground/")).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for path in files.iter().map(|file| format!("/{file}")).chain(["/playground".to_owned()]) {
+        let file = http::get(&server.at(&path)).await;
+        assert_eq!(file.status, 200, "{path}");
+        let policy = file.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert_eq!(file.header("x-content-type-options"), "nosniff");
+        let body = String::from_utf8(file.body.to_vec()).unwrap();
+        let outside = body.replace("http://www.w3.org/", "").contains("://");
+        assert!(!outside, "{path} names another host");
+        let known = [("if-none-match", file.header("etag"))];
+        let again = http::send(Method::GET, &server.at(&path), &known, b"").await;
+        assert_eq!((again.status.as_u16(), again.body.len()), (304, 0), "{path}");
+    }
+    let slash = http::get(&server.at("/playground/")).await;
+    assert_eq!((slash.status.as_u16(), slash.header("location")), (308, "../playground"));
+    assert_eq!(http::get(&server.at("/playground/no-such.js")).await.status, 404);
+    assert_eq!(http::get(&server.at("/")).await.json()["playground"], "/playground");
+}
+
+#[tokio::test]
+async fn the_playground_goes_and_comes_with_the_configuration() {
+    let mut config = echo();
+    config.dynamic.playground = false;
+    let mut mount = ConfigMount::new(&config.to_text());
+    let server = TestServer::start_from(config.clone(), mount.file()).await;
+    for path in ["/playground", "/playground/app.js"] {
+        let answer = http::get(&server.at(path)).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["error"]), (404, &"not_found".into()));
+    }
+    assert_eq!(http::get(&server.at("/")).await.json().get("playground"), None);
+    config.dynamic.playground = true;
+    mount.write(&config.to_text());
+    let deadline = tokio::time::Instant::now() + http::DEADLINE;
+    while http::get(&server.at("/playground")).await.status != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the playground did not come");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn swagger_ui_and_what_leads_to_it_load_nothing_from_elsewhere() {
+    let server = TestServer::start(echo()).await;
+    let redoc = http::get(&server.at("/redoc")).await;
+    assert_eq!((redoc.status.as_u16(), redoc.header("location")), (307, "docs"));
+    for path in ["/docs/", "/docs/swagger-initializer.js", "/docs/swagger-ui.css", "/openapi.json"] {
+        let file = http::get(&server.at(path)).await;
+        assert_eq!(file.status, 200, "{path}");
+        let policy = file.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+    }
+    let start = http::get(&server.at("/docs/swagger-initializer.js")).await;
+    let start = String::from_utf8(start.body.to_vec()).unwrap();
+    assert!(start.contains(r#""validatorUrl": "none""#) && !start.contains("petstore"), "{start}");
+}
