@@ -32,6 +32,8 @@ pub struct Measured {
     pub failed: f64,
     /// CPU of the subject for a request.
     pub cpu_micros_per_request: f64,
+    /// CPU of the Redis that it asks, for a request.
+    pub redis_micros_per_request: f64,
     /// Memory of the subject after it.
     pub rss_bytes: u64,
 }

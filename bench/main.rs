@@ -2,6 +2,8 @@
 //! of ratios: every subject runs in every round, beside nginx as a plain reverse proxy on the same cores, and the median
 //! of the rounds counts. A time alone says more of the machine than of the program.
 //!
+//! Every subject has the same load, mock upstream, bodies and cores; both keep their connections to the upstream. nginx has a
+//! worker and the chat server a thread for each core. `BENCH_ONLY` (a part of a name) leaves all other chat servers' rows out.
 //! Everything talks over loopback. `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (5, for each subject in each round) change how
 //! long it takes.
 
@@ -64,23 +66,37 @@ async fn run() {
         bench.servers().map(|subject| (subject.name.clone(), subject.process.rss_bytes())).collect();
     let mut table = Table::new(idle);
     for round in 1..=rounds {
-        for subject in bench.subjects() {
+        for subject in bench.subjects().iter().filter(|subject| wanted(subject, bench.nginx())) {
             let measured = measure(subject, seconds);
             println!("round {round}: {:<24} {:>8.0} requests/s", subject.name, measured.requests_per_second);
             table.add(&subject.name, measured);
         }
     }
-    let streams = streams::measure(bench.streamer(), bench.upstream(), seconds * 2).await;
     println!("\n{}", table.markdown(&bench.nginx().name, rounds, seconds));
-    println!("{}", streams.markdown());
+    if only().is_none() {
+        let streams = streams::measure(bench.streamer(), bench.upstream(), seconds * 2).await;
+        println!("{}", streams.markdown());
+    }
+}
+
+fn only() -> Option<String> {
+    std::env::var("BENCH_ONLY").ok()
+}
+
+/// nginx, and what is asked for.
+fn wanted(subject: &Subject, base: &Subject) -> bool {
+    subject.name == base.name || only().is_none_or(|only| subject.name.contains(&only))
 }
 
 fn measure(subject: &Subject, time: Duration) -> Measured {
     let load = Load { url: subject.url.clone(), script: subject.script.clone(), time };
-    let before = subject.process.cpu();
+    let redis = || subject.redis.as_ref().map(|redis| redis.cpu()).unwrap_or_default();
+    let before = (subject.process.cpu(), redis());
     let mut measured = load.run();
-    let cpu = subject.process.cpu().saturating_sub(before);
-    measured.cpu_micros_per_request = cpu.as_secs_f64() * 1e6 / measured.requests.max(1.0);
+    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / measured.requests.max(1.0);
+    let own = each(subject.process.cpu().saturating_sub(before.0));
+    let redis = each(redis().saturating_sub(before.1));
+    (measured.cpu_micros_per_request, measured.redis_micros_per_request) = (own, redis);
     measured.rss_bytes = subject.process.rss_bytes();
     assert!(
         measured.failed == 0.0,

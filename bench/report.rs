@@ -31,8 +31,8 @@ impl Table {
     pub fn markdown(&self, base: &str, rounds: u64, time: Duration) -> String {
         let mut text = format!(
             "{CONNECTIONS} connections, medians of {rounds} rounds of {} s each\n\n\
-             | subject | × {base} | requests/s | p50 ms | p99 ms | CPU µs/request | RSS MiB | idle RSS MiB |\n\
-             |---|---|---|---|---|---|---|---|\n",
+             | subject | × {base} | requests/s | p50 ms | p99 ms | CPU µs/request | of Redis | RSS MiB | idle RSS MiB |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
             time.as_secs()
         );
         let base = &self.rounds[base];
@@ -45,12 +45,13 @@ impl Table {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "| {name} | {:.2} | {:.0} | {:.2} | {:.2} | {:.0} | {:.1} | {} |",
+                "| {name} | {:.2} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {} |",
                 median(ratios.collect()),
                 of(|m| m.requests_per_second),
                 of(|m| m.p50_ms),
                 of(|m| m.p99_ms),
                 of(|m| m.cpu_micros_per_request),
+                of(|m| m.redis_micros_per_request),
                 of(|m| mib(m.rss_bytes)),
                 idle.map_or_else(|| "–".to_owned(), |(_, bytes)| format!("{:.1}", mib(*bytes))),
             );

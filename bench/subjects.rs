@@ -25,6 +25,8 @@ pub struct Subject {
     pub name: String,
     /// Whose memory and CPU count.
     pub process: Rc<Process>,
+    /// The Redis that it asks.
+    pub redis: Option<Rc<Process>>,
     /// Where its requests go.
     pub url: String,
     /// Which requests.
@@ -35,7 +37,7 @@ pub struct Subject {
 pub struct Bench {
     subjects: Vec<Subject>,
     upstream: SocketAddr,
-    _processes: Vec<Process>,
+    _mock: Process,
     _directory: TempDir,
 }
 
@@ -52,24 +54,23 @@ impl Bench {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let at = directory.path();
         let (upstream, redis, nginx) = (free_address(), free_address(), free_address());
-        let processes = vec![
-            Process::start(
-                Command::new(std::env::current_exe().expect("this program"))
-                    .env(ROLE, upstream::ROLE)
-                    .env(upstream::ADDRESS, upstream.to_string()),
-            ),
-            Process::start(
-                Command::new("redis-server")
-                    .args(["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
-                    .args(["--port", &redis.port().to_string()])
-                    .current_dir(at),
-            ),
-        ];
+        let mock = Process::start(
+            Command::new(std::env::current_exe().expect("this program"))
+                .env(ROLE, upstream::ROLE)
+                .env(upstream::ADDRESS, upstream.to_string()),
+        );
+        let store = Rc::new(Process::start(
+            Command::new("redis-server")
+                .args(["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
+                .args(["--port", &redis.port().to_string()])
+                .current_dir(at),
+        ));
         let different = write(at, "different.lua", &load::script(true));
         let same = write(at, "same.lua", &load::script(false));
         let subject = |name: &str, process: &Rc<Process>, address: SocketAddr, script: &PathBuf| Subject {
             name: name.to_owned(),
             process: process.clone(),
+            redis: name.contains("Redis").then(|| store.clone()),
             url: format!("http://{address}{PATH}"),
             script: script.clone(),
         };
@@ -91,7 +92,7 @@ impl Bench {
                 subject("hit, Redis", &shared.0, shared.1, &same),
             ],
             upstream,
-            _processes: processes,
+            _mock: mock,
             _directory: directory,
         }
     }

@@ -4,13 +4,15 @@
 use std::process::ExitCode;
 
 use chatservice::cli::{self, Cli};
-use chatservice::output;
+use chatservice::{output, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
     // One provider for the whole process, before anything can open a connection. It fails only when there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match cli::run(Cli::parse()) {
+    let outcome = cli::run(Cli::parse());
+    telemetry::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&format!("error: {error}"));

@@ -16,6 +16,11 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::crd::{LogFormat, LogLevel};
 
+mod line;
+mod writer;
+
+pub use writer::flush;
+
 /// The target of our own lines; those of dependencies begin with their names.
 const OURS: &str = "chatservice";
 
@@ -40,7 +45,7 @@ impl LevelHandle {
 
 /// Begins to log, panics included. Once a process.
 pub fn init(format: LogFormat, level: LogLevel) -> Result<LevelHandle, AlreadyInitialized> {
-    let (subscriber, handle) = subscriber(format, level, std::io::stderr);
+    let (subscriber, handle) = subscriber(format, level, writer::standard_error());
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(handle)
@@ -56,7 +61,7 @@ where
 {
     let lines = fmt::layer().with_writer(writer);
     let lines = match format {
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Json => lines.json().event_format(line::Lines::default()).boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
     let (targets, handle) = reload::Layer::new(targets(level));
@@ -78,6 +83,8 @@ fn targets(level: LogLevel) -> Targets {
 fn log_panic(info: &PanicHookInfo<'_>) {
     let (file, line) = info.location().map_or(("unknown", 0), |location| (location.file(), location.line()));
     tracing::error!(panic.file = file, panic.line = line, "a task panicked: this is a fault of the program");
+    // It may be the last thing that this process says.
+    flush();
 }
 
 #[cfg(test)]
@@ -144,6 +151,37 @@ mod tests {
             assert_eq!(value["duration_ms"], 12);
             assert_eq!(value["span"]["request.id"], "r-1");
             assert!(value["timestamp"].as_str().unwrap().ends_with('Z'), "{text}");
+        });
+    }
+
+    #[test]
+    fn a_json_line_outside_of_a_span_is_as_the_librarys_but_for_the_time() {
+        let log = |lines: &Lines| {
+            tracing::info!(
+                text = "with \"quotes\", a line\nbreak and \u{fc}",
+                number = 7_u64,
+                negative = -7,
+                part = 0.5,
+                flag = true,
+                absent = None::<&str>,
+                error.code = Some("code"),
+                shown = %"displayed",
+                debugged = ?vec![1, 2],
+                "told {}",
+                "all"
+            );
+            let mut line: serde_json::Value = serde_json::from_str(lines.take().trim_end()).unwrap();
+            assert!(line["timestamp"].take().as_str().unwrap().ends_with('Z'));
+            line
+        };
+        let mut ours = None;
+        logging(LogFormat::Json, LogLevel::Info, |lines| ours = Some(log(lines)));
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let library = fmt::layer().with_writer(move || writer.clone());
+        let library = library.json().flatten_event(true).with_span_list(false);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(library), || {
+            assert_eq!(log(&lines), ours.unwrap());
         });
     }
 

@@ -101,7 +101,10 @@ impl Call {
     pub(super) async fn make(mut self) -> Result<Called, BackendError> {
         let owed = &mut self.guard.settlement;
         owed.stream = self.stream;
-        owed.prompt_tokens = Prompt::of(&self.body).estimate();
+        if owed.prompt_tokens == 0 {
+            // Where no limit asked for it.
+            owed.prompt_tokens = Prompt::of(&self.body).estimate();
+        }
         let attempts = owed.attempts.clone();
         let call = UpstreamCall {
             chain: &self.live.models.chain(&self.asked),

@@ -30,6 +30,7 @@ pub mod denials;
 pub mod estimate;
 pub mod limits;
 pub mod pricing;
+mod recent;
 mod reuse;
 pub mod settlement;
 pub mod settler;

@@ -19,6 +19,8 @@ use super::store::{CacheKey, PodId, Settle, StoreError};
 
 /// Charges sent to the store in one trip.
 const BATCH: usize = 256;
+/// From one batch to the next: what comes meanwhile is told with it. Nobody waits for a settlement.
+const GATHER: Duration = Duration::from_millis(5);
 /// From one heartbeat to the next; a server is counted for three times as long.
 const BEAT: Duration = Duration::from_secs(5);
 /// The same while the store is away.
@@ -69,7 +71,9 @@ impl Settler {
             tokio::select! {
                 count = self.receiver.recv_many(&mut batch, BATCH) => {
                     if count == 0 { break }
+                    let next = tokio::time::Instant::now() + GATHER;
                     self.settle(&mut batch).await;
+                    tokio::time::sleep_until(next).await;
                 }
                 _ = tick.tick() => self.beat().await,
             }

@@ -8,28 +8,26 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use moka::Entry;
-use moka::sync::Cache;
 
-use super::config::{BudgetConfig, RequestLimit};
-use super::limits::Rate;
 use super::metrics::ServerMetrics;
-use super::pricing::NanoUsd;
+use super::recent::Recent;
 use super::state::Live;
 use super::store::memory::MemoryStore;
 use super::store::{
-    Admit, BudgetDemand, BudgetState, CallerKey, LimitState, LimitStore, Refused, ReservationId, Reserve,
-    Settle, Standing, TokenDemand, TokenState,
+    Admit, BudgetState, CallerKey, LimitState, LimitStore, Refused, Reserve, Settle, Standing, TokenState,
 };
 use crate::admin::StoreMode;
-use crate::crd::{BudgetPeriod, OnStoreFailure};
+use crate::crd::OnStoreFailure;
+use shares::{nothing, requests_used, same_period, seed, share, spent, tokens_used};
+
+mod shares;
 
 /// Callers whose last word from the store is remembered.
-const CALLERS: u64 = 10_000;
+const CALLERS: usize = 10_000;
 
 /// What happens to a request that the store did not decide.
 pub enum Decision {
@@ -51,8 +49,9 @@ struct Inner {
     metrics: ServerMetrics,
     /// Servers that share the store, as it last said.
     pods: AtomicU32,
-    limits: Cache<CallerKey, LastWord>,
-    budgets: Cache<CallerKey, (Timestamp, BudgetState)>,
+    limits: Mutex<Recent<CallerKey, LastWord>>,
+    /// With the day on which it said so.
+    budgets: Mutex<Recent<CallerKey, Option<(i64, BudgetState)>>>,
     /// What this server's own requests hold of the concurrency limit, in every mode.
     leases: MemoryStore,
     mode: Mutex<Mode>,
@@ -89,8 +88,8 @@ impl LocalLimits {
         let inner = Inner {
             metrics,
             pods: AtomicU32::new(1),
-            limits: Cache::new(CALLERS),
-            budgets: Cache::new(CALLERS),
+            limits: Mutex::new(Recent::new(CALLERS)),
+            budgets: Mutex::new(Recent::new(CALLERS)),
             leases: MemoryStore::new(),
             mode: Mutex::default(),
         };
@@ -100,13 +99,12 @@ impl LocalLimits {
     /// The store's own word on a request: where a share begins when it is the last one.
     pub fn told(&self, reserve: &Reserve, standing: &Standing, hit: bool) {
         if standing.requests.is_some() || standing.tokens.is_some() {
-            self.inner
-                .limits
-                .entry_by_ref(&reserve.caller)
-                .and_upsert_with(|before| before.map(Entry::into_value).unwrap_or_default().then(standing));
+            let mut limits = lock(&self.inner.limits);
+            let word = limits.entry(&reserve.caller);
+            *word = word.then(standing);
         }
         if let (Some(demand), Some(state)) = (&reserve.budget, standing.budget) {
-            self.inner.budgets.insert(demand.caller.clone(), (Timestamp::now(), state));
+            *lock(&self.inner.budgets).entry(&demand.caller) = Some((today(), state));
         }
         if !hit && (standing.refused.is_none() || !reserve.enforce) {
             self.lease(reserve, false);
@@ -224,8 +222,7 @@ impl LocalLimits {
     }
 
     fn mode(&self) -> MutexGuard<'_, Mode> {
-        // Nothing panics while it holds the lock, and the mode would be whole if it did.
-        self.inner.mode.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.mode)
     }
 }
 
@@ -242,16 +239,20 @@ fn store_mode(mode: OnStoreFailure) -> StoreMode {
 pub struct Outage {
     pods: u32,
     store: MemoryStore,
-    seeded_requests: Cache<CallerKey, ()>,
-    seeded_tokens: Cache<CallerKey, ()>,
-    seeded_budgets: Cache<CallerKey, ()>,
+    seeded: Mutex<Recent<CallerKey, Seeded>>,
+}
+
+/// Which shares of a caller have begun.
+#[derive(Clone, Copy, Default)]
+struct Seeded {
+    requests: bool,
+    tokens: bool,
+    budget: bool,
 }
 
 impl Outage {
     fn new(pods: u32) -> Self {
-        let seeded = || Cache::new(CALLERS);
-        let (seeded_requests, seeded_tokens, seeded_budgets) = (seeded(), seeded(), seeded());
-        Self { pods, store: MemoryStore::new(), seeded_requests, seeded_tokens, seeded_budgets }
+        Self { pods, store: MemoryStore::new(), seeded: Mutex::new(Recent::new(CALLERS)) }
     }
 
     /// Makes the share of a caller what the store's last word leaves of it, once. Of a caller that the store never spoke of
@@ -259,103 +260,46 @@ impl Outage {
     /// others have spent is not known then, and there is nothing to share.
     fn seed(&self, known: &Inner, reserve: &Reserve) -> bool {
         let share = share(reserve, self.pods);
-        let last = || known.limits.get(&reserve.caller).unwrap_or_default();
-        if let Some(limit) = share.requests {
-            self.seeded_requests.get_with_by_ref(&reserve.caller, || {
-                if let Some((then, state)) = last().requests {
-                    let requests = requests_used(limit, state, then.elapsed());
-                    let reserve = Reserve { tokens: None, budget: None, ..seed(&share) };
-                    settle(&self.store, Settle { reserved: false, requests, ..nothing(reserve) });
-                }
-            });
+        let last = lock(&known.limits).get(&reserve.caller).copied().unwrap_or_default();
+        // Held until the share is what it is to be: nobody takes of it before.
+        let mut seeded = lock(&self.seeded);
+        let begun = seeded.entry(&reserve.caller);
+        if let Some(limit) = share.requests
+            && !std::mem::replace(&mut begun.requests, true)
+            && let Some((then, state)) = last.requests
+        {
+            let requests = requests_used(limit, state, then.elapsed());
+            let reserve = Reserve { tokens: None, budget: None, ..seed(&share) };
+            settle(&self.store, Settle { reserved: false, requests, ..nothing(reserve) });
         }
-        if let Some(demand) = share.tokens {
-            self.seeded_tokens.get_with_by_ref(&reserve.caller, || {
-                if let Some((then, state)) = last().tokens {
-                    let tokens = tokens_used(demand, state, then.elapsed());
-                    let reserve = Reserve { requests: None, budget: None, ..seed(&share) };
-                    settle(&self.store, Settle { reserved: false, tokens, ..nothing(reserve) });
-                }
-            });
+        if let Some(demand) = share.tokens
+            && !std::mem::replace(&mut begun.tokens, true)
+            && let Some((then, state)) = last.tokens
+        {
+            let tokens = tokens_used(demand, state, then.elapsed());
+            let reserve = Reserve { requests: None, budget: None, ..seed(&share) };
+            settle(&self.store, Settle { reserved: false, tokens, ..nothing(reserve) });
         }
         let Some(demand) = &share.budget else { return true };
-        let Some((then, state)) = known.budgets.get(&demand.caller) else { return false };
-        self.seeded_budgets.get_with_by_ref(&demand.caller, || {
-            if same_period(then, Timestamp::now(), demand.budget.period) {
-                settle(&self.store, spent(&share, state, self.pods));
-            }
-        });
+        let Some((then, state)) = lock(&known.budgets).get(&demand.caller).copied().flatten() else {
+            return false;
+        };
+        let begun = seeded.entry(&demand.caller);
+        if !std::mem::replace(&mut begun.budget, true) && same_period(then, today(), demand.budget.period) {
+            settle(&self.store, spent(&share, state, self.pods));
+        }
         true
     }
 }
 
-/// A server's part of what a request takes: of a limit a share, of the request all. Rates are divided by prolonging the
-/// period, which is exact; what is counted is at least one.
-fn share(reserve: &Reserve, pods: u32) -> Reserve {
-    let part = |whole: u32| (whole / pods).max(1);
-    let requests = reserve.requests.map(|limit| RequestLimit {
-        period_seconds: limit.period_seconds.saturating_mul(pods),
-        burst: part(limit.burst),
-        ..limit
-    });
-    let budget = reserve.budget.as_ref().map(|demand| {
-        let amount_nano_usd = demand.budget.amount_nano_usd / u64::from(pods);
-        BudgetDemand { budget: BudgetConfig { amount_nano_usd, ..demand.budget }, ..demand.clone() }
-    });
-    Reserve {
-        requests,
-        tokens: reserve.tokens.map(|demand| TokenDemand { per_minute: part(demand.per_minute), ..demand }),
-        concurrent: reserve.concurrent.map(part),
-        budget,
-        ..reserve.clone()
-    }
+/// Days since 1970 in UTC.
+fn today() -> i64 {
+    Timestamp::now().as_second().div_euclid(24 * 60 * 60)
 }
 
-/// Requests that are gone of a share when the whole stood like this some time ago. A bucket and its share take the same
-/// time to fill, so that time says how much is missing of either.
-fn requests_used(share: RequestLimit, state: LimitState, ago: Duration) -> u32 {
-    let missing = state.reset_after.saturating_sub(ago).as_micros();
-    u32::try_from(missing.div_ceil(u128::from(Rate::from(share).interval))).unwrap_or(u32::MAX)
-}
-
-/// The same of tokens.
-fn tokens_used(share: TokenDemand, state: TokenState, ago: Duration) -> u64 {
-    let missing = state.reset_after.saturating_sub(ago).as_micros();
-    let tokens = (missing * u128::from(share.per_minute)).div_ceil(Duration::from_mins(1).as_micros());
-    u64::try_from(tokens).unwrap_or(u64::MAX)
-}
-
-/// What is gone of a share of a budget that stood like this.
-fn spent(share: &Reserve, state: BudgetState, pods: u32) -> Settle {
-    let gone = state.spent.0.saturating_add(state.reserved.0).div_ceil(u64::from(pods));
-    let reserve = Reserve { requests: None, tokens: None, ..seed(share) };
-    Settle { reserved: false, cost: NanoUsd(gone), ..nothing(reserve) }
-}
-
-/// A reservation that stands for no request.
-fn seed(share: &Reserve) -> Reserve {
-    let id = ReservationId(rand::random());
-    Reserve { id, since: Instant::now(), concurrent: None, enforce: false, ..share.clone() }
-}
-
-/// The end of a reservation of which nothing was used.
-#[must_use]
-pub fn nothing(reserve: Reserve) -> Settle {
-    Settle { reserve, reserved: true, requests: 0, tokens: 0, cost: NanoUsd(0) }
-}
-
-/// Whether two moments are in one period of the calendar, in UTC.
-fn same_period(one: Timestamp, other: Timestamp, period: BudgetPeriod) -> bool {
-    let date = |time: Timestamp| time.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let (one, other) = (date(one), date(other));
-    match period {
-        BudgetPeriod::Day => one == other,
-        BudgetPeriod::Week => {
-            let week = |date: jiff::civil::Date| (date.iso_week_date().year(), date.iso_week_date().week());
-            week(one) == week(other)
-        }
-        BudgetPeriod::Month => (one.year(), one.month()) == (other.year(), other.month()),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks, and what is in them would be whole if it did.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks a store that answers at once.
@@ -371,91 +315,11 @@ fn settle(store: &MemoryStore, settled: Settle) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::shares::tests::{SECOND, reserve, standing};
     use super::*;
-    use crate::crd::Per;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn reserve(caller: &str) -> Reserve {
-        let budget = BudgetConfig { amount_nano_usd: 100, period: BudgetPeriod::Month, per: Per::Service };
-        Reserve {
-            id: ReservationId(rand::random()),
-            since: Instant::now(),
-            caller: CallerKey(caller.to_owned()),
-            requests: Some(RequestLimit { requests: 60, period_seconds: 3600, burst: 10 }),
-            tokens: Some(TokenDemand { per_minute: 1000, tokens: 50 }),
-            concurrent: Some(7),
-            budget: Some(BudgetDemand { caller: CallerKey("*".to_owned()), budget, worst: NanoUsd(10) }),
-            life: Duration::from_mins(1),
-            enforce: true,
-        }
-    }
-
-    fn standing(requests: Duration, tokens: Duration) -> Standing {
-        let requests =
-            LimitState { allowed: true, remaining: 0, reset_after: requests, retry_after: Duration::ZERO };
-        Standing {
-            refused: None,
-            requests: Some(requests),
-            tokens: Some(TokenState { remaining: 0, reset_after: tokens }),
-            budget: None,
-        }
-    }
-
-    #[test]
-    fn a_share_is_the_limit_divided_by_the_servers_and_at_least_one() {
-        let whole = reserve("a");
-        assert_eq!(share(&whole, 1), whole);
-        let third = share(&whole, 3);
-        assert_eq!(third.requests, Some(RequestLimit { requests: 60, period_seconds: 10_800, burst: 3 }));
-        assert_eq!(third.tokens, Some(TokenDemand { per_minute: 333, tokens: 50 }));
-        assert_eq!(third.concurrent, Some(2));
-        let budget = third.budget.clone().unwrap();
-        assert_eq!((budget.budget.amount_nano_usd, budget.worst), (33, NanoUsd(10)));
-        let least = share(&whole, 100);
-        assert_eq!((least.requests.unwrap().burst, least.concurrent), (1, Some(1)));
-    }
-
-    #[test]
-    fn a_share_begins_as_the_last_word_of_the_store_left_it() {
-        let third = share(&reserve("a"), 3);
-        // Of ten requests at one a minute, and of 1000 tokens a minute.
-        for (requests, tokens, ago, expected) in [
-            (Duration::ZERO, Duration::ZERO, Duration::ZERO, (0, 0)),
-            (SECOND * 60, SECOND * 30, Duration::ZERO, (1, 167)),
-            (SECOND * 600, SECOND * 60, Duration::ZERO, (4, 333)),
-            (SECOND * 600, SECOND * 60, SECOND * 30, (4, 167)),
-            (SECOND * 600, SECOND * 60, SECOND * 420, (1, 0)),
-            (SECOND * 600, SECOND * 90, SECOND * 3600, (0, 0)),
-        ] {
-            let whole = standing(requests, tokens);
-            let used = (
-                requests_used(third.requests.unwrap(), whole.requests.unwrap(), ago),
-                tokens_used(third.tokens.unwrap(), whole.tokens.unwrap(), ago),
-            );
-            assert_eq!(used, expected, "{requests:?} {tokens:?} {ago:?} ago");
-        }
-        let spent = spent(&third, BudgetState { spent: NanoUsd(50), reserved: NanoUsd(20) }, 3);
-        assert_eq!((spent.cost, spent.reserved, spent.reserve.requests), (NanoUsd(24), false, None));
-    }
-
-    #[test]
-    fn a_period_is_one_of_the_calendar_in_utc() {
-        use BudgetPeriod::{Day, Month, Week};
-        for (one, other, period, same) in [
-            ("2026-11-23T00:00:00Z", "2026-11-23T23:59:59Z", Day, true),
-            ("2026-11-23T23:59:59Z", "2026-11-24T00:00:00Z", Day, false),
-            ("2026-11-23T00:00:00Z", "2026-11-29T23:59:59Z", Week, true),
-            ("2026-11-22T23:59:59Z", "2026-11-23T00:00:00Z", Week, false),
-            ("2026-12-31T00:00:00Z", "2027-01-01T00:00:00Z", Week, true),
-            ("2026-11-01T00:00:00Z", "2026-11-30T00:00:00Z", Month, true),
-            ("2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z", Month, false),
-            ("2025-11-30T00:00:00Z", "2026-11-30T00:00:00Z", Month, false),
-        ] {
-            let [one_at, other_at] = [one, other].map(|time| time.parse().unwrap());
-            assert_eq!(same_period(one_at, other_at, period), same, "{one} {other} {period:?}");
-        }
-    }
+    use crate::server::pricing::NanoUsd;
 
     /// How many of 20 requests are admitted.
     fn admitted(local: &LocalLimits, reserve: impl Fn() -> Reserve) -> usize {

@@ -21,12 +21,13 @@ async fn periods_in_redis_are_those_of_the_calendar() {
     let mut connection = server.connection().await;
     let text = concat!(
         include_str!("../../src/server/store/limits.lua"),
+        include_str!("../../src/server/store/each.lua"),
         "local answer = {}\n",
         "for i = 2, #ARGV do\n",
         "  for _, period in ipairs({'D', 'W', 'M'}) do\n",
-        "    local start = period_start(period, tonumber(ARGV[i]))\n",
+        "    local start = each().period_start(period, tonumber(ARGV[i]))\n",
         "    answer[#answer + 1] = start\n",
-        "    answer[#answer + 1] = period_end(period, start)\n",
+        "    answer[#answer + 1] = each().period_end(period, start)\n",
         "  end\n",
         "end\n",
         "return answer\n",

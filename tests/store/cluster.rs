@@ -150,8 +150,8 @@ async fn limits_whose_slot_is_being_moved_are_no_outage_of_what_else_the_node_ha
 
     let moved = Move::begin(&cluster, "{u-1}").await;
     for _ in 0..20 {
-        // Some of its keys exist and some do not: neither node can run the script.
-        let split = try_admit(&store, "a", limit).await;
+        // Some of its keys exist, the hash of this minute, and some do not: neither node can run the script.
+        let split = try_admit(&store, "b", limit).await;
         assert!(matches!(split, Err(StoreError::Unreachable(_) | StoreError::Timeout(_))), "{split:?}");
         until_put(&store, other).await;
     }

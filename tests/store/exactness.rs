@@ -321,7 +321,7 @@ async fn x13_whatever_is_stored_no_request_fails_and_every_key_is_ours_again() {
     answered(|| ask(&store, &request)).await;
     answered(|| store.heartbeat(PodId(1))).await;
     let keys = keys(&mut connection).await;
-    assert!(keys.len() >= 7, "{keys:?}");
+    assert!(keys.len() >= 6, "{keys:?}");
     for key in &keys {
         for kind in 0..13 {
             let open = another(&request);
@@ -393,4 +393,29 @@ async fn pods_that_are_gone_are_not_counted() {
     let () = connection.zadd(&key, &gone, at - 15e6).await.unwrap();
     assert_eq!(answered(|| store.heartbeat(PodId(2))).await, 1);
     assert_eq!(answered(|| store.admit(admission("a", limit(1, 1, 1)))).await.cached, None);
+}
+
+#[tokio::test]
+async fn a_budget_whose_open_reservations_were_evicted_counts_them_as_spent_until_they_are_settled() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let store = pod(&server, "u-1");
+    let (first, second) = (money("a", 100, 40), money("a", 100, 30));
+    let account = |standing: &Standing| {
+        let budget = standing.budget.unwrap();
+        (budget.spent.0, budget.reserved.0)
+    };
+    for reserve in [&first, &second] {
+        assert_eq!(asked(&store, reserve.clone()).await.refused, None);
+    }
+    let open = keys(&mut connection).await.into_iter().find(|key| key.contains(":bo1:")).unwrap();
+    let () = connection.del(&open).await.unwrap();
+    let probe = asked(&store, money("a", 100, 31)).await;
+    assert_eq!((probe.refused, account(&probe)), (Some(Refused::Budget), (70, 0)));
+    let third = money("a", 100, 10);
+    assert_eq!(account(&asked(&store, third.clone()).await), (70, 10));
+    answered(|| store.settle(vec![used(&first, 0, 5)])).await;
+    assert_eq!(account(&asked(&store, money("a", 100, 1000)).await), (35, 10));
+    answered(|| store.settle(vec![used(&second, 0, 6), used(&third, 0, 7)])).await;
+    assert_eq!(account(&asked(&store, money("a", 100, 1000)).await), (18, 0));
 }

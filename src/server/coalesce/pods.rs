@@ -20,10 +20,10 @@ use crate::server::store::{CacheKey, LEASE, Released, Share, SharerId, Store, St
 
 /// First and longest pause between two looks for the answer; spread, so that pods do not look together.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
-/// How long the store may be away before those who wait already ask by themselves: as long as a silent leader is believed
-/// in. A stampede is when everything is slow, and a slow store must not undo what it is there to prevent. Who finds the
-/// store away when it comes does not wait at all.
-const AWAY: Duration = LEASE;
+/// How long the store may be away before those who wait already ask by themselves. A stampede is when everything is slow,
+/// and a slow store must not undo what it is there to prevent; but nobody waits a second for a store. Who finds it away when
+/// it comes does not wait at all.
+const AWAY: Duration = Duration::from_millis(750);
 /// Pause between two signs of life, a fifth of the lease.
 const RENEW: Duration = Duration::from_secs(1);
 /// The same once only other pods wait: when they have left too, the call ends.

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -90,43 +92,88 @@ async fn watch(
     shared: &Shared,
 ) -> End {
     let options = &shared.options;
-    let timer = sleep(options.first_byte);
     let close_idle = shared.close_idle.cancelled();
     let close_all = shared.close_all.cancelled();
-    tokio::pin!(timer, close_idle, close_all);
-    let mut leaving = false;
-    loop {
-        let phase = pulse.phase();
-        let limit = match phase {
-            Phase::Silent => Some(options.first_byte),
-            Phase::Head => Some(options.head),
-            Phase::Idle => Some(options.idle),
-            Phase::Answering => None,
-        };
-        if let Some(limit) = limit {
-            timer.as_mut().reset(Instant::now() + limit);
-        }
-        if leaving && matches!(phase, Phase::Silent | Phase::Idle) {
-            // Closes as soon as the rest of the last answer is written.
-            http.as_mut().graceful_shutdown();
-        }
-        tokio::select! {
-            // In this order: a request that has come is seen before the reasons to close.
-            biased;
-            result = http.as_mut() => {
+    let mut deadline = Deadline::new(options.first_byte);
+    let mut peer = pin!(None);
+    tokio::pin!(close_idle, close_all);
+    let (mut leaving, mut left) = (false, false);
+    // Of no phase that there is: the first look sees a change.
+    let mut beats = pulse.beats().wrapping_sub(1);
+    poll_fn(move |context| {
+        loop {
+            // A request that has come is seen before the reasons to close.
+            if let Poll::Ready(result) = http.as_mut().poll(context) {
                 if let Err(error) = result {
                     tracing::debug!(error = %error, "a connection ended early");
                 }
-                return End::Closed;
+                return Poll::Ready(End::Closed);
             }
-            () = pulse.changed.notified() => {}
-            () = &mut close_all => {
-                return if pulse.phase() == Phase::Answering { End::Cut } else { End::Closed };
+            let phase = pulse.phase();
+            if beats != pulse.beats() {
+                beats = pulse.beats();
+                deadline.begin(match phase {
+                    Phase::Silent => Some(options.first_byte),
+                    Phase::Head => Some(options.head),
+                    Phase::Idle => Some(options.idle),
+                    Phase::Answering => None,
+                });
+                peer.set((phase == Phase::Answering).then(|| peer_left(stream)));
             }
-            () = &mut close_idle, if !leaving => leaving = true,
-            () = timer.as_mut(), if limit.is_some() => return End::TimedOut(phase),
-            () = peer_left(stream), if phase == Phase::Answering => return End::Closed,
+            if close_all.as_mut().poll(context).is_ready() {
+                return Poll::Ready(if phase == Phase::Answering { End::Cut } else { End::Closed });
+            }
+            leaving = leaving || close_idle.as_mut().poll(context).is_ready();
+            if leaving && !left && matches!(phase, Phase::Silent | Phase::Idle) {
+                // Closes as soon as the rest of the last answer is written.
+                http.as_mut().graceful_shutdown();
+                left = true;
+                continue;
+            }
+            if deadline.poll(context).is_ready() {
+                return Poll::Ready(End::TimedOut(phase));
+            }
+            return match peer.as_mut().as_pin_mut() {
+                Some(peer) => peer.poll(context).map(|()| End::Closed),
+                None => Poll::Pending,
+            };
         }
+    })
+    .await
+}
+
+/// The deadline of a phase. It is moved at every request, mostly to later, and the timer behind it only when it rings too
+/// early.
+struct Deadline {
+    at: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn new(first: Duration) -> Self {
+        let timer = Box::pin(sleep(first));
+        Self { at: Some(timer.deadline()), timer }
+    }
+
+    /// From now on it is this long until then; None: there is none.
+    fn begin(&mut self, limit: Option<Duration>) {
+        self.at = limit.map(|limit| Instant::now() + limit);
+        if let Some(at) = self.at
+            && at < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(at);
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.at else { return Poll::Pending };
+        while self.timer.as_mut().poll(context).is_ready() {
+            if at <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(at);
+        }
+        Poll::Pending
     }
 }
 

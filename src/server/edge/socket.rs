@@ -1,54 +1,73 @@
 //! One connection's socket. In: what hyper reads and writes. Out: the same bytes, and in [`Pulse`] what they say of the
 //! connection. A write without progress fails after a time, so a reader that stopped reading cannot hold an answer.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
 /// How often a connection with unread bytes is looked at for a peer that left; below the 100 ms within which the call
 /// to the backend has to be cancelled.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Most bytes of one read.
+const READ_AT_ONCE: usize = 16 << 10;
+
 /// Where a connection stands. Each phase but `Answering` has a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Phase {
     /// Accepted, and not a byte has come.
-    Silent,
+    Silent = 0,
     /// A request's first byte has come, its head is not complete.
-    Head,
+    Head = 1,
     /// From a complete head until the response body is dropped.
-    Answering,
+    Answering = 2,
     /// Answered, and nothing has come since.
-    Idle,
+    Idle = 3,
 }
 
-/// The phase, and a bell for whoever watches it.
+/// The phase of a connection. All of it happens in the connection's own task, while it is polled, so whoever polls it sees
+/// afterwards what has changed, and nobody need be woken.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    phase: Mutex<Phase>,
-    /// Rung when the phase has changed, or when its deadline begins anew.
-    pub(super) changed: Notify,
+    phase: AtomicU8,
+    beats: AtomicU32,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { phase: Mutex::new(Phase::Silent), changed: Notify::new() }
+        Self { phase: AtomicU8::new(Phase::Silent as u8), beats: AtomicU32::new(0) }
     }
 
     pub(super) fn phase(&self) -> Phase {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Silent,
+            1 => Phase::Head,
+            2 => Phase::Answering,
+            _ => Phase::Idle,
+        }
+    }
+
+    /// Another number when the phase has changed, or when its deadline begins anew.
+    pub(super) fn beats(&self) -> u32 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     pub(super) fn set(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
-        self.changed.notify_one();
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.beat();
+    }
+
+    fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes came. During an answer they are the request's body or the next request; hyper knows which.
@@ -61,7 +80,7 @@ impl Pulse {
     /// Bytes went. The rest of an answer may still flow after its body was dropped: that is not idle time.
     fn sent(&self) {
         if self.phase() == Phase::Idle {
-            self.changed.notify_one();
+            self.beat();
         }
     }
 }
@@ -109,7 +128,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(buffer) {
+            match read_all(&self.stream, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(length) => {
@@ -120,6 +139,26 @@ impl AsyncRead for Socket {
                 }
             }
         }
+    }
+}
+
+/// Reads what has come. Less than there is room for is all of it: the kernel tells when more comes, and need not be asked
+/// again, which is what tokio does for a stream that is not shared.
+fn read_all(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    let room = buffer.remaining().min(READ_AT_ONCE);
+    let mut read = None;
+    let attempt = stream.try_io(Interest::READABLE, || {
+        let length = (&*SockRef::from(stream)).read(buffer.initialize_unfilled_to(room))?;
+        read = Some(length);
+        if length == 0 || length == room { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    });
+    match (read, attempt) {
+        (Some(length), _) => {
+            buffer.advance(length);
+            Ok(length)
+        }
+        (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
+        (None, Err(error)) => Err(error),
     }
 }
 

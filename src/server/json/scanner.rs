@@ -8,10 +8,38 @@ use super::{JsonError, MAX_DEPTH, Member, Object};
 /// Most keys of one object: each costs some 150 bytes until the request is answered.
 const MAX_KEYS: usize = 4096;
 
+/// Up to here an object's keys are compared one by one, which is faster than any set of few.
+const FEW: usize = 16;
+
 /// What is open around the scanner.
 enum Frame<'a> {
     Array,
-    Object(HashSet<Cow<'a, str>>),
+    Object(Keys<'a>),
+}
+
+/// The keys of one object.
+#[derive(Default)]
+struct Keys<'a> {
+    few: Vec<Cow<'a, str>>,
+    many: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    fn len(&self) -> usize {
+        self.few.len() + self.many.len()
+    }
+
+    /// False where it is there already.
+    fn insert(&mut self, key: Cow<'a, str>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() < FEW {
+            self.few.push(key);
+            return true;
+        }
+        self.many.insert(key)
+    }
 }
 
 /// Walks over the bytes once.
@@ -39,7 +67,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let open = self.at;
         let mut members: Vec<Member<'a>> = Vec::new();
-        let mut seen = HashSet::new();
+        let mut seen = Keys::default();
         self.white_space();
         if self.peek() != Some(b'}') {
             let mut outer = open;
@@ -76,7 +104,7 @@ impl<'a> Scanner<'a> {
         loop {
             self.white_space();
             let closed = match self.peek() {
-                Some(b'{') => self.open(&mut stack, Frame::Object(HashSet::new()))?,
+                Some(b'{') => self.open(&mut stack, Frame::Object(Keys::default()))?,
                 Some(b'[') => self.open(&mut stack, Frame::Array)?,
                 Some(b'"') => self.string().map(|_| true)?,
                 Some(b'-' | b'0'..=b'9') => self.number().map(|()| true)?,
@@ -136,7 +164,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A key and its colon. Keys are compared after unescaping.
-    fn key(&mut self, seen: &mut HashSet<Cow<'a, str>>) -> Result<Cow<'a, str>, JsonError> {
+    fn key(&mut self, seen: &mut Keys<'a>) -> Result<Cow<'a, str>, JsonError> {
         let start = self.at;
         if self.peek() != Some(b'"') {
             return self.refuse("expected a key in double quotes");

@@ -1,104 +1,136 @@
--- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only.
--- Behind limits.lua and share.lua.
--- In: limits.lua's; then ARGV whether limits are enforced (1 or 0), and what of the cache: `look` (then the last of KEYS is
--- the answer), `share` (then it and its lock are, and in ARGV follow an id and a lease in µs), `hit` (it was found
--- elsewhere), or nothing.
--- Returns: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget reserved by others), now,
--- when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer,
--- and what share() says. A refusal writes nothing.
-local demand = next_demand()
-local enforce, cache = next_argument() == '1', next_argument()
-local requests, leases, limit, budget = demand.requests, demand.leases, demand.tokens, demand.budget
-local record = read_record(demand.id)
--- A script that was given up runs when Redis thaws, perhaps after the request was settled.
-local charged, reserved = record.value, record.value and record.value ~= 'h'
-local refused = 0
-local at, tokens, part, account = 0, 0, 0, {spent = 0, reserved = 0}
+-- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only. One request
+-- after the other: those that come together share a trip, and each is decided as if it had come alone.
+-- Behind limits.lua, each.lua and share.lua.
+-- In, for each request: limits.lua's; then ARGV whether limits are enforced (1 or 0), and what of the cache: `look` (then the
+-- next of KEYS is the answer), `share` (then it and its lock are, and in ARGV follow an id and a lease in µs), `hit` (it was
+-- found elsewhere), or nothing.
+-- Returns now, and for each request: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget
+-- reserved by others), when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer, and
+-- what share() says. A refusal writes nothing.
+local NO_ACCOUNT = {spent = 0, reserved = 0}
 
-if requests then
-  at = full_at(requests)
-  if not charged and at + requests.interval - now > requests.bucket then
-    refused = 1
-  end
-end
-if limit then
-  tokens, part = read_tokens(limit)
-end
-if budget then
-  account = read_account(budget)
-end
-local function answer(cached)
-  return {refused, now, at, tokens, part, account.spent, account.reserved, cached, false, false}
-end
-if refused == 1 and enforce then
-  return answer(false)
-end
-
-local cached = false
-local lock, sharer, lease
-if cache == 'look' or cache == 'share' then
-  cached = redis.pcall('GET', next_key())
-  cached = type(cached) == 'string' and cached
-end
-if cache == 'share' then
-  lock, sharer, lease = next_key(), next_argument(), tonumber(next_argument())
-end
-local function admitted()
-  local told = answer(cached)
-  if lock and not cached then
-    local shared = share(lock, sharer, lease)
-    told[9], told[10] = shared[1], shared[2]
-  end
-  return told
-end
-local hit = cached or cache == 'hit'
-
-local lease_count
-if not hit and not reserved then
+-- Which limit but that of requests refuses.
+local function refusing(demand, tokens, account)
+  local leases, budget = demand.leases, demand.budget
   if leases then
-    lease_count = redis.pcall('ZCOUNT', leases.key, '(' .. text(now), text(horizon))
-    lease_count = type(lease_count) == 'number' and lease_count or 0
+    local count = pcall('ZCOUNT', leases, '(' .. text(now), text(horizon))
+    if type(count) == 'number' and count >= demand.most then
+      return 2
+    end
   end
-  if refused > 0 then
-    -- The first limit is told.
-  elseif leases and lease_count >= leases.most then
-    refused = 2
-  elseif limit and tokens < limit.taken then
-    refused = 3
-  elseif budget and account.spent + budget.worst > budget.amount then
-    refused = 4
-  elseif budget and account.spent + account.reserved + budget.worst > budget.amount then
-    refused = 5
+  if demand.size and tokens < demand.taken then
+    return 3
   end
-  if refused > 0 and enforce then
-    return answer(false)
+  if budget then
+    if account.spent + budget.worst > budget.amount then
+      return 4
+    elseif account.spent + account.reserved + budget.worst > budget.amount then
+      return 5
+    end
+  end
+  return 0
+end
+
+local function take_each(demand, account)
+  local rules, leases, budget = each(), demand.leases, demand.budget
+  if leases then
+    rules.put_in_order(leases, rules.expired(leases))
+    call('ZADD', leases, text(now + demand.life), demand.id)
+    call('PEXPIRE', leases, ARGV[1])
+  end
+  if budget then
+    account.reserved = account.reserved + budget.worst
+    local px = rules.write_account(budget, account, demand.life)
+    call('ZADD', budget.open, text(now + demand.life), rules.open_name(demand))
+    call('PEXPIRE', budget.open, px)
   end
 end
 
-if requests and not charged then
-  at = charge_requests(requests, at, 1)
-end
-if hit or reserved then
-  if not charged then
-    write_record(record, demand, (limit or leases or budget) and 'h' or 's')
+-- The last of what is told are the answer and what share() says.
+local function admit(demand, enforce, cache, answer_key, lock, sharer, lease)
+  local refused, known = 0, false
+  local at, tokens, part, account = 0, 0, 0, NO_ACCOUNT
+  if demand.interval then
+    at = full_at(demand)
+    if at + demand.interval - now > demand.bucket then
+      refused = 1
+    end
   end
-  return admitted()
+  if demand.size then
+    tokens, part = read_tokens(demand)
+  end
+  if demand.budget then
+    account = each().read_account(demand.budget)
+  end
+  if refused == 1 then
+    -- A script that was given up runs when Redis thaws, perhaps after the request was settled.
+    known = recorded(demand)
+    if known then
+      refused = 0
+    elseif enforce then
+      return {refused, at, tokens, part, account.spent, account.reserved, false, false, false}
+    end
+  end
+
+  local cached = answer_key and pcall('GET', answer_key)
+  cached = type(cached) == 'string' and cached
+  local hit = cached or cache == 'hit'
+  if not hit and refused == 0 then
+    -- Of several limits the first is told.
+    refused = refusing(demand, tokens, account)
+    if refused > 0 then
+      known = known or recorded(demand)
+      if known and known ~= 'h' then
+        refused = 0
+      elseif enforce then
+        return {refused, at, tokens, part, account.spent, account.reserved, false, false, false}
+      end
+    end
+  end
+
+  local one_by_one = demand.leases or demand.budget
+  local value = hit and 'h' or 'o'
+  if not (demand.size or one_by_one) then
+    value = 's'
+  elseif demand.budget and not hit then
+    value = value .. text(account.start)
+  end
+  local new = record_new(demand, value)
+  known = not new and (known or recorded(demand))
+  if new and demand.interval then
+    at = charge_requests(demand, 1)
+  end
+  if not hit and (new or known == 'h') then
+    if not new then
+      call('HSET', demand.record, demand.id, value)
+    end
+    if demand.size then
+      tokens, part = take_tokens(demand, demand.taken)
+    end
+    if one_by_one then
+      take_each(demand, account)
+    end
+  end
+  local share_told, share_error = false, false
+  if lock and not cached then
+    local told = share(lock, sharer, lease)
+    share_told, share_error = told[1], told[2]
+  end
+  return {refused, at, tokens, part, account.spent, account.reserved, cached, share_told, share_error}
 end
-if limit then
-  tokens, part = take_tokens(limit, tokens, part, limit.taken)
+
+local answers = {}
+while argument < #ARGV do
+  local demand = next_demand()
+  local enforce, cache = next_argument() == '1', next_argument()
+  local answer_key, lock, sharer, lease
+  if cache == 'look' or cache == 'share' then
+    answer_key = next_key()
+  end
+  if cache == 'share' then
+    lock, sharer, lease = next_key(), next_argument(), next_number()
+  end
+  answers[#answers + 1] = admit(demand, enforce, cache, answer_key, lock, sharer, lease)
 end
-if leases then
-  put_in_order(leases.key, expired(leases.key))
-  redis.call('ZADD', leases.key, text(now + demand.life), demand.id)
-  redis.call('PEXPIRE', leases.key, ARGV[1])
-end
-local value = (limit or leases or budget) and 'o' or 's'
-if budget then
-  account.reserved = account.reserved + budget.worst
-  local px = write_account(budget, account, demand.life)
-  redis.call('ZADD', budget.open, text(now + demand.life), open_name(demand))
-  redis.call('PEXPIRE', budget.open, px)
-  value = value .. text(account.start)
-end
-write_record(record, demand, value)
-return admitted()
+write_rates()
+return {now, answers}

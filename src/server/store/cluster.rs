@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 
 use super::StoreError;
 use super::breaker::Permit;
-use super::node::{Failure, Node, Trip};
+use super::node::{Failure, Node, Sent, Trip};
 use super::redis_address::{RedisAddress, Server};
 use super::slots::{SLOTS, SlotRange, parse_slots};
 
@@ -89,12 +89,12 @@ impl Cluster {
     async fn ask(&self, nodes: Vec<Arc<Node>>) -> Result<(), StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let command = &command;
+        let sent = &Sent::One(command);
         let mut asked: FuturesUnordered<_> = nodes
             .into_iter()
             .filter(|node| node.permit() == Permit::Closed)
             .map(|node| async move {
-                let answer = node.run(command, false, &mut Trip::new()).await;
+                let answer = node.run(sent, false, &mut Trip::new()).await;
                 (node, answer)
             })
             .collect();

@@ -205,6 +205,14 @@ pub struct Settle {
     pub cost: NanoUsd,
 }
 
+impl Settle {
+    /// Whether the store's word on its admission was heard, so that nothing of that admission is still to come.
+    #[must_use]
+    pub fn heard(&self) -> bool {
+        self.reserved && self.requests > 0
+    }
+}
+
 /// Callers whose next request would be refused by the request limit, and how it stands.
 pub type Exhausted = Vec<(CallerKey, LimitState)>;
 

@@ -4,13 +4,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::task::JoinSet;
 
 use super::StoreError;
 use super::breaker::Permit;
 use super::cluster::Cluster;
-use super::node::{Failure, Node, Trip};
+use super::node::{Failure, Node, Sent, Trip};
 use super::redis_address::{RedisAddress, Topology};
 use super::slots::slot_of;
 use super::verdict::Redirect;
@@ -57,15 +57,15 @@ impl Link {
         }
     }
 
-    /// Runs one command, all of whose keys are in the slot of this one.
-    pub async fn run(&self, key: &[u8], command: &Cmd, trip: &mut Trip) -> Result<Value, StoreError> {
+    /// Runs one operation, all of whose keys are in the slot of this one.
+    pub async fn run(&self, key: &[u8], sent: &Sent, trip: &mut Trip) -> Result<Value, StoreError> {
         match &self.nodes {
-            Nodes::One(node) => self.run_alone(node, command, trip).await,
-            Nodes::Cluster(cluster) => self.run_in(cluster, slot_of(key), command, trip).await,
+            Nodes::One(node) => self.run_alone(node, sent, trip).await,
+            Nodes::Cluster(cluster) => self.run_in(cluster, slot_of(key), sent, trip).await,
         }
     }
 
-    async fn run_alone(&self, node: &Arc<Node>, command: &Cmd, trip: &mut Trip) -> Result<Value, StoreError> {
+    async fn run_alone(&self, node: &Arc<Node>, sent: &Sent, trip: &mut Trip) -> Result<Value, StoreError> {
         match node.permit() {
             Permit::Closed => {}
             Permit::Refused => return Err(open()),
@@ -76,7 +76,7 @@ impl Link {
             }
         }
         let began = std::time::Instant::now();
-        match node.run(command, false, trip).await {
+        match node.run(sent, false, trip).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Store(error)) => Err(error),
             Err(Failure::Redirect(_)) => {
@@ -91,7 +91,7 @@ impl Link {
         &self,
         cluster: &Arc<Cluster>,
         slot: u16,
-        command: &Cmd,
+        sent: &Sent,
         trip: &mut Trip,
     ) -> Result<Value, StoreError> {
         let mut node = cluster.node(slot, trip).await?;
@@ -105,7 +105,7 @@ impl Link {
                     return Err(open());
                 }
             }
-            match node.run(command, asking, trip).await {
+            match node.run(sent, asking, trip).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Store(error)) => {
                     if matches!(error, StoreError::Unreachable(_) | StoreError::Timeout(_)) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::StoreError;
@@ -39,6 +39,38 @@ impl Trip {
     #[must_use]
     pub fn new() -> Self {
         Self { connect_by: Instant::now() + CONNECT, left: OPERATION }
+    }
+}
+
+/// What one operation sends.
+pub enum Sent {
+    /// A command.
+    One(Cmd),
+    /// Several, all of whose keys are in one slot. The answer is that of the last one, or the first error.
+    All(Pipeline),
+}
+
+impl Sent {
+    /// Asks, with ASKING in front where a slot is being moved to where this is sent.
+    async fn query(&self, asking: bool, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
+        let mut both = redis::pipe();
+        if asking {
+            both.cmd("ASKING").ignore();
+        }
+        match (self, asking) {
+            (Self::One(command), false) => return command.query_async(connection).await,
+            (Self::All(commands), false) => return commands.query_async(connection).await,
+            (Self::One(command), true) => both.add_command(command.clone()),
+            (Self::All(commands), true) => {
+                for command in commands.cmd_iter() {
+                    // Each of them is asked for.
+                    both.add_command(command.clone()).ignore().cmd("ASKING").ignore();
+                }
+                return both.query_async(connection).await;
+            }
+        };
+        let (answer,): (Value,) = both.query_async(connection).await?;
+        Ok(answer)
     }
 }
 
@@ -124,20 +156,11 @@ impl Node {
         self.state().breaker.permit(now())
     }
 
-    /// Runs one command, with ASKING before it where a slot is being moved here.
-    pub async fn run(&self, command: &Cmd, asking: bool, trip: &mut Trip) -> Result<Value, Failure> {
+    /// Runs one operation, with ASKING where a slot is being moved here.
+    pub async fn run(&self, sent: &Sent, asking: bool, trip: &mut Trip) -> Result<Value, Failure> {
         let Lease { mut connection, generation } = self.lease(trip.connect_by).await?;
         let began = Instant::now();
-        let answer = async {
-            if !asking {
-                return command.query_async::<Value>(&mut connection).await;
-            }
-            let mut both = redis::pipe();
-            both.cmd("ASKING").ignore().add_command(command.clone());
-            let (answer,): (Value,) = both.query_async(&mut connection).await?;
-            Ok(answer)
-        };
-        let outcome = timeout(trip.left, answer).await;
+        let outcome = timeout(trip.left, sent.query(asking, &mut connection)).await;
         trip.left = trip.left.saturating_sub(began.elapsed());
         let began = began.into_std();
         match outcome {

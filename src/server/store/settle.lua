@@ -1,18 +1,20 @@
 -- Ends reservations: corrects what was reserved to what was used, and charges what was not reserved.
+-- Behind limits.lua and each.lua.
 -- In: limits.lua's, for each request; each followed in ARGV by whether it is charged if nothing is known of it (1 or 0), the
 -- requests that are then charged, the tokens and the money that were used.
 -- Returns: now, and for each request when its bucket of requests is full, or 0 where no request was charged.
 local function settle_money(demand, value, cost)
   local budget = demand.budget
-  local account = read_account(budget)
+  local rules = each()
+  local account = rules.read_account(budget)
   local start = tonumber(string.match(value or '', '^o(%d+)$') or MOST)
   if start < account.start then
     -- Its period is over, and so is that account.
     return
   end
   if start == account.start and not account.new then
-    local name = open_name(demand)
-    local open = redis.pcall('ZREM', budget.open, name) == 1
+    local name = rules.open_name(demand)
+    local open = pcall('ZREM', budget.open, name) == 1
     for _, member in ipairs(account.expired) do
       open = open and member ~= name
     end
@@ -24,7 +26,7 @@ local function settle_money(demand, value, cost)
     end
   end
   account.spent = account.spent + cost
-  write_account(budget, account, demand.life)
+  rules.write_account(budget, account, demand.life)
 end
 
 local answer = {now}
@@ -32,26 +34,25 @@ while argument < #ARGV do
   local demand = next_demand()
   local unknown_too, requests = next_argument() == '1', next_number()
   local used, cost = next_number(), next_number()
-  local record = read_record(demand.id)
-  local value = record.value
+  local value = recorded(demand)
   local at = 0
   if value ~= 's' and (value or unknown_too) then
-    if demand.requests and not value then
-      at = charge_requests(demand.requests, full_at(demand.requests), requests)
+    record(demand, 's')
+    if demand.interval and not value then
+      at = charge_requests(demand, requests)
     end
-    local open = value and value ~= 'h'
-    if demand.tokens then
-      local tokens, part = read_tokens(demand.tokens)
-      take_tokens(demand.tokens, tokens, part, used - (open and demand.tokens.taken or 0))
+    if demand.size then
+      local open = value and value ~= 'h'
+      take_tokens(demand, used - (open and demand.taken or 0))
     end
     if demand.leases then
-      put_in_order(demand.leases.key, {demand.id})
+      each().put_in_order(demand.leases, {demand.id})
     end
     if demand.budget then
       settle_money(demand, value, cost)
     end
-    write_record(record, demand, 's')
   end
   answer[#answer + 1] = at
 end
+write_rates()
 return answer

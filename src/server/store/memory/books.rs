@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::recent::Recent;
+use crate::server::recent::Recent;
 use crate::crd::BudgetPeriod;
 use crate::server::config::RequestLimit;
 use crate::server::limits::budget::Account;

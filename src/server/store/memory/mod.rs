@@ -16,7 +16,6 @@ use super::{AnswerStore, CacheKey, Released, Share, SharerId, Store, StoreError}
 mod books;
 mod conversations;
 mod limits;
-mod recent;
 
 use conversations::Conversations;
 use limits::Limits;

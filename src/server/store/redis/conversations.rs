@@ -8,13 +8,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use redis::Cmd;
 
-use super::RedisStore;
+use super::{Base, RedisStore};
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{
     Conversation, ConversationStore, OwnedId, Retention, Said, StoreError, StoredTurn, Turn,
 };
 
-impl RedisStore {
+impl Base {
     fn conversation_key(&self, id: OwnedId) -> String {
         self.key(Some(&id.to_string()), "t2")
     }
@@ -44,7 +44,7 @@ impl RedisStore {
     }
 
     async fn delete(&self, id: OwnedId) -> Result<bool, StoreError> {
-        self.query(&Cmd::unlink(self.conversation_key(id))).await
+        self.query(Cmd::unlink(self.conversation_key(id))).await
     }
 }
 
@@ -84,7 +84,7 @@ impl ConversationStore for RedisStore {
         id: OwnedId,
         renew: Option<Duration>,
     ) -> BoxFuture<'_, Result<Option<Conversation>, StoreError>> {
-        self.read(id, renew).boxed()
+        self.base.read(id, renew).boxed()
     }
 
     fn append_turn(
@@ -93,10 +93,10 @@ impl ConversationStore for RedisStore {
         turn: Turn,
         retention: Retention,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.append(id, turn, retention).boxed()
+        self.base.append(id, turn, retention).boxed()
     }
 
     fn delete_conversation(&self, id: OwnedId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.delete(id).boxed()
+        self.base.delete(id).boxed()
     }
 }

@@ -1,15 +1,19 @@
 //! Limits in Redis, decided by scripts on Redis' own clock. In and out: as [`LimitStore`] says.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
 
 use super::script::ScriptCall;
-use super::{RedisStore, answers, millis};
+use super::{Base, RedisStore, answers, lane, millis, read};
 use crate::crd::BudgetPeriod;
 use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, Rate};
@@ -26,12 +30,22 @@ const KEY_LIFE: Duration = Duration::from_hours(24);
 /// Settlements in one trip: Redis does nothing else meanwhile, about 3 ms.
 const TOGETHER: usize = 64;
 
+/// The script is ours, so this Redis is none.
+const NOT_AN_ANSWER: &str = "a script was answered with something else";
+
 /// How long a server is counted after its last heartbeat: three of those that come every 5 s.
 const POD_LIFE: Duration = Duration::from_secs(15);
 
-/// What `admit.lua` answers: which limit refuses, now, when the bucket of requests is full, tokens, parts of the next one,
-/// spent, reserved, the stored answer, who asks for one and with what two have failed.
-type Decided = (u8, u64, u64, i64, u64, u64, u64, Option<Vec<u8>>, Option<u8>, Option<Vec<u8>>);
+/// What `admit.lua` answers of a request: which limit refuses, when the bucket of requests is full, tokens, parts of the next
+/// one, spent, reserved, the stored answer, who asks for one and with what two have failed.
+type Decided = (u8, u64, i64, u64, u64, u64, Option<Vec<u8>>, Option<u8>, Option<Vec<u8>>);
+
+/// A request that asks to go on.
+pub(super) struct Asked {
+    reserve: Reserve,
+    lookup: Lookup,
+    told: oneshot::Sender<Result<Admitted, StoreError>>,
+}
 
 /// What `admit.lua` is told of the cache.
 enum Lookup {
@@ -45,11 +59,14 @@ enum Lookup {
     Found,
 }
 
-impl RedisStore {
+impl Base {
     fn limit_key(&self, kind: &str, caller: &CallerKey) -> String {
         // A caller may be an address or a name of any form: neither belongs into a key that operators list.
         let hash = blake3::hash(caller.0.as_bytes()).to_hex();
-        self.key(None, &format!("{kind}:{:.32}", hash.as_str()))
+        let mut key = self.key(None, kind);
+        // Writing to a String cannot fail.
+        let _ = write!(key, ":{:.32}", hash.as_str());
+        key
     }
 
     /// Life of a limit's key in ms, long enough for what `reserves` put into it.
@@ -66,24 +83,19 @@ impl RedisStore {
     /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them.
     fn demand(&self, script: &mut ScriptCall<'_>, reserve: &Reserve) {
         script.arg(&reserve.id.0.to_be_bytes()).arg(micros(reserve.life));
-        match reserve.requests.map(Rate::from) {
-            None => script.arg(0).arg(0),
-            Some(rate) => {
-                script.key(self.limit_key("rl1", &reserve.caller)).arg(rate.interval).arg(rate.bucket)
-            }
-        };
-        match reserve.concurrent {
-            None => script.arg(0),
-            Some(most) => script.key(self.limit_key("cl1", &reserve.caller)).arg(most.max(1)),
-        };
-        match &reserve.tokens {
-            None => script.arg(0).arg(0),
-            Some(demand) => {
-                let size = tokens::size(demand.per_minute);
-                script.key(self.limit_key("tb1", &reserve.caller));
-                script.arg(size).arg(tokens::taken(demand.tokens, size))
-            }
-        };
+        let rate = reserve.requests.map(Rate::from);
+        script.arg(rate.map_or(0, |rate| rate.interval)).arg(rate.map_or(0, |rate| rate.bucket));
+        script.arg(reserve.concurrent.map_or(0, |most| most.max(1)));
+        let bucket = reserve.tokens.map(|demand| (tokens::size(demand.per_minute), demand.tokens));
+        script.arg(bucket.map_or(0, |(size, _)| size));
+        script.arg(bucket.map_or(0, |(size, demand)| tokens::taken(demand, size)));
+        script.key(self.record_key(&self.records.name(reserve)));
+        if reserve.requests.is_some() || reserve.tokens.is_some() {
+            script.key(self.limit_key("ra1", &reserve.caller));
+        }
+        if reserve.concurrent.is_some() {
+            script.key(self.limit_key("cl1", &reserve.caller));
+        }
         match &reserve.budget {
             None => script.arg(0).arg(0).arg(0),
             Some(demand) => {
@@ -99,51 +111,49 @@ impl RedisStore {
         };
     }
 
-    /// The two hashes with the records of reservations come first.
-    fn records(&self, script: &mut ScriptCall<'_>) {
-        script.key(self.key(None, "rr1:a")).key(self.key(None, "rr1:b"));
-    }
-
-    async fn reserve(&self, reserve: Reserve, lookup: Lookup) -> Result<Admitted, StoreError> {
-        let mut script = self.scripts.admit.arg(self.key_life(std::iter::once(&reserve)));
-        self.records(&mut script);
-        self.demand(&mut script, &reserve);
-        script.arg(u8::from(reserve.enforce));
-        match lookup {
-            Lookup::None => script.arg(""),
-            Lookup::At(key) => script.key(key).arg("look"),
-            Lookup::Sharing(key, lock, id) => {
-                script.key(key).key(lock).arg("share").arg(answers::name(id)).arg(answers::lease())
-            }
-            Lookup::Found => script.arg("hit"),
-        };
-        let decided: Decided = self.invoke(&script).await?;
-        let standing = Some(standing(&reserve, &decided));
-        let share = decided.8.map(|told| answers::shared((told, decided.9))).transpose()?;
-        Ok(Admitted { standing, cached: decided.7.map(Bytes::from), share, cache_failed: false })
-    }
-
-    /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first. Where the answer's
-    /// slot is away the limits may yet be there, and decide.
-    async fn reserve_after_look(
-        &self,
-        reserve: Reserve,
-        key: CacheKey,
-        sharer: Option<SharerId>,
-    ) -> Result<Admitted, StoreError> {
-        let looked = self.look(key, sharer).await;
-        let mut cache_failed = looked.is_err();
-        let (cached, share) = looked.unwrap_or_default();
-        let lookup = if cached.is_some() { Lookup::Found } else { Lookup::None };
-        let enforce = reserve.enforce;
-        let admitted = self.reserve(reserve, lookup).await?;
-        let refused = enforce && admitted.standing.is_some_and(|standing| standing.refused.is_some());
-        if let (Some(id), Some(Share::Lead), true) = (sharer, &share, refused) {
-            // Its lease would end by itself; until then others would wait.
-            cache_failed = self.release(key, id, Released::Left).await.is_err();
+    /// One trip for all of these; each is told its part.
+    async fn decide(&self, mut all: Vec<Asked>) {
+        // Nobody waits for these any more, and nothing was sent for them.
+        all.retain(|asked| !asked.told.is_closed());
+        if all.is_empty() {
+            return;
         }
-        let (cached, share) = if refused { (None, None) } else { (cached, share) };
-        Ok(Admitted { cached, share, cache_failed, ..admitted })
+        let mut script = self.scripts.admit.arg(self.key_life(all.iter().map(|asked| &asked.reserve)));
+        for Asked { reserve, lookup, .. } in &all {
+            self.records.asked(reserve);
+            self.demand(&mut script, reserve);
+            script.arg(u8::from(reserve.enforce));
+            match lookup {
+                Lookup::None => script.arg(""),
+                Lookup::At(key) => script.key(key).arg("look"),
+                Lookup::Sharing(key, lock, id) => {
+                    script.key(key).key(lock).arg("share").arg(answers::name(*id)).arg(answers::lease())
+                }
+                Lookup::Found => script.arg("hit"),
+            };
+        }
+        let answer = self.invoke::<(u64, Vec<Value>)>(&script).await;
+        let answer = answer.and_then(|(now, decided)| {
+            let same = decided.len() == all.len();
+            same.then_some((now, decided)).ok_or_else(|| StoreError::Failed(NOT_AN_ANSWER.to_owned()))
+        });
+        let (now, decided) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                for asked in all {
+                    // Whoever does not wait any more needs no answer.
+                    let _ = asked.told.send(Err(error.clone()));
+                }
+                return;
+            }
+        };
+        for (Asked { reserve, told, .. }, decided) in all.into_iter().zip(decided) {
+            let admitted = read(decided).and_then(|decided| admitted(&reserve, now, decided));
+            if admitted.as_ref().is_ok_and(|admitted| !admitted.reserved(&reserve)) {
+                self.records.ended(&reserve);
+            }
+            let _ = told.send(admitted);
+        }
     }
 
     /// A look at the cache alone: an answer, or who asks for it.
@@ -176,8 +186,8 @@ impl RedisStore {
         states: &mut HashMap<CallerKey, LimitState>,
     ) -> Result<(), StoreError> {
         let mut script = self.scripts.settle.arg(self.key_life(settles.iter().map(|settle| &settle.reserve)));
-        self.records(&mut script);
         for settle in settles {
+            self.records.asked(&settle.reserve);
             self.demand(&mut script, &settle.reserve);
             let unknown_too = !settle.reserved || !settle.reserve.forgotten();
             script.arg(u8::from(unknown_too)).arg(settle.requests);
@@ -186,8 +196,11 @@ impl RedisStore {
         let answer: Vec<u64> = self.invoke(&script).await?;
         let Some((now, full_at)) = answer.split_first().filter(|(_, full_at)| full_at.len() == settles.len())
         else {
-            return Err(StoreError::Failed("the settlement was answered with something else".to_owned()));
+            return Err(StoreError::Failed(NOT_AN_ANSWER.to_owned()));
         };
+        for settle in settles {
+            self.records.settled(settle);
+        }
         for (settle, full_at) in settles.iter().zip(full_at).filter(|(_, full_at)| **full_at > 0) {
             if let Some(limit) = settle.reserve.requests {
                 let state = limits::state(*full_at, (*now).min(*full_at), limit.into(), false);
@@ -196,11 +209,80 @@ impl RedisStore {
         }
         Ok(())
     }
+
+    async fn count(&self, pod: PodId) -> Result<u32, StoreError> {
+        let mut script = self.scripts.heartbeat.key(self.key(None, "pods1"));
+        script.arg(&pod.0.to_be_bytes()).arg(micros(POD_LIFE)).arg(self.key_life(std::iter::empty()));
+        self.invoke(&script).await
+    }
+
+    /// Drops the records that nobody needs any more. What it cannot be told of, Redis forgets by itself in the end.
+    async fn forget(&self) {
+        let over: Vec<_> = self.records.over().iter().map(|name| self.record_key(name)).collect();
+        if !over.is_empty() {
+            let _ = self.query::<()>(Cmd::unlink(over)).await;
+        }
+    }
+
+    fn record_key(&self, name: &str) -> String {
+        self.key(None, &format!("rr2:{name}"))
+    }
+}
+
+impl RedisStore {
+    async fn reserve(&self, reserve: Reserve, lookup: Lookup) -> Result<Admitted, StoreError> {
+        let (told, answer) = oneshot::channel();
+        self.admissions.send(Asked { reserve, lookup, told }).await?;
+        answer.await.unwrap_or_else(|_| Err(lane::gone()))
+    }
+
+    /// Limits and answers are in different slots of a Redis Cluster: there the answer is looked for first. Where the answer's
+    /// slot is away the limits may yet be there, and decide.
+    async fn reserve_after_look(
+        &self,
+        reserve: Reserve,
+        key: CacheKey,
+        sharer: Option<SharerId>,
+    ) -> Result<Admitted, StoreError> {
+        let looked = self.base.look(key, sharer).await;
+        let mut cache_failed = looked.is_err();
+        let (cached, share) = looked.unwrap_or_default();
+        let lookup = if cached.is_some() { Lookup::Found } else { Lookup::None };
+        let enforce = reserve.enforce;
+        let admitted = self.reserve(reserve, lookup).await?;
+        let refused = enforce && admitted.standing.is_some_and(|standing| standing.refused.is_some());
+        if let (Some(id), Some(Share::Lead), true) = (sharer, &share, refused) {
+            // Its lease would end by itself; until then others would wait.
+            cache_failed = self.release(key, id, Released::Left).await.is_err();
+        }
+        let (cached, share) = if refused { (None, None) } else { (cached, share) };
+        Ok(Admitted { cached, share, cache_failed, ..admitted })
+    }
+}
+
+impl Admitted {
+    /// Whether something was reserved that is to be settled.
+    fn reserved(&self, reserve: &Reserve) -> bool {
+        let refused = reserve.enforce && self.standing.is_some_and(|standing| standing.refused.is_some());
+        reserve.to_settle() && self.cached.is_none() && !refused
+    }
+}
+
+/// For the lane of admissions.
+pub(super) fn decide_all(base: Arc<Base>, all: Vec<Asked>) -> BoxFuture<'static, ()> {
+    async move { base.decide(all).await }.boxed()
+}
+
+/// What the script answered to a request.
+fn admitted(reserve: &Reserve, now: u64, decided: Decided) -> Result<Admitted, StoreError> {
+    let standing = Some(standing(reserve, now, &decided));
+    let share = decided.7.map(|told| answers::shared((told, decided.8))).transpose()?;
+    Ok(Admitted { standing, cached: decided.6.map(Bytes::from), share, cache_failed: false })
 }
 
 /// How limits stand by what the script answered.
-fn standing(reserve: &Reserve, decided: &Decided) -> Standing {
-    let &(refused, now, full_at, whole, part, spent, reserved, ..) = decided;
+fn standing(reserve: &Reserve, now: u64, decided: &Decided) -> Standing {
+    let &(refused, full_at, whole, part, spent, reserved, ..) = decided;
     let requests = reserve.requests.map(|limit| limits::state(full_at, now, limit.into(), refused != 1));
     let level = Level { tokens: whole, part, at: now };
     let bucket = reserve.tokens.map(|demand| (tokens::size(demand.per_minute), demand.tokens));
@@ -242,7 +324,7 @@ impl LimitStore for RedisStore {
                     self.reserve_after_look(reserve, key, admit.sharer).await
                 }
                 (Some(reserve), Some(key)) => {
-                    let (answer, lock) = (self.cache_key(key), self.lock_key(key));
+                    let (answer, lock) = (self.base.cache_key(key), self.base.lock_key(key));
                     let lookup = match admit.sharer {
                         Some(id) => Lookup::Sharing(answer, lock, id),
                         None => Lookup::At(answer),
@@ -250,7 +332,7 @@ impl LimitStore for RedisStore {
                     self.reserve(reserve, lookup).await
                 }
                 (None, Some(key)) => {
-                    let (cached, share) = self.look(key, admit.sharer).await?;
+                    let (cached, share) = self.base.look(key, admit.sharer).await?;
                     Ok(Admitted { standing: None, cached, share, cache_failed: false })
                 }
                 (None, None) => {
@@ -262,12 +344,15 @@ impl LimitStore for RedisStore {
     }
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
-        self.settle_all(settles).boxed()
+        self.base.settle_all(settles).boxed()
     }
 
     fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
-        let mut script = self.scripts.heartbeat.key(self.key(None, "pods1"));
-        script.arg(&pod.0.to_be_bytes()).arg(micros(POD_LIFE)).arg(self.key_life(std::iter::empty()));
-        async move { self.invoke(&script).await }.boxed()
+        async move {
+            let pods = self.base.count(pod).await?;
+            self.base.forget().await;
+            Ok(pods)
+        }
+        .boxed()
     }
 }

@@ -2,12 +2,12 @@
 //! `link.rs`.
 //!
 //! Keys, all with a life that is set in the same call:
-//! - `chatservice:{uid}:rl1:<hash of the caller>`: requests, the time at which the bucket is full;
-//! - `…:tb1:<hash>`: the bucket of tokens, whole ones, parts of the next one, when;
+//! - `chatservice:{uid}:ra1:<hash of the caller>`: its rates: the time at which the bucket of requests is full; the bucket of
+//!   tokens, whole ones, parts of the next one, when;
 //! - `…:cl1:<hash>`: requests under way, by when their reservations expire;
 //! - `…:ba1:<period>:<hash>`: the account of a budget, first day of the period, spent, reserved;
 //! - `…:bo1:<period>:<hash>`: reservations that are open in it, by when they expire;
-//! - `…:rr1:a`, `…:rr1:b`: which reservations are known: each for two of its lives at least, four at most;
+//! - `…:rr2:<server>:<minute>`: which reservations of that minute are known, as `records.rs` says;
 //! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
 //! - `chatservice:{uid:id}:t2`: a conversation.
@@ -15,21 +15,28 @@
 //! The number is the version of what is stored there. What is in braces decides the slot of a Redis Cluster: limits of one
 //! service share one, so that a single script may use them all; answers and conversations are spread.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::{Arg, Cmd, FromRedisValue, Value};
 
 use super::link::Link;
-use super::node::Trip;
+use super::node::{Sent, Trip};
 pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificates};
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
+use answers::Put;
+use lane::Lane;
+use limits::Asked;
+use records::Records;
 use script::{Script, ScriptCall};
 
 mod answers;
 mod conversations;
+mod lane;
 mod limits;
+mod records;
 mod script;
 
 /// Redis' code for a script that it does not have.
@@ -37,9 +44,19 @@ const NO_SCRIPT: &str = "NOSCRIPT";
 
 /// The store in Redis.
 pub struct RedisStore {
+    base: Arc<Base>,
+    /// Requests that ask to go on: those that come together share a trip.
+    admissions: Lane<Asked>,
+    /// And answers to keep.
+    puts: Lane<Put>,
+}
+
+/// What every trip needs.
+struct Base {
     link: Link,
     uid: String,
     scripts: Scripts,
+    records: Records,
     /// ms of the longest life that this process gave to an answer or a conversation.
     longest_life: AtomicU64,
 }
@@ -62,25 +79,46 @@ impl RedisStore {
         let scripts = Scripts {
             admit: Script::new(concat!(
                 include_str!("../limits.lua"),
+                include_str!("../each.lua"),
                 include_str!("../share.lua"),
                 include_str!("../admit.lua")
             )),
-            settle: Script::new(concat!(include_str!("../limits.lua"), include_str!("../settle.lua"))),
+            settle: Script::new(concat!(
+                include_str!("../limits.lua"),
+                include_str!("../each.lua"),
+                include_str!("../settle.lua")
+            )),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(include_str!("../append_turn.lua")),
             read_conversation: Script::new(include_str!("../read_conversation.lua")),
-            look: Script::new(concat!(include_str!("../share.lua"), include_str!("../look.lua"))),
+            look: Script::new(concat!(
+                include_str!("../clock.lua"),
+                include_str!("../share.lua"),
+                include_str!("../look.lua")
+            )),
             renew: Script::new(include_str!("../renew.lua")),
             release: Script::new(include_str!("../release.lua")),
         };
-        Self { link: Link::new(address), uid: uid.to_owned(), scripts, longest_life: AtomicU64::new(0) }
+        let base = Arc::new(Base {
+            link: Link::new(address),
+            uid: uid.to_owned(),
+            scripts,
+            records: Records::default(),
+            longest_life: AtomicU64::new(0),
+        });
+        let admissions = Lane::new(base.clone(), limits::decide_all);
+        let puts = Lane::new(base.clone(), answers::put_all);
+        Self { base, admissions, puts }
     }
 
     /// Whether what is in different slots needs a trip each.
     #[must_use]
     pub fn is_cluster(&self) -> bool {
-        self.link.is_cluster()
+        self.base.link.is_cluster()
     }
+}
+
+impl Base {
 
     /// A key in the slot of `{uid}` or, with a part, of `{uid:part}`.
     fn key(&self, part: Option<&str>, rest: &str) -> String {
@@ -101,9 +139,9 @@ impl RedisStore {
     async fn invoke<T: FromRedisValue>(&self, call: &ScriptCall<'_>) -> Result<T, StoreError> {
         let mut trip = Trip::new();
         let key = call.first_key();
-        let answer = match self.link.run(key, &call.by_hash(), &mut trip).await {
+        let answer = match self.link.run(key, &Sent::One(call.by_hash()), &mut trip).await {
             Err(StoreError::Failed(reason)) if reason == NO_SCRIPT => {
-                self.link.run(key, &call.by_text(), &mut trip).await
+                self.link.run(key, &Sent::One(call.by_text()), &mut trip).await
             }
             answer => answer,
         };
@@ -111,12 +149,12 @@ impl RedisStore {
     }
 
     /// Runs a command whose first argument is its key.
-    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+    async fn query<T: FromRedisValue>(&self, command: Cmd) -> Result<T, StoreError> {
         let key = match command.args_iter().nth(1) {
-            Some(Arg::Simple(key)) => key,
-            _ => &[],
+            Some(Arg::Simple(key)) => key.to_vec(),
+            _ => Vec::new(),
         };
-        read(self.link.run(key, command, &mut Trip::new()).await?)
+        read(self.link.run(&key, &Sent::One(command), &mut Trip::new()).await?)
     }
 }
 
@@ -136,6 +174,6 @@ impl Store for RedisStore {
     }
 
     fn connected(&self) -> Option<bool> {
-        self.link.connected()
+        self.base.link.connected()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// Two halves: what is used moves to the young one; when that is full it becomes the old one, and what was old is dropped.
-pub(super) struct Recent<K, V> {
+pub(in crate::server) struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     half: usize,
@@ -13,12 +13,12 @@ pub(super) struct Recent<K, V> {
 
 impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
     /// At most `capacity` entries.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(in crate::server) fn new(capacity: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), half: (capacity / 2).max(1) }
     }
 
     /// The value of a key, or a new one.
-    pub(super) fn entry(&mut self, key: &K) -> &mut V {
+    pub(in crate::server) fn entry(&mut self, key: &K) -> &mut V {
         if !self.young.contains_key(key) {
             let value = self.old.remove(key).unwrap_or_default();
             if self.young.len() >= self.half {
@@ -29,13 +29,18 @@ impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
         self.young.entry(key.clone()).or_default()
     }
 
+    /// What is remembered of a key; asking is not using.
+    pub(in crate::server) fn get(&self, key: &K) -> Option<&V> {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+
     /// Whether a key is remembered; asking is not using.
-    pub(super) fn contains(&self, key: &K) -> bool {
+    pub(in crate::server) fn contains(&self, key: &K) -> bool {
         self.young.contains_key(key) || self.old.contains_key(key)
     }
 
     /// Forgets a key.
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(in crate::server) fn remove(&mut self, key: &K) -> Option<V> {
         self.young.remove(key).or_else(|| self.old.remove(key))
     }
 }
@@ -54,6 +59,7 @@ mod tests {
             assert!(recent.young.len() + recent.old.len() <= 10);
         }
         assert!(recent.contains(&999) && !recent.contains(&1));
+        assert_eq!((recent.get(&999), recent.get(&1)), (Some(&999), None));
         assert_eq!((recent.remove(&0), recent.contains(&0)), (Some(7), false));
     }
 }
