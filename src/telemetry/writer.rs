@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Lines on their way. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Lines {
     inner: Arc<Inner>,
 }
@@ -62,12 +62,6 @@ pub fn flush() {
     }
 }
 
-impl Default for Lines {
-    fn default() -> Self {
-        Self { inner: Arc::default() }
-    }
-}
-
 impl Inner {
     fn push(&self, line: &[u8]) {
         let mut waiting = self.waiting();
@@ -88,7 +82,8 @@ impl Inner {
             let waiting = self.waiting();
             let waiting = self.came.wait_while(waiting, |waiting| waiting.bytes.is_empty());
             drop(waiting);
-            std::thread::sleep(GATHER);
+            // Nobody unparks it, so this is a pause.
+            std::thread::park_timeout(GATHER);
             self.write(&mut taken, out);
         }
     }
@@ -108,7 +103,10 @@ impl Inner {
         drop(waiting);
         self.written.notify_all();
         if left_out > 0 {
-            tracing::warn!(log.lines = left_out, "lines were left out: the log is not read as fast as it is written");
+            tracing::warn!(
+                log.lines = left_out,
+                "lines were left out: the log is not read as fast as it is written"
+            );
         }
     }
 

@@ -1,8 +1,8 @@
 //! One connection, from accept to close. In: a socket and the router. Out: answers, and how the connection ended.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};

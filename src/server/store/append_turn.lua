@@ -3,11 +3,17 @@
 --   `kept` (tokens of the turns that are kept), `oldest` and `last` (numbers of those turns), and each of them under its
 --   number: its tokens, a blank, and what was said.
 -- ARGV[1] '1' if this is the first turn; ARGV[2] turns to keep; ARGV[3] tokens to keep, -1: any; ARGV[4] life in ms;
--- ARGV[5] what was said; ARGV[6] its tokens; ARGV[7] tokens used; ARGV[8] cost in nano-dollars, '' where not known.
--- Returns 0 where the conversation is gone: a later turn does not bring it back.
+-- ARGV[5] what was said; ARGV[6] its tokens; ARGV[7] tokens used; ARGV[8] cost in nano-dollars, '' where not known;
+-- ARGV[9] µs of this clock after which nobody waits for the answer any more: a turn of which was told that it is not stored
+-- must not be there once a frozen Redis thaws.
+-- Behind clock.lua. Returns now, and 1; 0 where the conversation is gone, which a later turn does not bring back; 2 where it is too
+-- late.
 local key = KEYS[1]
+if now > tonumber(ARGV[9]) then
+  return {now, 2}
+end
 if ARGV[1] ~= '1' and redis.call('EXISTS', key) == 0 then
-  return 0
+  return {now, 0}
 end
 local bounds = redis.call('HMGET', key, 'oldest', 'last')
 local oldest, last = tonumber(bounds[1] or '1'), tonumber(bounds[2] or '0')
@@ -21,7 +27,7 @@ if ARGV[8] ~= '' then
 end
 local kept = redis.call('HINCRBY', key, 'kept', ARGV[6])
 last = redis.call('HINCRBY', key, 'last', 1)
-redis.call('HSET', key, last, ARGV[6] .. ' ' .. ARGV[5], 'at', redis.call('TIME')[1])
+redis.call('HSET', key, last, ARGV[6] .. ' ' .. ARGV[5], 'at', time[1])
 local turns, tokens = tonumber(ARGV[2]), tonumber(ARGV[3])
 while oldest <= last and (last - oldest >= turns or (tokens >= 0 and kept > tokens)) do
   local dropped = redis.call('HGET', key, oldest) or ''
@@ -31,4 +37,4 @@ while oldest <= last and (last - oldest >= turns or (tokens >= 0 and kept > toke
 end
 redis.call('HSET', key, 'oldest', oldest)
 redis.call('PEXPIRE', key, ARGV[4])
-return 1
+return {now, 1}

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::server::recent::Recent;
 use crate::crd::BudgetPeriod;
 use crate::server::config::RequestLimit;
 use crate::server::limits::budget::Account;
 use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, PLACE_WAIT};
+use crate::server::recent::Recent;
 use crate::server::store::{
     BudgetDemand, CallerKey, LimitState, Refused, ReservationId, Reserve, Settle, Standing, TokenDemand,
 };

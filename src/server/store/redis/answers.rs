@@ -115,7 +115,13 @@ pub(super) fn put_all(base: Arc<Base>, all: Vec<Put>) -> BoxFuture<'static, ()> 
 }
 
 impl RedisStore {
-    async fn put(&self, key: CacheKey, answer: Bytes, life: Duration, shared: bool) -> Result<(), StoreError> {
+    async fn put(
+        &self,
+        key: CacheKey,
+        answer: Bytes,
+        life: Duration,
+        shared: bool,
+    ) -> Result<(), StoreError> {
         let (told, outcome) = oneshot::channel();
         let life = self.base.life(life);
         self.puts.send(Put { key, answer, life, shared, told }).await?;

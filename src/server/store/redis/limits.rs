@@ -138,7 +138,10 @@ impl Base {
             same.then_some((now, decided)).ok_or_else(|| StoreError::Failed(NOT_AN_ANSWER.to_owned()))
         });
         let (now, decided) = match answer {
-            Ok(answer) => answer,
+            Ok((now, decided)) => {
+                self.clock.told(now);
+                (now, decided)
+            }
             Err(error) => {
                 for asked in all {
                     // Whoever does not wait any more needs no answer.

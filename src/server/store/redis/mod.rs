@@ -27,12 +27,14 @@ pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificate
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
 use answers::Put;
+use clock::Clock;
 use lane::Lane;
 use limits::Asked;
 use records::Records;
 use script::{Script, ScriptCall};
 
 mod answers;
+mod clock;
 mod conversations;
 mod lane;
 mod limits;
@@ -57,6 +59,7 @@ struct Base {
     uid: String,
     scripts: Scripts,
     records: Records,
+    clock: Clock,
     /// ms of the longest life that this process gave to an answer or a conversation.
     longest_life: AtomicU64,
 }
@@ -89,8 +92,14 @@ impl RedisStore {
                 include_str!("../settle.lua")
             )),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
-            append_turn: Script::new(include_str!("../append_turn.lua")),
-            read_conversation: Script::new(include_str!("../read_conversation.lua")),
+            append_turn: Script::new(concat!(
+                include_str!("../clock.lua"),
+                include_str!("../append_turn.lua")
+            )),
+            read_conversation: Script::new(concat!(
+                include_str!("../clock.lua"),
+                include_str!("../read_conversation.lua")
+            )),
             look: Script::new(concat!(
                 include_str!("../clock.lua"),
                 include_str!("../share.lua"),
@@ -104,6 +113,7 @@ impl RedisStore {
             uid: uid.to_owned(),
             scripts,
             records: Records::default(),
+            clock: Clock::default(),
             longest_life: AtomicU64::new(0),
         });
         let admissions = Lane::new(base.clone(), limits::decide_all);
@@ -119,7 +129,6 @@ impl RedisStore {
 }
 
 impl Base {
-
     /// A key in the slot of `{uid}` or, with a part, of `{uid:part}`.
     fn key(&self, part: Option<&str>, rest: &str) -> String {
         match part {
