@@ -10,7 +10,7 @@ SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,le
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz chaos openapi crd charts image e2e bench
+.PHONY: help tools test lint fmt fuzz chaos openapi crd charts package image e2e bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,10 @@ fuzz: ## fuzz the parser of event streams for FUZZ_SECONDS (60)
 
 chaos: ## the faults in numbers that make test has no time for: ten thousand disconnects, a thousand slow readers
 	cargo test --locked --test server -- --ignored --nocapture --test-threads=1
+
+package: ## the charts as archives and install.yaml in OUT, with the image of REPOSITORY
+	@tests/tools.sh helm
+	@charts/package.sh "$(REPOSITORY)" "$(OUT)"
 
 openapi: ## write docs/openapi.json from the handlers' types
 	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document

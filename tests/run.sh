@@ -10,13 +10,13 @@ has() { command -v "$1" >/dev/null; }
 lint_scripts() { local files; mapfile -t files < <(git ls-files '*.sh' .ci/run); shellcheck "${files[@]}"; }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast "$@"; }
-chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart --ignore=tests/chart/test_on_cluster.py; }
+chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart tests/delivery --ignore=tests/chart/test_on_cluster.py; }
 chart_cluster_tests() { cargo build --locked && tests/cluster/with-api-server.sh python -m pytest -q -p no:cacheprovider tests/chart/test_on_cluster.py; }
 operator_tests() { tests/cluster/with-api-server.sh cargo nextest run --locked --no-fail-fast -E 'binary(operator)'; }
 
 api_server=(kube-controller-manager kube-scheduler kwok)
 [ -n "${KUBEBUILDER_ASSETS:-}" ] || api_server+=(etcd kube-apiserver)
-stage "tools" tests/tools.sh "${api_server[@]}" helm kubectl
+stage "tools" tests/tools.sh "${api_server[@]}" helm kubectl actionlint
 stage "format" cargo fmt --check
 if has shellcheck; then stage "shell scripts" lint_scripts; else skip "shell scripts" "shellcheck is not installed"; fi
 if has cargo-deny; then stage "licences, bans, sources" cargo deny --locked --log-level error check bans licenses sources; else skip "licences, bans, sources" "cargo-deny is not installed"; fi
@@ -33,7 +33,7 @@ if ! has redis-server; then
   skip "Redis tests" "redis-server is not installed"
   left_out+=' or (binary(store) and not test(/^memory::/)) or (binary(server) and (test(redis) or test(shared_limit)))'
 fi
-if has helm; then stage "charts" chart_tests
+if has helm; then stage "charts, image, Tiltfile, workflows" chart_tests
 else skip "charts" "helm could not be built (Go 1.26 is needed)"; left_out+=' or binary(chart)'; fi
 stage "tests" nextest -E "not ($left_out)"
 if tests/cluster/build.sh --check "${api_server[@]}" helm kubectl; then

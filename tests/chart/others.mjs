@@ -9,6 +9,8 @@ const load = async (file) => {
   return module.default ?? module;
 };
 const kinds = {
+  ...(await load("flux-cd/helm.toolkit.fluxcd.io/v2/HelmRelease")),
+  ...(await load("flux-cd/source.toolkit.fluxcd.io/v1/HelmRepository")),
   ...(await load("gateway-api/gateway.networking.k8s.io/v1/HTTPRoute")),
   ...(await load("keda/keda.sh/v1alpha1/ScaledObject")),
   ...(await load("prometheus-operator/monitoring.coreos.com/v1/PrometheusRule")),

@@ -1,0 +1,18 @@
+#!/bin/bash
+# package.sh REPOSITORY OUT: what a release publishes: both charts as archives, and install.yaml, that take their image from REPOSITORY, such as
+# registry.example.com/team/chatservice. Called by `make package`; needs helm in PATH.
+set -euo pipefail
+[ $# = 2 ] && [ -n "$1" ] && [ -n "$2" ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+here=$(dirname "$(readlink -f "$0")")
+registry='' repository=$1
+# Its first part is a registry's host if it looks like one.
+case ${1%%/*} in *.* | *:* | localhost) registry=${1%%/*} repository=${1#*/} ;; esac
+mkdir -p "$2"
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+for chart in chatservice-operator chatservice; do
+  cp -r "$here/$chart" "$work"
+  sed -i "/^image:/,/^[a-z]/{s|^  registry: \"\"|  registry: \"$registry\"|;s|^  repository: \"\"|  repository: $repository|}" "$work/$chart/values.yaml"
+  printf '  artifacthub.io/images: |\n    - name: chatservice\n      image: %s:%s\n' "$1" "$(sed -n 's/^appVersion: //p' "$here/$chart/Chart.yaml")" >> "$work/$chart/Chart.yaml"
+  helm package "$work/$chart" --destination "$2"
+done
+sed "s|localhost/chatservice|$1|; /^# The image is/d" "$here/../install.yaml" > "$2/install.yaml"
