@@ -2,7 +2,7 @@
 # package.sh REPOSITORY OUT: what a release publishes: both charts as archives, and install.yaml, that take their image from REPOSITORY, such as
 # registry.example.com/team/chatservice. Called by `make package`; needs helm in PATH.
 set -euo pipefail
-[ $# = 2 ] && [ -n "$1" ] && [ -n "$2" ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+if [ $# != 2 ] || [ -z "$1" ] || [ -z "$2" ]; then sed -n "2,3s/^# //p" "$0" >&2; exit 2; fi
 here=$(dirname "$(readlink -f "$0")")
 registry='' repository=$1
 # Its first part is a registry's host if it looks like one.
