@@ -3,6 +3,7 @@
 //!
 //! Flags are for people and manifests: each has a default, a sentence of help and, where a pod would set it, a variable.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::constants::{LEASE, env, path};
+use crate::controller::workload::OperatorPods;
 use crate::controller::{self, ControllerOptions, Defaults};
 use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
 use crate::leader_election::LeaseOptions;
@@ -88,6 +90,9 @@ pub struct ControllerArgs {
     /// and digest of the server image's repository.
     #[arg(long, value_name = "PATTERN", env = env::ALLOWED_IMAGES, value_delimiter = ',')]
     pub allowed_images: Vec<String>,
+    /// Where the operator runs.
+    #[command(flatten)]
+    pub operator: OperatorArgs,
     /// Where /metrics, /livez and /readyz are served.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:9090")]
     pub admin_address: SocketAddr,
@@ -110,6 +115,26 @@ pub struct ControllerArgs {
     pub log_format: LogFormat,
 }
 
+/// Where the operator runs: NetworkPolicies of servers let it in.
+#[derive(Debug, Args)]
+pub struct OperatorArgs {
+    /// The namespace of the operator's own pod, for NetworkPolicies of servers, which it asks how they are.
+    #[arg(long, value_name = "NAMESPACE", env = env::POD_NAMESPACE)]
+    pub operator_namespace: Option<String>,
+    /// Labels of the operator's own pod, as KEY=VALUE separated by commas.
+    #[arg(long, value_name = "KEY=VALUE", env = env::OPERATOR_LABELS, value_delimiter = ',', value_parser = label)]
+    pub operator_labels: Vec<(String, String)>,
+}
+
+impl From<OperatorArgs> for Option<OperatorPods> {
+    fn from(args: OperatorArgs) -> Self {
+        let labels: BTreeMap<String, String> = args.operator_labels.into_iter().collect();
+        // Without labels every pod of the namespace would be let in.
+        let namespace = args.operator_namespace.filter(|name| !name.is_empty() && !labels.is_empty())?;
+        Some(OperatorPods { namespace, labels })
+    }
+}
+
 impl From<ControllerArgs> for ControllerOptions {
     fn from(args: ControllerArgs) -> Self {
         Self {
@@ -117,6 +142,7 @@ impl From<ControllerArgs> for ControllerOptions {
             defaults: Defaults {
                 server_image: args.server_image,
                 allowed_images: list(&args.allowed_images),
+                operator: args.operator.into(),
             },
             admin_address: args.admin_address,
             lease: LeaseOptions {
@@ -180,6 +206,9 @@ pub struct RenderArgs {
     /// The namespace of ChatServices that name none.
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
+    /// Where the operator runs.
+    #[command(flatten)]
+    pub operator: OperatorArgs,
 }
 
 /// Arguments of `validate`.
@@ -263,7 +292,13 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Local(args) => until_done(local(args)),
         Command::Crd => Ok(output::print(&crd_text()?)?),
         Command::Render(args) => {
-            Ok(output::print(&offline::render(&args.filename, &args.server_image, &args.namespace)?)?)
+            // What images the operator of a cluster allows is not known here, so any is rendered.
+            let defaults = Defaults {
+                server_image: args.server_image,
+                allowed_images: vec!["*".to_owned()],
+                operator: args.operator.into(),
+            };
+            Ok(output::print(&offline::render(&args.filename, &defaults, &args.namespace)?)?)
         }
         Command::Validate(args) => Ok(offline::validate(&args.filename)?),
         Command::InitSecret(args) if args.print => {
@@ -315,6 +350,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
         (config, source)
     };
     let log_level = telemetry::init(config.fixed.log_format, config.dynamic.log_level)?;
+    let edge = EdgeOptions::with_grace(config.fixed.grace_seconds);
     until_signal(|shutdown| async move {
         let api = server::bind(args.address, "--address").await?;
         let admin = Some(server::bind(args.admin_address, "--admin-address").await?);
@@ -322,7 +358,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
             config,
             config_file: args.config,
             secrets,
-            edge: EdgeOptions::default(),
+            edge,
             load: LoadOptions::here(),
             log_level,
         };
@@ -364,6 +400,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         None => text.to_owned(),
     };
     literal.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+/// Accepts a label.
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.trim().split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write KEY=VALUE, such as app.kubernetes.io/name=chatservice-operator".to_owned())
 }
 
 /// Accepts the names of an enum of the API.

@@ -35,6 +35,8 @@ pub mod label {
     pub const PART_OF: &str = "app.kubernetes.io/part-of";
     /// Marks what the controller watches and may remove.
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// Kubernetes' own, on every namespace: its name.
+    pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
     /// Value of [`NAME`] and [`PART_OF`].
     pub const NAME_VALUE: &str = "chatservice";
@@ -68,6 +70,8 @@ pub mod condition {
     pub const BACKEND_REACHABLE: &str = "BackendReachable";
     /// Limits, cache and conversations hold across pods.
     pub const STATE_SHARED: &str = "StateShared";
+    /// Mirrors the HorizontalPodAutoscaler.
+    pub const AUTOSCALING_READY: &str = "AutoscalingReady";
 }
 
 /// Condition reasons: a stable API, also the reasons of events and of the servers' `/status`.
@@ -139,6 +143,14 @@ pub mod reason {
     pub const PER_POD: &str = "PerPod";
     /// `StateShared`: a pod has lost Redis.
     pub const REDIS_UNREACHABLE: &str = "RedisUnreachable";
+    /// `AutoscalingReady`: the autoscaler has metrics and acts on them.
+    pub const SCALING_ACTIVE: &str = "ScalingActive";
+    /// `AutoscalingReady`: the autoscaler cannot get its metrics, or cannot scale.
+    pub const METRICS_UNAVAILABLE: &str = "MetricsUnavailable";
+    /// `AutoscalingReady`: another autoscaler sets the same number.
+    pub const CONFLICTING_AUTOSCALER: &str = "ConflictingAutoscaler";
+    /// `AutoscalingReady`: the number of pods is fixed.
+    pub const DISABLED: &str = "Disabled";
 }
 
 /// Ports.
@@ -236,6 +248,8 @@ pub mod env {
     pub const WATCH_NAMESPACES: &str = "CHATSERVICE_WATCH_NAMESPACES";
     /// The operator's `--allowed-images`.
     pub const ALLOWED_IMAGES: &str = "CHATSERVICE_ALLOWED_IMAGES";
+    /// The operator's `--operator-labels`.
+    pub const OPERATOR_LABELS: &str = "CHATSERVICE_OPERATOR_LABELS";
     /// The operator's `--log-level`.
     pub const LOG_LEVEL: &str = "CHATSERVICE_LOG_LEVEL";
     /// The operator's `--log-format`.
@@ -284,8 +298,8 @@ pub mod readiness {
 pub mod drain {
     use std::time::Duration;
 
-    /// From SIGTERM to SIGKILL: `terminationGracePeriodSeconds` of the pods.
-    pub const GRACE: Duration = Duration::from_mins(1);
+    /// From SIGTERM to SIGKILL, where `spec.pod.terminationGracePeriodSeconds` says nothing.
+    pub const DEFAULT_GRACE_SECONDS: u32 = 60;
     /// From SIGTERM on, how long connections are still accepted: endpoints and proxies learn late.
     pub const MINIMUM: Duration = Duration::from_secs(10);
 }

@@ -43,15 +43,13 @@ pub fn validate(files: &[PathBuf]) -> Result<(), OfflineError> {
     })
 }
 
-/// The objects of all ChatServices of all files, as YAML. `server_image` and `namespace` are for those that name none.
-/// What images the operator of a cluster allows is not known here, so any is rendered.
-pub fn render(files: &[PathBuf], server_image: &str, namespace: &str) -> Result<String, OfflineError> {
-    let defaults = Defaults { server_image: server_image.to_owned(), allowed_images: vec!["*".to_owned()] };
+/// The objects of all ChatServices of all files, as YAML. `namespace` is for those that name none.
+pub fn render(files: &[PathBuf], defaults: &Defaults, namespace: &str) -> Result<String, OfflineError> {
     let mut text = String::new();
     each(files, |_, services| {
         for service in services {
             service.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
-            let decided = match decide(service, &References::default(), &defaults) {
+            let decided = match decide(service, &References::default(), defaults) {
                 Ok(decided) => decided,
                 Err(problems) => return Ok(Err(problems)),
             };

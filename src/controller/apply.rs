@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde::Serialize;
@@ -18,6 +19,7 @@ use super::children::{Cache, Child, Children};
 use super::dereference::{ChildKey, Foreign, References};
 use super::error::Error;
 use super::validate::{Problem, ValidatedChatService};
+use super::workload::{Scale, Standing};
 use crate::constants::{field_manager, label, reason};
 
 /// Why the children are not as they should be.
@@ -54,33 +56,37 @@ pub async fn apply(
         connection,
         service: api_service,
         admin_service,
+        network_policy,
         pod_disruption_budget,
         deployment,
         replicas,
+        horizontal_pod_autoscaler,
         state: _,
     } = prepared;
     // Pods need their account and their configuration, so the Deployment comes last; the Services come before it, so
-    // that a pod is reachable from its first second.
+    // that a pod is reachable from its first second, and the NetworkPolicy, so that not by everybody even then.
     let service_account = applier.write(service_account).await?;
     let config = applier.write(config).await?;
     let connection = applier.write(connection).await?;
     let api_service = applier.write(api_service).await?;
     let admin_service = applier.write(admin_service).await?;
-    let pod_disruption_budget = match pod_disruption_budget {
-        Some(budget) => Some(applier.write(budget).await?),
-        None => None,
-    };
+    let network_policy = applier.write_if(network_policy).await?;
+    let pod_disruption_budget = applier.write_if(pod_disruption_budget).await?;
     let deployment = applier.write(deployment).await?;
-    let deployment = applier.scale(&deployment, replicas).await?;
+    let deployment = applier.scale(deployment, service).await?;
+    // After it: an autoscaler that finds 0 pods does nothing for its whole period.
+    let horizontal_pod_autoscaler = applier.write_if(horizontal_pod_autoscaler).await?;
     let written = Resources {
         service_account,
         config,
         connection,
         service: api_service,
         admin_service,
+        network_policy,
         pod_disruption_budget,
         deployment,
         replicas,
+        horizontal_pod_autoscaler,
         state: PhantomData,
     };
     remove_unwanted(&applier, children, service, &written).await?;
@@ -104,12 +110,36 @@ impl Applier<'_> {
         self.patch(&name, &params, &object).await
     }
 
+    async fn write_if<K: Child>(&self, object: Option<K>) -> Result<Option<K>, ApplyError> {
+        match object {
+            Some(object) => self.write(object).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Sets the number of pods under its own field manager, always with force: `kubectl scale deployment` is undone,
-    /// because the ChatService's own `replicas` is what counts. The uid keeps it from making a Deployment of nothing
-    /// but a number where the one just written is gone again.
-    async fn scale(&self, written: &Deployment, replicas: i32) -> Result<Deployment, ApplyError> {
-        let params = PatchParams::apply(field_manager::REPLICAS).force();
+    /// because the ChatService's own `replicas` is what counts. While an autoscaler sets it, that manager is silent: an
+    /// apply that leaves the field out would have the API server make it 1. The uid keeps it from making a Deployment of
+    /// nothing but a number where the one just written is gone again.
+    async fn scale(
+        &self,
+        written: Deployment,
+        service: &ValidatedChatService,
+    ) -> Result<Deployment, ApplyError> {
         let name = written.metadata.name.as_deref().unwrap_or_default();
+        if let Scale::Fixed(_) = &service.scale {
+            // Gone before the number is written, or it could still change it.
+            for (name, uid) in &service.autoscalers.ours {
+                self.delete::<HorizontalPodAutoscaler>(name, Some(uid.clone())).await?;
+            }
+        }
+        let standing = Standing {
+            created: self.references.our_uid(&ChildKey::of::<Deployment>(name)).is_none(),
+            replicas: written.spec.replicas.unwrap_or(1),
+            pods_before: service.pods_before,
+        };
+        let Some(replicas) = service.scale.replicas(&standing) else { return Ok(written) };
+        let params = PatchParams::apply(field_manager::REPLICAS).force();
         let replicas = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -117,6 +147,25 @@ impl Applier<'_> {
             "spec": { "replicas": replicas },
         });
         self.patch(name, &params, &replicas).await
+    }
+
+    /// Deletes a child of ours. The uid is a precondition, so that an object that came under the same name since then
+    /// stays.
+    async fn delete<K: Child>(&self, name: &str, uid: Option<String>) -> Result<(), Error> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid, ..Preconditions::default() }),
+            ..DeleteParams::background()
+        };
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        match api.delete(name, &params).await {
+            Ok(_) => {
+                tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more");
+                Ok(())
+            }
+            // Gone already, or another object has the name now: both are what was wanted.
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+            Err(source) => Err(Error::request::<K>("delete", self.namespace, name, source)),
+        }
     }
 
     async fn patch<K: Child>(
@@ -164,8 +213,7 @@ fn refusal(error: &Error, key: &ChildKey, forced: bool) -> Option<Problem> {
     Some(invalid("", format!("the API server refuses {kind} \"{name}\" of this spec: {}", status.message)))
 }
 
-/// Deletes what has our labels and our owner uid and was not applied in this run. The uid is a precondition, so that
-/// an object that came under the same name since then stays.
+/// Deletes what has our labels and our owner uid and was not applied in this run.
 async fn remove_unwanted(
     applier: &Applier<'_>,
     children: &Children,
@@ -178,9 +226,11 @@ async fn remove_unwanted(
         connection,
         service: api_service,
         admin_service,
+        network_policy,
         pod_disruption_budget,
         deployment,
         replicas: _,
+        horizontal_pod_autoscaler,
         state: _,
     } = written;
     let Some(owner) = &service.owner else { return Ok(()) };
@@ -190,6 +240,10 @@ async fn remove_unwanted(
     remover.keep_only(&children.services, &[api_service, admin_service]).await?;
     let budgets: Vec<_> = pod_disruption_budget.iter().collect();
     remover.keep_only(&children.pod_disruption_budgets, &budgets).await?;
+    let autoscalers: Vec<_> = horizontal_pod_autoscaler.iter().collect();
+    remover.keep_only(&children.horizontal_pod_autoscalers, &autoscalers).await?;
+    let policies: Vec<_> = network_policy.iter().collect();
+    remover.keep_only(&children.network_policies, &policies).await?;
     remover.keep_only(&children.deployments, &[deployment]).await
 }
 
@@ -216,20 +270,7 @@ impl Remover<'_> {
         });
         for object in unwanted {
             let name = object.metadata.name.as_deref().unwrap_or_default();
-            let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: object.metadata.uid.clone(),
-                    ..Preconditions::default()
-                }),
-                ..DeleteParams::background()
-            };
-            let api: Api<K> = Api::namespaced(self.applier.client.clone(), namespace);
-            match api.delete(name, &params).await {
-                Ok(_) => tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more"),
-                // Gone already, or another object has the name now: both are what was wanted.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-                Err(source) => return Err(Error::request::<K>("delete", namespace, name, source)),
-            }
+            self.applier.delete::<K>(name, object.metadata.uid.clone()).await?;
         }
         Ok(())
     }

@@ -100,6 +100,34 @@ pub(super) fn model_name(name: &str) -> bool {
         && name.chars().all(inner)
 }
 
+/// Whether this can be the key of a label or annotation: a name, maybe with a domain in front.
+pub(super) fn qualified_name(key: &str) -> bool {
+    let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    match key.split_once('/') {
+        None => is_name(key),
+        Some((domain, name)) => {
+            domain.starts_with(lower)
+                && domain.ends_with(lower)
+                && domain.len() <= 253
+                && domain.chars().all(|c| lower(c) || c == '-' || c == '.')
+                && is_name(name)
+        }
+    }
+}
+
+/// Whether this can be the value of a label.
+pub(super) fn label_value(value: &str) -> bool {
+    value.is_empty() || is_name(value)
+}
+
+fn is_name(name: &str) -> bool {
+    let outer = |c: char| c.is_ascii_alphanumeric();
+    (1..=63).contains(&name.len())
+        && name.starts_with(outer)
+        && name.ends_with(outer)
+        && name.chars().all(|c| outer(c) || "-_.".contains(c))
+}
+
 /// Whether this is a Kubernetes quantity and not below zero, such as `100m`, `0.5`, `64Mi`, `1e3` or `+1`.
 pub(super) fn quantity(text: &str) -> bool {
     let (negative, unsigned) = match text.strip_prefix('-') {

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{Stream, StreamExt, future};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
@@ -49,6 +51,8 @@ impl Child for ConfigMap {}
 impl Child for Service {}
 impl Child for Deployment {}
 impl Child for PodDisruptionBudget {}
+impl Child for HorizontalPodAutoscaler {}
+impl Child for NetworkPolicy {}
 
 /// The cache of one kind.
 pub type Cache<K> = Store<PartialObjectMeta<K>>;
@@ -66,6 +70,10 @@ pub struct Children {
     pub deployments: Cache<Deployment>,
     /// PodDisruptionBudgets.
     pub pod_disruption_budgets: Cache<PodDisruptionBudget>,
+    /// HorizontalPodAutoscalers.
+    pub horizontal_pod_autoscalers: Cache<HorizontalPodAutoscaler>,
+    /// NetworkPolicies.
+    pub network_policies: Cache<NetworkPolicy>,
 }
 
 impl Children {
@@ -82,19 +90,39 @@ impl Children {
         let (services, controller) = owned(controller, client, scope, errors, metrics);
         let (deployments, controller) = owned(controller, client, scope, errors, metrics);
         let (pod_disruption_budgets, controller) = owned(controller, client, scope, errors, metrics);
-        let children = Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets };
+        let (horizontal_pod_autoscalers, controller) = owned(controller, client, scope, errors, metrics);
+        let (network_policies, controller) = owned(controller, client, scope, errors, metrics);
+        let children = Self {
+            service_accounts,
+            config_maps,
+            services,
+            deployments,
+            pod_disruption_budgets,
+            horizontal_pod_autoscalers,
+            network_policies,
+        };
         (children, controller)
     }
 
     /// Resolves when every cache holds its first complete list. Before that nothing may be called absent.
     pub async fn initialised(&self) -> bool {
-        let Self { service_accounts, config_maps, services, deployments, pod_disruption_budgets } = self;
+        let Self {
+            service_accounts,
+            config_maps,
+            services,
+            deployments,
+            pod_disruption_budgets,
+            horizontal_pod_autoscalers,
+            network_policies,
+        } = self;
         // One after the other is no slower: the watches fill them, not the waiting.
         service_accounts.wait_until_ready().await.is_ok()
             && config_maps.wait_until_ready().await.is_ok()
             && services.wait_until_ready().await.is_ok()
             && deployments.wait_until_ready().await.is_ok()
             && pod_disruption_budgets.wait_until_ready().await.is_ok()
+            && horizontal_pod_autoscalers.wait_until_ready().await.is_ok()
+            && network_policies.wait_until_ready().await.is_ok()
     }
 }
 

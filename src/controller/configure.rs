@@ -5,6 +5,7 @@ use kube::Resource;
 
 use super::check::{self, Checks, Span};
 use super::models;
+use crate::constants::drain;
 use crate::crd::{Backend, ChatService, Per};
 use crate::server::config::{
     BackendConfig, BudgetConfig, CacheConfig, ConversationConfig, DEFAULT_ATTEMPTS, DynamicConfig,
@@ -53,6 +54,7 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
             ca_config_map,
             otlp_endpoint: otlp_endpoint(cs, checks),
             log_format: logging.format.unwrap_or_default(),
+            grace_seconds: grace_seconds(cs),
         },
         dynamic: DynamicConfig {
             model: spec.model.clone(),
@@ -69,6 +71,12 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
             log_level: logging.level.unwrap_or_default(),
         },
     })
+}
+
+/// `workload` checks its range.
+fn grace_seconds(cs: &ChatService) -> u32 {
+    let given = cs.spec.pod.as_ref().and_then(|pod| pod.termination_grace_period_seconds);
+    given.unwrap_or(drain::DEFAULT_GRACE_SECONDS)
 }
 
 fn identity(cs: &ChatService) -> Identity {

@@ -1,5 +1,5 @@
 //! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children.
-//! Out: for each child's name, whether it is free, ours, or somebody else's.
+//! Out: for each child's name, whether it is free, ours, or somebody else's; and who else sets the number of pods.
 //!
 //! A child that the cache does not hold is read live: an object without our labels is not in the cache, and a forced
 //! apply would adopt it, after which garbage collection could delete it.
@@ -8,16 +8,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 
+use super::autoscaling::Autoscalers;
 use super::build::pod_disruption_budget;
 use super::children::{Cache, Child, Children, find};
 use super::error::Error;
 use super::names::ServiceName;
 use crate::crd::ChatService;
+
+/// Objects in one answer of a list.
+const PAGE: u32 = 500;
 
 /// A child by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +57,8 @@ pub enum Holder {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
     holders: BTreeMap<ChildKey, Holder>,
+    /// The HorizontalPodAutoscalers that set its number of pods.
+    pub autoscalers: Autoscalers,
 }
 
 /// A foreign object in the place of a child.
@@ -116,10 +125,37 @@ pub async fn dereference(
     reader.read::<Service>(&children.services, name.as_str()).await?;
     reader.read::<Service>(&children.services, &name.admin()).await?;
     reader.read::<Deployment>(&children.deployments, name.as_str()).await?;
-    if pod_disruption_budget::wanted(cs.spec.replicas) {
+    let autoscaling = cs.spec.autoscaling.as_ref();
+    if pod_disruption_budget::wanted(autoscaling.map_or(cs.spec.replicas, |given| given.max_replicas)) {
         reader.read::<PodDisruptionBudget>(&children.pod_disruption_budgets, name.as_str()).await?;
     }
+    if autoscaling.is_some() {
+        let cache = &children.horizontal_pod_autoscalers;
+        reader.read::<HorizontalPodAutoscaler>(cache, name.as_str()).await?;
+    }
+    if cs.spec.network_policy.as_ref().is_some_and(|rules| rules.enabled) {
+        reader.read::<NetworkPolicy>(&children.network_policies, name.as_str()).await?;
+    }
+    let all = autoscalers(client, namespace).await?;
+    reader.references.autoscalers = Autoscalers::among(&all, name.as_str(), uid);
     Ok(reader.references)
+}
+
+/// All HorizontalPodAutoscalers of a namespace: what one scales cannot be selected by, and those of others are in no cache.
+async fn autoscalers(client: &Client, namespace: &str) -> Result<Vec<HorizontalPodAutoscaler>, Error> {
+    let api: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
+    let mut all = Vec::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&params).await;
+        let page =
+            page.map_err(|source| Error::request::<HorizontalPodAutoscaler>("list", namespace, "", source))?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
 }
 
 struct Reader<'a> {

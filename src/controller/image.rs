@@ -1,7 +1,10 @@
-//! Which images a ChatService may name. In: `--server-image`, `--allowed-images`. Out: yes, or the patterns.
+//! What the operator adds to a ChatService, and which images one may name. In: `--server-image`, `--allowed-images`. Out:
+//! yes, or the patterns.
 //!
 //! The check matters because the image sees the Secrets that are mounted: only our image keeps a key from going to a
 //! host that its Secret does not allow.
+
+use super::workload::OperatorPods;
 
 /// What the operator adds to a ChatService.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub struct Defaults {
     /// Patterns that a `spec.image` must match as a whole; `*` stands for any run of characters. Empty: every tag and
     /// digest of the repository of [`Self::server_image`].
     pub allowed_images: Vec<String>,
+    /// The operator's own pods, which NetworkPolicies let in; None: it is not known where it runs.
+    pub operator: Option<OperatorPods>,
 }
 
 impl Defaults {
@@ -68,6 +73,7 @@ mod tests {
         Defaults {
             server_image: server_image.to_owned(),
             allowed_images: allowed.iter().map(|&a| a.to_owned()).collect(),
+            operator: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`status`] says what is, [`record`] writes it.
 
 pub mod apply;
+pub mod autoscaling;
 pub mod backoff;
 pub mod build;
 mod check;
@@ -28,6 +29,7 @@ pub mod request;
 mod run;
 pub mod status;
 pub mod validate;
+pub mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +73,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const INITIALISE: Duration = Duration::from_secs(10);
 /// After somebody else wrote at the same time.
 const AFTER_CONFLICT: Duration = Duration::from_secs(1);
-/// How soon a name that was taken is looked at again: nothing watches foreign objects.
-const NAME_TAKEN: Duration = Duration::from_secs(20);
+/// How soon a name that was taken or a number that is fought over is looked at again: nothing watches foreign objects.
+const FOREIGN: Duration = Duration::from_secs(20);
 /// How soon everything is looked at again, ± a third: five to ten minutes.
 const SLOW: Duration = Duration::from_secs(450);
 
@@ -228,7 +230,10 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
 async fn subject(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<Subject, Error> {
     let meta = watched.meta();
     let (wanted, cached) = match &watched.0 {
-        Ok(cs) => (Some(cs.spec.replicas), cs.status.clone().unwrap_or_default()),
+        // With an autoscaler the Deployment alone says how many.
+        Ok(cs) => {
+            (cs.spec.autoscaling.is_none().then_some(cs.spec.replicas), cs.status.clone().unwrap_or_default())
+        }
         Err(_) => (None, record::previous_of_unreadable(&ctx.client, key).await?),
     };
     Ok(Subject {
@@ -264,7 +269,10 @@ fn next(outcome: Outcome) -> Result<Action, Error> {
     match outcome {
         Outcome::Failed(error) => Err(error),
         Outcome::Refused(problems) if problems.iter().any(|problem| problem.reason == reason::NAME_TAKEN) => {
-            Ok(Action::requeue(jittered(NAME_TAKEN, 1.0 / 3.0)))
+            Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
+        }
+        Outcome::Applied(applied) if autoscaling::conflict(&applied.0).is_some() => {
+            Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
         }
         Outcome::Paused | Outcome::Refused(_) | Outcome::Applied(_) => {
             Ok(Action::requeue(jittered(SLOW, 1.0 / 3.0)))

@@ -12,13 +12,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 
+use super::autoscaling::Autoscalers;
 use super::check::{self, Checks};
 use super::configure::config_of;
 use super::dereference::References;
 pub use super::image::Defaults;
 use super::names::ServiceName;
+use super::workload::{self, OperatorPods, Scale};
 use crate::constants::{KIND, port, reason};
-use crate::crd::{ChatService, Resources, ServiceType};
+use crate::crd::{ChatService, NetworkRules, Pod, Resources, ServiceType};
 use crate::server::config::ServerConfig;
 
 /// One thing that only a new spec helps against.
@@ -52,8 +54,12 @@ pub struct ValidatedChatService {
     pub owner: Option<OwnerReference>,
     /// What the servers are told.
     pub config: ServerConfig,
-    /// Wanted pods.
-    pub replicas: i32,
+    /// How many pods there are.
+    pub scale: Scale,
+    /// Who else sets their number.
+    pub autoscalers: Autoscalers,
+    /// The pods that the status counted last.
+    pub pods_before: i32,
     /// The servers' image.
     pub image: String,
     /// CPU and memory of a server.
@@ -62,6 +68,14 @@ pub struct ValidatedChatService {
     pub service_type: ServiceType,
     /// Its port.
     pub service_port: u16,
+    /// Its annotations.
+    pub service_annotations: Option<BTreeMap<String, String>>,
+    /// What is said of the pods.
+    pub pod: Pod,
+    /// Who reaches the pods; None: that is left open.
+    pub network: Option<NetworkRules>,
+    /// The operator's own pods, where that is known.
+    pub operator: Option<OperatorPods>,
 }
 
 impl ValidatedChatService {
@@ -84,13 +98,15 @@ pub fn validate(
     let mut checks = Checks::default();
     let name = service_name(cs, &mut checks);
     let config = config_of(cs, &mut checks);
-    let replicas = cs.spec.replicas;
-    checks.range("spec.replicas", replicas, 0..=1000);
+    let scale = workload::scale(&cs.spec, &mut checks);
     let image = image(cs, defaults, &mut checks);
     let resources = resources(cs.spec.resources.as_ref(), &mut checks);
     let service = cs.spec.service.clone().unwrap_or_default();
     let service_port = service.port.unwrap_or(port::HTTP);
     checks.range("spec.service.port", service_port, 1..=65535);
+    let service_annotations = workload::service_annotations(&cs.spec, &mut checks);
+    let pod = workload::pod(&cs.spec, &mut checks);
+    let network = workload::network_rules(&cs.spec, &mut checks);
     checks.extend(refs.foreign().map(|foreign| Problem {
         reason: reason::NAME_TAKEN,
         field: String::new(),
@@ -102,11 +118,17 @@ pub fn validate(
             owner: cs.meta().uid.as_ref().and_then(|_| cs.controller_owner_ref(&())),
             name,
             config,
-            replicas,
+            scale,
+            autoscalers: refs.autoscalers.clone(),
+            pods_before: cs.status.as_ref().and_then(|status| status.replicas).unwrap_or(0),
             image,
             resources,
             service_type: service.type_.unwrap_or_default(),
             service_port,
+            service_annotations,
+            pod,
+            network,
+            operator: defaults.operator.clone(),
         }),
         (_, _, Err(problems)) => Err(problems),
         // A missing name or configuration always comes with a problem.

@@ -33,7 +33,11 @@ fn with(path: &str, value: &Value) -> ChatService {
 }
 
 fn defaults() -> Defaults {
-    Defaults { server_image: "registry.example.com/chatservice:0.1.0".into(), allowed_images: vec![] }
+    Defaults {
+        server_image: "registry.example.com/chatservice:0.1.0".into(),
+        allowed_images: vec![],
+        operator: None,
+    }
 }
 
 fn check(cs: &ChatService) -> Result<ValidatedChatService, Vec<Problem>> {
@@ -43,7 +47,7 @@ fn check(cs: &ChatService) -> Result<ValidatedChatService, Vec<Problem>> {
 #[test]
 fn a_minimal_spec_gets_every_default() {
     let validated = check(&service(&minimal())).unwrap();
-    assert_eq!(validated.replicas, 1);
+    assert_eq!(validated.scale, Scale::Fixed(1));
     assert_eq!(validated.image, "registry.example.com/chatservice:0.1.0");
     assert_eq!(validated.endpoint(), "http://demo.chat.svc:8080/v1");
     assert_eq!(validated.owner.as_ref().unwrap().uid, "u-1");

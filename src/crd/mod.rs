@@ -6,8 +6,10 @@ mod engine;
 mod rules;
 mod status;
 mod v1alpha1;
+mod workload;
 
 pub use definition::custom_resource_definition;
 pub use engine::*;
 pub use status::{ChatServiceStatus, ConfigStatus};
 pub use v1alpha1::*;
+pub use workload::{Autoscaling, Destination, IpBlock, NetworkRules, Peer, Pod};

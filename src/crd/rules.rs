@@ -163,3 +163,71 @@ pub(super) const REQUESTS_BELOW_LIMITS_RULE: &str = concat!(
     "!isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) || ",
     "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
 );
+
+/// A name with maybe a domain in front, as keys of labels and annotations are.
+macro_rules! qualified {
+    () => {
+        "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+    };
+}
+
+/// On labels: what the API server takes for some.
+pub(super) const LABELS_RULE: &str = concat!(
+    "self.all(k, k.matches('",
+    qualified!(),
+    "') && self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$'))",
+);
+
+/// On labels of pods: those that select them and say whose they are stay ours.
+pub(super) const OWN_LABELS_RULE: &str =
+    "self.all(k, !k.startsWith('app.kubernetes.io/') && !k.startsWith('chatservice.dev/'))";
+
+/// On annotations.
+pub(super) const ANNOTATIONS_RULE: &str = concat!("self.all(k, k.matches('", qualified!(), "'))");
+
+/// On annotations.
+pub(super) const OWN_ANNOTATIONS_RULE: &str = "self.all(k, !k.startsWith('chatservice.dev/'))";
+
+/// On a list of objects with a name.
+pub(super) const UNIQUE_NAMES_RULE: &str = "self.all(a, self.exists_one(b, b.name == a.name))";
+
+/// On `metrics`: exactly the member that `type` names.
+pub(super) const METRICS_RULE: &str = concat!(
+    "self.all(m, m.type in ['Resource', 'ContainerResource', 'Pods', 'Object', 'External']",
+    " && has(m.resource) == (m.type == 'Resource')",
+    " && has(m.containerResource) == (m.type == 'ContainerResource')",
+    " && has(m.pods) == (m.type == 'Pods')",
+    " && has(m.object) == (m.type == 'Object')",
+    " && has(m.external) == (m.type == 'External'))",
+);
+
+/// On the spec: a share of what is requested needs a request. A limit counts as one; so do the defaults.
+pub(super) const CPU_REQUEST_RULE: &str = concat!(
+    "!has(self.autoscaling) || !has(self.resources)",
+    " || !(has(self.autoscaling.targetCPUUtilizationPercentage)",
+    " || (!has(self.autoscaling.targetMemoryUtilizationPercentage)",
+    " && (!has(self.autoscaling.metrics) || size(self.autoscaling.metrics) == 0)))",
+    " || (has(self.resources.requests) && 'cpu' in self.resources.requests)",
+    " || (has(self.resources.limits) && 'cpu' in self.resources.limits)",
+);
+
+/// On the spec.
+pub(super) const MEMORY_REQUEST_RULE: &str = concat!(
+    "!has(self.autoscaling) || !has(self.resources)",
+    " || !has(self.autoscaling.targetMemoryUtilizationPercentage)",
+    " || (has(self.resources.requests) && 'memory' in self.resources.requests)",
+    " || (has(self.resources.limits) && 'memory' in self.resources.limits)",
+);
+
+/// On a peer of a NetworkPolicy.
+pub(super) const PEER_RULE: &str =
+    "has(self.ipBlock) != (has(self.namespaceSelector) || has(self.podSelector))";
+
+/// A range of addresses.
+pub(super) const CIDR_RULE: &str = "isCIDR(self)";
+
+/// On an `ipBlock`. What is no range has a sentence of its own.
+pub(super) const BLOCK_EXCEPT_RULE: &str = concat!(
+    "!has(self.except) || !isCIDR(self.cidr)",
+    " || self.except.all(e, isCIDR(e) && cidr(self.cidr).containsCIDR(e))",
+);

@@ -11,7 +11,7 @@ pub struct ChatServiceStatus {
     /// The `metadata.generation` that this status speaks of; -1 until the operator has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, ConfigApplied, BackendReachable, StateShared; Reconciling and Stalled only while true.
+    /// Ready, ConfigApplied, BackendReachable, StateShared, AutoscalingReady; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

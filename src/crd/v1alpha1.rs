@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Budget, Model, RateLimits, Retries, Telemetry, Timeouts};
 use super::rules::{
-    BUDGET_CAPS_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE, IMAGE_RULE, MEMORY_RULE,
-    MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE, OBJECT_NAME_RULE, PLAIN_HTTP_RULE, PROXY_RULE,
-    QUANTITIES_RULE, REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
+    ANNOTATIONS_RULE, BUDGET_CAPS_RULE, CPU_REQUEST_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE,
+    IMAGE_RULE, MEMORY_REQUEST_RULE, MEMORY_RULE, MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE,
+    OBJECT_NAME_RULE, OWN_ANNOTATIONS_RULE, PLAIN_HTTP_RULE, PROXY_RULE, QUANTITIES_RULE,
+    REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
 };
 use super::status::ChatServiceStatus;
+use super::workload::{Autoscaling, NetworkRules, Pod, annotations};
 
 /// Most resources named in `resources.requests` or `.limits`.
 const RESOURCES_MAX: u32 = 16;
@@ -72,6 +74,10 @@ const RESOURCES_MAX: u32 = 16;
     "must be the name of one of models: add it there, or name one that is"))]
 #[x_kube(validation = Rule::new(BUDGET_CAPS_RULE).field_path(".budget").message(
     "needs models, each with maxOutputTokens: a request reserves what its longest answer would cost"))]
+#[x_kube(validation = Rule::new(CPU_REQUEST_RULE).field_path(".resources").message(
+    "needs requests.cpu: autoscaling by CPU compares with it. Set it, or leave resources out for 100m"))]
+#[x_kube(validation = Rule::new(MEMORY_REQUEST_RULE).field_path(".resources").message(
+    "needs requests.memory: autoscaling by memory compares with it. Set it, or leave resources out for 64Mi"))]
 pub struct ChatServiceSpec {
     /// What a caller gets who names no model. One of `models` where those are given. Example: gpt-4o-mini.
     #[x_kube(validation = Rule::new(MODEL_NAME_RULE).message(MODEL_NAME))]
@@ -127,10 +133,16 @@ pub struct ChatServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
 
-    /// How many chat server pods run. Default: 1. `kubectl scale chat/NAME --replicas=3` sets it too.
+    /// How many chat server pods run, 0 to 1000; ignored while `autoscaling` is set. Default: 1. `kubectl scale chat/NAME
+    /// --replicas=3` sets it too.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
+
+    /// How many pods run, decided by load: a HorizontalPodAutoscaler. Absent: `replicas`. Example: {minReplicas: 2,
+    /// maxReplicas: 10, targetCPUUtilizationPercentage: 70}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
 
     /// The chat server's image. It must match one of the operator's --allowed-images.
     /// Default: the image of the operator's own version.
@@ -148,6 +160,16 @@ pub struct ChatServiceSpec {
     /// How the API is reached inside the cluster. Default: a ClusterIP Service on port 8080.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
+
+    /// Who may reach the pods, and whom they may reach. Absent: everybody, everything. Example: {enabled: true,
+    /// ingressFrom: [{podSelector: {matchLabels: {app: web}}}]}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkRules>,
+
+    /// What is said of the pods beyond their container: labels, nodes, priority, how long they have to end. Absent: the
+    /// defaults of its fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
 
     /// The chat page at /playground. Absent: it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,9 +205,12 @@ impl ChatServiceSpec {
             retries: None,
             redis: None,
             replicas: default_replicas(),
+            autoscaling: None,
             image: None,
             resources: None,
             service: None,
+            network_policy: None,
+            pod: None,
             playground: None,
             logging: None,
             telemetry: None,
@@ -373,7 +398,7 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// How the API is reached.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
     /// How the Service is exposed.
@@ -383,6 +408,15 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
+    /// Annotations of the Service, at most 32: what a cloud's load balancer is told. Default: none. Example:
+    /// {service.beta.kubernetes.io/aws-load-balancer-internal: "true"}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "annotations")]
+    #[x_kube(validation = Rule::new(ANNOTATIONS_RULE).message(
+        "keys must be names of annotations, such as owner or example.com/owner"))]
+    #[x_kube(validation = Rule::new(OWN_ANNOTATIONS_RULE).message(
+        "keys must not begin with chatservice.dev/: the operator sets those"))]
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.

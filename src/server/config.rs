@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::constants::drain;
 use crate::crd::{BudgetPeriod, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per};
 
 /// The form of the file that this build writes. It rises when an older server would misread a newer file.
@@ -46,7 +47,7 @@ pub struct Identity {
 
 /// What changes the pod: what is mounted, and what is made once at the start. A new field is left out of the file while it
 /// has its default: see [`ServerConfig::static_hash`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StaticConfig {
     /// Name of the Secret with the backend's key, for messages; its files are in `mount::CREDENTIALS_DIR`.
@@ -64,6 +65,31 @@ pub struct StaticConfig {
     /// Form of the log. A subscriber is installed once, so it is fixed for the life of the process.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// From SIGTERM to SIGKILL, in seconds: the pod's `terminationGracePeriodSeconds`.
+    #[serde(default = "default_grace_seconds", skip_serializing_if = "is_default_grace")]
+    pub grace_seconds: u32,
+}
+
+impl Default for StaticConfig {
+    fn default() -> Self {
+        Self {
+            credentials_secret: None,
+            redis_secret: None,
+            ca_config_map: None,
+            otlp_endpoint: None,
+            log_format: LogFormat::default(),
+            grace_seconds: drain::DEFAULT_GRACE_SECONDS,
+        }
+    }
+}
+
+fn default_grace_seconds() -> u32 {
+    drain::DEFAULT_GRACE_SECONDS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_default_grace(seconds: &u32) -> bool {
+    *seconds == drain::DEFAULT_GRACE_SECONDS
 }
 
 /// What only changes behaviour.

@@ -54,8 +54,11 @@ fn kubectl_get_shows_what_matters_first() {
         let chosen = columns.iter().filter(|column| (column["priority"] == json!(1)) == wide);
         chosen.filter_map(|column| column["name"].as_str()).collect()
     };
-    assert_eq!(names(false), ["Ready", "Reason", "Pods", "Up-To-Date", "Backend", "Endpoint", "Age"]);
-    assert_eq!(names(true), ["Message", "Redis", "Image"]);
+    assert_eq!(
+        names(false),
+        ["Ready", "Reason", "Pods", "Up-To-Date", "Config", "Backend", "Endpoint", "Age"]
+    );
+    assert_eq!(names(true), ["Message", "Autoscaling", "Redis", "Image"]);
 }
 
 #[test]

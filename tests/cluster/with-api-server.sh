@@ -96,7 +96,8 @@ run "$ASSETS/kube-apiserver" --etcd-servers "http://127.0.0.1:$ETCD" --bind-addr
 until_ok 120 "the API server" api /readyz
 # A busy machine delays the heartbeats of the fake node; its pods must not turn unready for that.
 run "$B/kube-controller-manager" --kubeconfig kubeconfig --leader-elect=false --secure-port 0 \
-  --use-service-account-credentials --service-account-private-key-file sa.key --root-ca-file ca.crt --node-monitor-grace-period 1h
+  --use-service-account-credentials --service-account-private-key-file sa.key --root-ca-file ca.crt --node-monitor-grace-period 1h \
+  --horizontal-pod-autoscaler-sync-period 1s
 run "$B/kube-scheduler" --kubeconfig kubeconfig --leader-elect=false --secure-port 0
 run "$B/kwok" --kubeconfig kubeconfig --config "$K/kwok-stages.yaml" --manage-nodes-with-annotation-selector kwok.x-k8s.io/node=fake
 api /api/v1/nodes -X POST -H 'content-type: application/json' -o /dev/null --data '{"apiVersion": "v1", "kind": "Node",

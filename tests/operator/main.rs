@@ -9,10 +9,12 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod autoscaling;
 mod conditions;
 mod election;
 mod init_secret;
 mod lifecycle;
+mod network;
 mod permissions;
 mod pods;
 mod refusals;

@@ -163,7 +163,7 @@ impl Rig {
                 identity: "test".to_owned(),
             },
             watch_namespaces,
-            defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![] },
+            defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![], operator: None },
             metrics,
             readiness: readiness.clone(),
             pace: Pace {

@@ -45,7 +45,7 @@ async fn without_the_crd_the_operator_waits_and_ends_when_it_is_told() {
         clients: Clients::connect(Config::new(url.parse().unwrap()), &metrics).unwrap(),
         lease: LeaseOptions { namespace: None, name: LEASE.to_owned(), identity: "test".to_owned() },
         watch_namespaces: vec!["chat".into()],
-        defaults: Defaults { server_image: "i:1".into(), allowed_images: vec![] },
+        defaults: Defaults { server_image: "i:1".into(), allowed_images: vec![], operator: None },
         metrics,
         readiness: readiness.clone(),
         pace: Pace::default(),

@@ -86,6 +86,11 @@ const OTLP: &str =
     "must be http(s)://host[:port][/path] without user, query or fragment, such as http://otel-collector";
 const MEMORY: &str = "must be a whole number of bytes from 1Mi to 16Gi";
 const IMAGE: &str = "must be an image with a tag or digest";
+const METRIC: &str = "type must be Resource, ContainerResource, Pods, Object or External, with exactly the member of that name";
+const LABELS: &str = "must be labels: keys such as team or example.com/team";
+const ANNOTATIONS: &str = "keys must be names of annotations, such as owner or example.com/owner";
+const PEER: &str = "set ipBlock alone, or namespaceSelector, podSelector or both";
+const CIDR: &str = "must be an IP range in CIDR form, such as 10.0.0.0/8 or 2001:db8::/32";
 const QUANTITY: &str = "values must be quantities, such as 100m, 1 or 64Mi";
 const RESOURCE: &str = "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or VENDOR/RESOURCE";
 
@@ -863,6 +868,199 @@ pub const INVALID: &[InvalidSpec] = &[
     named("a name that ends with a dash", "demo-"),
     named("a name in capitals", "Demo"),
     named("a name of 53 letters", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+    // How many pods, where they run, who reaches them.
+    rule(
+        "fewest above most",
+        "{model: m, backend: {echo: {}}, autoscaling: {minReplicas: 3, maxReplicas: 2}}",
+        "spec.autoscaling: ",
+        "minReplicas must be at most maxReplicas: lower it or raise maxReplicas",
+    ),
+    schema(
+        "autoscaling without an end",
+        "{model: m, backend: {echo: {}}, autoscaling: {minReplicas: 3}}",
+        "spec.autoscaling.maxReplicas: is required. Most pods",
+        "spec.autoscaling.maxReplicas: Required value",
+    ),
+    schema(
+        "autoscaling from zero",
+        "{model: m, backend: {echo: {}}, autoscaling: {minReplicas: 0, maxReplicas: 2}}",
+        "spec.autoscaling.minReplicas: must be from 1 to 1000, not 0",
+        "spec.autoscaling.minReplicas in body should be greater than or equal to 1",
+    ),
+    rule(
+        "autoscaling by CPU that nobody requests",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2}, resources: {requests: {memory: 64Mi}}}",
+        "spec.resources: ",
+        "needs requests.cpu: autoscaling by CPU compares with it",
+    ),
+    rule(
+        "autoscaling by memory that nobody requests",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2, targetMemoryUtilizationPercentage: 80}, resources: {limits: {cpu: 1}}}",
+        "spec.resources: ",
+        "needs requests.memory: autoscaling by memory compares with it",
+    ),
+    rule(
+        "a metric of a type that is none",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2, metrics: [{type: Custom}]}}",
+        "spec.autoscaling.metrics: ",
+        METRIC,
+    ),
+    rule(
+        "a metric without its member",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2, metrics: [{type: Pods}]}}",
+        "spec.autoscaling.metrics: ",
+        METRIC,
+    ),
+    rule(
+        "a metric with two members",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}, external: {metric: {name: q}, target: {type: Value, value: 1}}}]}}",
+        "spec.autoscaling.metrics: ",
+        METRIC,
+    ),
+    schema(
+        "a typo in a metric",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 2, metrics: [{type: Pods, pods: {metric: {name: a}, target: {type: Value}, targett: {}}}]}}",
+        "spec.autoscaling.metrics[0].pods.targett: unknown field, did you mean target?",
+        "unknown field \"spec.autoscaling.metrics[0].pods.targett\"",
+    ),
+    rule(
+        "a label of ours",
+        "{model: m, backend: {echo: {}}, pod: {labels: {app.kubernetes.io/name: mine}}}",
+        "spec.pod.labels: ",
+        "keys must not begin with app.kubernetes.io/ or chatservice.dev/",
+    ),
+    rule(
+        "a label that is none",
+        "{model: m, backend: {echo: {}}, pod: {labels: {team: 'a b'}}}",
+        "spec.pod.labels: ",
+        LABELS,
+    ),
+    rule(
+        "a node's label that is none",
+        "{model: m, backend: {echo: {}}, pod: {nodeSelector: {'-x': z}}}",
+        "spec.pod.nodeSelector: ",
+        LABELS,
+    ),
+    rule(
+        "an annotation of ours",
+        "{model: m, backend: {echo: {}}, pod: {annotations: {chatservice.dev/config-hash: x}}}",
+        "spec.pod.annotations: ",
+        "keys must not begin with chatservice.dev/",
+    ),
+    rule(
+        "an annotation that is none",
+        "{model: m, backend: {echo: {}}, pod: {annotations: {'a b': x}}}",
+        "spec.pod.annotations: ",
+        ANNOTATIONS,
+    ),
+    schema(
+        "a number as a label",
+        "{model: m, backend: {echo: {}}, pod: {labels: {build: 7}}}",
+        "spec.pod.labels.build: must be a string, not a number: put it in quotes",
+        "spec.pod.labels.build in body must be of type string",
+    ),
+    rule(
+        "a priority class that is none",
+        "{model: m, backend: {echo: {}}, pod: {priorityClassName: High_Prio}}",
+        "spec.pod.priorityClassName: ",
+        "must be the name of a PriorityClass",
+    ),
+    rule(
+        "one pull secret twice",
+        "{model: m, backend: {echo: {}}, pod: {imagePullSecrets: [{name: a}, {name: a}]}}",
+        "spec.pod.imagePullSecrets: ",
+        "names a Secret twice: once is enough",
+    ),
+    rule(
+        "a pull secret that is none",
+        "{model: m, backend: {echo: {}}, pod: {imagePullSecrets: [{name: '../a'}]}}",
+        "spec.pod.imagePullSecrets[0].name: ",
+        SECRET,
+    ),
+    schema(
+        "too little time to end",
+        "{model: m, backend: {echo: {}}, pod: {terminationGracePeriodSeconds: 14}}",
+        "spec.pod.terminationGracePeriodSeconds: must be from 15 to 86400, not 14",
+        "spec.pod.terminationGracePeriodSeconds in body should be greater than or equal to 15",
+    ),
+    schema(
+        "a container beside ours",
+        "{model: m, backend: {echo: {}}, pod: {containers: []}}",
+        "spec.pod.containers: unknown field",
+        "unknown field \"spec.pod.containers\"",
+    ),
+    schema(
+        "a typo in an affinity",
+        "{model: m, backend: {echo: {}}, pod: {affinity: {nodeAfinity: {}}}}",
+        "spec.pod.affinity.nodeAfinity: unknown field, did you mean nodeAffinity?",
+        "unknown field \"spec.pod.affinity.nodeAfinity\"",
+    ),
+    schema(
+        "a spread over nothing",
+        "{model: m, backend: {echo: {}}, pod: {topologySpreadConstraints: [{maxSkew: 1, whenUnsatisfiable: DoNotSchedule}]}}",
+        "spec.pod.topologySpreadConstraints[0].topologyKey: is required",
+        "spec.pod.topologySpreadConstraints[0].topologyKey: Required value",
+    ),
+    rule(
+        "an annotation of the Service that is ours",
+        "{model: m, backend: {echo: {}}, service: {annotations: {chatservice.dev/x: z}}}",
+        "spec.service.annotations: ",
+        "keys must not begin with chatservice.dev/",
+    ),
+    rule(
+        "an annotation of the Service that is none",
+        "{model: m, backend: {echo: {}}, service: {annotations: {a/b/c: z}}}",
+        "spec.service.annotations: ",
+        ANNOTATIONS,
+    ),
+    schema(
+        "a network policy that is neither on nor off",
+        "{model: m, backend: {echo: {}}, networkPolicy: {egressTo: []}}",
+        "spec.networkPolicy.enabled: is required. Whether there is one",
+        "spec.networkPolicy.enabled: Required value",
+    ),
+    rule(
+        "a peer that is nobody",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, ingressFrom: [{}]}}",
+        "spec.networkPolicy.ingressFrom[0]: ",
+        PEER,
+    ),
+    rule(
+        "a peer that is pods and addresses",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, scrapeFrom: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}}",
+        "spec.networkPolicy.scrapeFrom[0]: ",
+        PEER,
+    ),
+    rule(
+        "a destination that is ports alone",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, egressTo: [{ports: [443]}]}}",
+        "spec.networkPolicy.egressTo[0]: ",
+        PEER,
+    ),
+    rule(
+        "an address for a range",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, egressTo: [{ipBlock: {cidr: 10.0.0.1}}]}}",
+        "spec.networkPolicy.egressTo[0].ipBlock.cidr: ",
+        CIDR,
+    ),
+    rule(
+        "a range with too many bits",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, ingressFrom: [{ipBlock: {cidr: 10.0.0.0/33}}]}}",
+        "spec.networkPolicy.ingressFrom[0].ipBlock.cidr: ",
+        CIDR,
+    ),
+    rule(
+        "an exception outside its range",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, egressTo: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}}",
+        "spec.networkPolicy.egressTo[0].ipBlock: ",
+        "except must hold ranges inside cidr",
+    ),
+    schema(
+        "a port that nobody has",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, egressTo: [{podSelector: {}, ports: [70000]}]}}",
+        "spec.networkPolicy.egressTo[0].ports[0]: must be from 1 to 65535, not 70000",
+        "spec.networkPolicy.egressTo[0].ports[0] in body should be less than or equal to 65535",
+    ),
 ];
 
 /// What is accepted: (`metadata.name`, `spec`).
@@ -961,4 +1159,34 @@ pub const VALID: &[(&str, &str)] = &[
         "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'http://otel-collector.observability.svc:4318'}}",
     ),
     ("demo", "{model: m, backend: {echo: {}}, telemetry: {otlpEndpoint: 'https://otlp.example.com/otlp'}}"),
+    ("demo", "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 1}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, autoscaling: {minReplicas: 2, maxReplicas: 10, targetCPUUtilizationPercentage: 70, targetMemoryUtilizationPercentage: 80, behavior: {scaleDown: {stabilizationWindowSeconds: 60, policies: [{type: Pods, value: 1, periodSeconds: 30}]}}}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 4, metrics: [{type: Pods, pods: {metric: {name: chat_requests_in_flight}, target: {type: AverageValue, averageValue: 20}}}]}, resources: {}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, autoscaling: {maxReplicas: 4, targetCPUUtilizationPercentage: 150}, resources: {limits: {cpu: 1}}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, pod: {annotations: {example.com/owner: 'anything at all'}, labels: {team: search, example.com/x: ''}, nodeSelector: {kubernetes.io/arch: amd64}, tolerations: [{key: dedicated, operator: Equal, value: chat, effect: NoSchedule}], priorityClassName: '', imagePullSecrets: [{name: a}, {name: b}], terminationGracePeriodSeconds: 86400}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, pod: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/instance: demo}}}]}}, topologySpreadConstraints: [{topologyKey: topology.kubernetes.io/zone, maxSkew: 1, whenUnsatisfiable: ScheduleAnyway}]}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, service: {annotations: {service.beta.kubernetes.io/aws-load-balancer-internal: 'true'}}}",
+    ),
+    ("demo", "{model: m, backend: {echo: {}}, networkPolicy: {enabled: false}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, ingressFrom: [{podSelector: {}}], scrapeFrom: [{namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [obs]}]}, podSelector: {}}], egressTo: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16, 10.0.0.0/8]}, ports: [443]}, {ipBlock: {cidr: '2001:db8::/32'}}]}}",
+    ),
 ];

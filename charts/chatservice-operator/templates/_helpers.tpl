@@ -116,6 +116,12 @@ imagePullSecrets:
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -129,7 +135,7 @@ imagePullSecrets:
 {{- if and .Values.rbac.create (not .Values.rbac.clusterRoles) (not .Values.watchNamespaces) -}}
 {{- fail "rbac.clusterRoles is false and watchNamespaces is empty: serving all namespaces needs a ClusterRole. Name the namespaces in watchNamespaces, or set rbac.clusterRoles to true" -}}
 {{- end -}}
-{{- $known := list "POD_NAME" "POD_NAMESPACE" "CHATSERVICE_SERVER_IMAGE" -}}
+{{- $known := list "POD_NAME" "POD_NAMESPACE" "CHATSERVICE_SERVER_IMAGE" "CHATSERVICE_OPERATOR_LABELS" -}}
 {{- range .Values.extraEnv -}}
 {{- if has .name $known -}}
 {{- fail (printf "extraEnv: %s is set already: each variable once. What the chart sets follows from the values image, watchNamespaces, allowedImages and logging" .name) -}}

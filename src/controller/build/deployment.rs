@@ -1,16 +1,19 @@
 //! The Deployment of chat servers. Its `spec.replicas` is never set here: another field manager owns it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-    VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, LocalObjectReference,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{CONTAINER, ValidatedChatService, metadata};
-use crate::constants::{annotation, drain, mount, path, port};
+use crate::constants::{annotation, mount, path, port};
+use crate::crd::Pod;
 
 /// Without progress for this long the rollout counts as failed.
 pub const PROGRESS_DEADLINE_SECONDS: i32 = 600;
@@ -34,10 +37,11 @@ pub(super) fn build(service: &ValidatedChatService) -> Deployment {
             progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(service.name.labels()),
-                    annotations: Some(
+                    labels: Some(joined(service.pod.labels.as_ref(), service.name.labels())),
+                    annotations: Some(joined(
+                        service.pod.annotations.as_ref(),
                         [(annotation::CONFIG_HASH.to_owned(), service.config.static_hash())].into(),
-                    ),
+                    )),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(service)),
@@ -48,16 +52,44 @@ pub(super) fn build(service: &ValidatedChatService) -> Deployment {
     }
 }
 
+/// What people want and what we set, which wins.
+fn joined(
+    theirs: Option<&BTreeMap<String, String>>,
+    ours: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut all = theirs.cloned().unwrap_or_default();
+    all.extend(ours);
+    all
+}
+
 /// Fits the `restricted` pod security standard. No `runAsUser`: the image's own numeric user serves, and OpenShift
 /// assigns one of its own.
 fn pod(service: &ValidatedChatService) -> PodSpec {
     let mounts = mounts(service);
+    let Pod {
+        annotations: _,
+        labels: _,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints: _,
+        priority_class_name,
+        image_pull_secrets,
+        termination_grace_period_seconds: _,
+    } = service.pod.clone();
+    let pull_secrets = image_pull_secrets.into_iter().flatten();
     PodSpec {
         service_account_name: Some(service.name.to_string()),
         automount_service_account_token: Some(false),
         // Otherwise every Service of the namespace becomes environment variables.
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(i64::try_from(drain::GRACE.as_secs()).unwrap_or(i64::MAX)),
+        termination_grace_period_seconds: Some(i64::from(service.config.fixed.grace_seconds)),
+        node_selector: node_selector.filter(|labels| !labels.is_empty()),
+        tolerations: tolerations.filter(|tolerations| !tolerations.is_empty()),
+        affinity,
+        topology_spread_constraints: spread(service),
+        priority_class_name: priority_class_name.filter(|name| !name.is_empty()),
+        image_pull_secrets: not_empty(pull_secrets.map(|secret| LocalObjectReference { name: secret.name })),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             seccomp_profile: Some(SeccompProfile {
@@ -70,6 +102,23 @@ fn pod(service: &ValidatedChatService) -> PodSpec {
         volumes: Some(mounts.into_iter().map(|(volume, _)| volume).collect()),
         ..PodSpec::default()
     }
+}
+
+/// The spread that is asked for. A constraint that selects no pods does nothing, so without a selector it means ours.
+fn spread(service: &ValidatedChatService) -> Option<Vec<TopologySpreadConstraint>> {
+    let constraints = service.pod.topology_spread_constraints.iter().flatten().cloned();
+    not_empty(constraints.map(|mut constraint| {
+        constraint.label_selector.get_or_insert_with(|| LabelSelector {
+            match_labels: Some(service.name.selector()),
+            ..LabelSelector::default()
+        });
+        constraint
+    }))
+}
+
+fn not_empty<T>(items: impl Iterator<Item = T>) -> Option<Vec<T>> {
+    let items: Vec<T> = items.collect();
+    (!items.is_empty()).then_some(items)
 }
 
 fn container(service: &ValidatedChatService, mounts: &[(Volume, &str)]) -> Container {

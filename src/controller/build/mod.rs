@@ -3,6 +3,8 @@
 
 mod config_map;
 mod deployment;
+mod horizontal_pod_autoscaler;
+mod network_policy;
 pub(super) mod pod_disruption_budget;
 mod service;
 mod service_account;
@@ -11,13 +13,16 @@ use std::marker::PhantomData;
 
 pub(super) use deployment::PROGRESS_DEADLINE_SECONDS;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::validate::ValidatedChatService;
+use super::workload::Scale;
 
 /// Name of the one container of a pod.
 pub const CONTAINER: &str = "server";
@@ -43,18 +48,22 @@ pub struct Resources<State> {
     pub service: Service,
     /// The admin listeners, one address a pod.
     pub admin_service: Service,
+    /// Who reaches the pods, where that is said.
+    pub network_policy: Option<NetworkPolicy>,
     /// Only where a disruption can leave a pod running.
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
-    /// The pods, without their number.
+    /// The pods; as built without their number, which has a field manager of its own.
     pub deployment: Deployment,
-    /// The pods' number, which has a field manager of its own.
-    pub replicas: i32,
+    /// The pods' number, where it is fixed.
+    pub replicas: Option<i32>,
+    /// What decides their number, where it is not.
+    pub horizontal_pod_autoscaler: Option<HorizontalPodAutoscaler>,
     /// Nothing: which of the two it is.
     pub(super) state: PhantomData<State>,
 }
 
 impl Resources<Prepared> {
-    /// The objects as JSON in the order in which they are applied, the number of pods written into the Deployment.
+    /// The objects as JSON in the order in which they are applied. A fixed number of pods is written into the Deployment.
     #[must_use]
     pub fn to_values(&self) -> Vec<Value> {
         let Self {
@@ -63,13 +72,15 @@ impl Resources<Prepared> {
             connection,
             service,
             admin_service,
+            network_policy,
             pod_disruption_budget,
             deployment,
             replicas,
+            horizontal_pod_autoscaler,
             state: _,
         } = self;
         let mut deployment = value(deployment);
-        if let Some(spec) = deployment.get_mut("spec") {
+        if let (Some(spec), Some(replicas)) = (deployment.get_mut("spec"), replicas) {
             spec["replicas"] = json!(replicas);
         }
         let mut values = vec![
@@ -79,9 +90,19 @@ impl Resources<Prepared> {
             value(service),
             value(admin_service),
         ];
+        values.extend(network_policy.as_ref().map(value));
         values.extend(pod_disruption_budget.as_ref().map(value));
         values.push(deployment);
+        values.extend(horizontal_pod_autoscaler.as_ref().map(value));
         values
+    }
+}
+
+impl Resources<Applied> {
+    /// The number of pods that is wanted now: the one written, or what an autoscaler made of it.
+    #[must_use]
+    pub fn wanted(&self) -> i32 {
+        self.deployment.spec.replicas.unwrap_or(1)
     }
 }
 
@@ -99,9 +120,14 @@ pub fn build(service: &ValidatedChatService) -> Resources<Prepared> {
         connection: config_map::connection(service),
         service: service::api(service),
         admin_service: service::admin(service),
+        network_policy: network_policy::build(service),
         pod_disruption_budget: pod_disruption_budget::build(service),
         deployment: deployment::build(service),
-        replicas: service.replicas,
+        replicas: match service.scale {
+            Scale::Fixed(replicas) => Some(replicas),
+            Scale::Auto(_) => None,
+        },
+        horizontal_pod_autoscaler: horizontal_pod_autoscaler::build(service),
         state: PhantomData,
     }
 }
@@ -121,6 +147,7 @@ fn metadata(service: &ValidatedChatService, name: String) -> ObjectMeta {
 mod tests {
     use super::super::dereference::References;
     use super::super::validate::{Defaults, validate};
+    use super::super::workload::OperatorPods;
     use super::*;
 
     fn built(name: &str, spec: &Value) -> Resources<Prepared> {
@@ -134,6 +161,10 @@ mod tests {
         let defaults = Defaults {
             server_image: "registry.example.com/chatservice:0.1.0".into(),
             allowed_images: vec!["*".into()],
+            operator: Some(OperatorPods {
+                namespace: "chatservice-system".into(),
+                labels: [("app.kubernetes.io/instance".into(), "chatservice".into())].into(),
+            }),
         };
         build(&validate(&cs, &References::default(), &defaults).unwrap())
     }
@@ -160,9 +191,31 @@ mod tests {
             "retries": { "maxAttempts": 2 },
             "redis": { "secretRef": { "name": "prod-redis" } },
             "replicas": 3,
+            "pod": {
+                "annotations": { "example.com/owner": "search" }, "labels": { "team": "search" },
+                "nodeSelector": { "kubernetes.io/arch": "amd64" },
+                "tolerations": [{ "key": "dedicated", "operator": "Equal", "value": "chat", "effect": "NoSchedule" }],
+                "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+                    { "topologyKey": "kubernetes.io/hostname", "labelSelector": { "matchLabels": { "a": "b" } } },
+                ] } },
+                "topologySpreadConstraints": [
+                    { "topologyKey": "topology.kubernetes.io/zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway" },
+                ],
+                "priorityClassName": "business-critical", "imagePullSecrets": [{ "name": "registry" }],
+                "terminationGracePeriodSeconds": 300,
+            },
+            "networkPolicy": {
+                "enabled": true,
+                "ingressFrom": [{ "podSelector": { "matchLabels": { "app": "web" } } }],
+                "scrapeFrom": [{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } }],
+                "egressTo": [
+                    { "ipBlock": { "cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"] }, "ports": [443] },
+                    { "podSelector": { "matchLabels": { "app": "redis" } } },
+                ],
+            },
             "image": "registry.example.com/chatservice:0.2.0",
             "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } },
-            "service": { "type": "NodePort", "port": 80 },
+            "service": { "type": "NodePort", "port": 80, "annotations": { "example.com/lb": "internal" } },
             "logging": { "level": "warn", "format": "text" },
             "telemetry": { "otlpEndpoint": "http://otel-collector.observability.svc:4318" },
         })
@@ -180,11 +233,55 @@ mod tests {
         insta::assert_yaml_snapshot!(built("prod", &full()).to_values());
     }
 
+    /// The Deployment has no number, the autoscaler has; a budget, because there may be two pods.
+    #[test]
+    fn children_of_an_autoscaled_service() {
+        let spec = json!({
+            "model": "echo-1", "backend": { "echo": {} },
+            "autoscaling": {
+                "maxReplicas": 10, "targetCPUUtilizationPercentage": 70, "targetMemoryUtilizationPercentage": 90,
+                "metrics": [{ "type": "External", "external": {
+                    "metric": { "name": "queue" }, "target": { "type": "Value", "value": "100" },
+                } }],
+                "behavior": { "scaleDown": { "stabilizationWindowSeconds": 60 } },
+            },
+        });
+        let values = built("demo", &spec).to_values();
+        let deployment = values.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        assert_eq!(deployment.pointer("/spec/replicas"), None);
+        let of_number = |object: &Value| {
+            ["HorizontalPodAutoscaler", "PodDisruptionBudget"].iter().any(|kind| object["kind"] == *kind)
+        };
+        insta::assert_yaml_snapshot!(values.into_iter().filter(of_number).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_network_policy_leaves_open_what_is_not_said() {
+        let policy = |rules: Value| {
+            let mut spec = full();
+            spec["networkPolicy"] = rules;
+            built("prod", &spec).network_policy
+        };
+        assert_eq!(policy(json!({ "enabled": false, "egressTo": [{ "podSelector": {} }] })), None);
+        for rules in
+            [json!({ "enabled": true }), json!({ "enabled": true, "egressTo": [], "ingressFrom": [] })]
+        {
+            let spec = policy(rules).unwrap().spec.unwrap();
+            assert_eq!(spec.policy_types, Some(vec!["Ingress".to_owned()]));
+            assert_eq!(spec.egress, None);
+            let ingress = spec.ingress.unwrap();
+            assert_eq!(
+                (ingress.len(), &ingress[0].from),
+                (2, &None),
+                "the API for all, the admin port for the operator"
+            );
+        }
+    }
+
     #[test]
     fn the_deployment_says_nothing_of_the_number_of_its_pods() {
         let resources = built("prod", &full());
-        assert_eq!(resources.deployment.spec.replicas, None);
-        assert_eq!(resources.replicas, 3);
+        assert_eq!((resources.deployment.spec.replicas, resources.replicas), (None, Some(3)));
         assert_eq!(value(&resources.deployment).pointer("/spec/replicas"), None);
     }
 
@@ -226,6 +323,8 @@ mod tests {
             ("/logging/format", json!("json")),
             ("/image", json!("registry.example.com/chatservice:0.3.0")),
             ("/resources/requests/cpu", json!("2")),
+            ("/pod/labels/team", json!("other")),
+            ("/pod/terminationGracePeriodSeconds", json!(60)),
         ] {
             assert_ne!(template(path, value), before, "{path}");
         }
@@ -242,6 +341,8 @@ mod tests {
             ("/retries/maxAttempts", json!(1)),
             ("/logging/level", json!("debug")),
             ("/replicas", json!(7)),
+            ("/service/annotations", json!({})),
+            ("/networkPolicy/enabled", json!(false)),
         ] {
             assert_eq!(template(path, value), before, "{path}");
         }

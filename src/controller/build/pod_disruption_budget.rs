@@ -6,15 +6,14 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{ValidatedChatService, metadata};
 
-/// Whether so many pods have a budget. With one, a budget only blocks drains.
-pub fn wanted(replicas: i32) -> bool {
-    replicas >= 2
+/// Whether pods have a budget: where there may be two of them, since with one there is nothing to take one at a time.
+pub fn wanted(most: i32) -> bool {
+    most >= 2
 }
 
-/// Pods that are not ready may always be evicted, or a
-/// broken rollout would block them too.
+/// Pods that are not ready may always be evicted, or a broken rollout would block them too.
 pub(super) fn build(service: &ValidatedChatService) -> Option<PodDisruptionBudget> {
-    wanted(service.replicas).then(|| PodDisruptionBudget {
+    wanted(service.scale.most()).then(|| PodDisruptionBudget {
         metadata: metadata(service, service.name.to_string()),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),

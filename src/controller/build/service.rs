@@ -1,6 +1,7 @@
 //! The two Services: the API, and the admin listeners for scraping.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{ValidatedChatService, metadata};
@@ -15,7 +16,10 @@ pub(super) fn api(service: &ValidatedChatService) -> Service {
         ServiceType::LoadBalancer => "LoadBalancer",
     };
     Service {
-        metadata: metadata(service, service.name.to_string()),
+        metadata: ObjectMeta {
+            annotations: service.service_annotations.clone().filter(|annotations| !annotations.is_empty()),
+            ..metadata(service, service.name.to_string())
+        },
         spec: Some(ServiceSpec {
             type_: Some(type_.to_owned()),
             selector: Some(service.name.selector()),

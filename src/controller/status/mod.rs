@@ -2,6 +2,7 @@
 //! status: its facts here, each condition in the file of its name (`ready` has the three that kstatus judges by). Pure, and
 //! without a clock but for when a condition flipped: the same observation is the same status. `record` writes it if it changed.
 
+mod autoscaling_ready;
 mod backend_reachable;
 mod config_applied;
 mod progress;
@@ -39,7 +40,7 @@ pub struct Subject {
     pub uid: Option<String>,
     /// Its generation.
     pub generation: i64,
-    /// Wanted pods; None when the object cannot be read.
+    /// Wanted pods; None when the object cannot be read or an autoscaler says how many.
     pub wanted: Option<i32>,
     /// The status before.
     pub previous: ChatServiceStatus,
@@ -87,6 +88,7 @@ struct Judgement {
     config_applied: Option<Claim>,
     backend_reachable: Option<Claim>,
     state_shared: Option<Claim>,
+    autoscaling_ready: Option<Claim>,
 }
 
 /// The status. `observed` is None while the pods are not known yet; `now` dates
@@ -126,7 +128,13 @@ pub fn from(
 
 impl From<Verdict> for Judgement {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, config_applied: None, backend_reachable: None, state_shared: None }
+        Self {
+            verdict,
+            config_applied: None,
+            backend_reachable: None,
+            state_shared: None,
+            autoscaling_ready: None,
+        }
     }
 }
 
@@ -147,8 +155,8 @@ fn applied_facts(
     now: Timestamp,
     status: &mut ChatServiceStatus,
 ) -> Judgement {
-    let (config, wanted) = (&service.config, service.replicas);
-    let progress = Progress::of(&resources.deployment, wanted);
+    let (config, wanted) = (&service.config, resources.wanted());
+    let progress = Progress::of(&resources.deployment, wanted, service.scale.least());
     let configuration = config_applied::judge(subject, config, wanted, observed);
     status.replicas = Some(progress.total);
     status.ready_replicas = Some(progress.ready);
@@ -167,6 +175,7 @@ fn applied_facts(
         config_applied: Some(claim),
         backend_reachable: None,
         state_shared: Some(state_shared),
+        autoscaling_ready: Some(autoscaling_ready::judge(service, resources)),
     }
 }
 
@@ -190,7 +199,7 @@ fn conditions(
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let Judgement { verdict, config_applied, backend_reachable, state_shared } = judgement;
+    let Judgement { verdict, config_applied, backend_reachable, state_shared, autoscaling_ready } = judgement;
     let before = |type_: &str| previous.iter().find(|condition| condition.type_ == type_);
     let dated = |type_: &str, claim: Claim| Condition {
         type_: type_.to_owned(),
@@ -213,6 +222,7 @@ fn conditions(
         (condition::CONFIG_APPLIED, config_applied),
         (condition::BACKEND_REACHABLE, backend_reachable),
         (condition::STATE_SHARED, state_shared),
+        (condition::AUTOSCALING_READY, autoscaling_ready),
     ];
     let learnt = learnt.into_iter().filter_map(|(type_, claim)| {
         claim.map_or_else(|| before(type_).cloned(), |claim| Some(dated(type_, claim)))

@@ -18,10 +18,12 @@ pub(super) struct Progress {
     pub(super) ready: i32,
     /// Pods that there should be.
     pub(super) wanted: i32,
+    /// Pods that are enough; fewer than wanted where an autoscaler asks for more under load.
+    enough: i32,
 }
 
 impl Progress {
-    pub(super) fn of(deployment: &Deployment, wanted: i32) -> Self {
+    pub(super) fn of(deployment: &Deployment, wanted: i32, least: i32) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
         let count = |value: Option<i32>| value.unwrap_or(0);
         Self {
@@ -31,6 +33,7 @@ impl Progress {
             available: count(status.available_replicas),
             ready: count(status.ready_replicas),
             wanted,
+            enough: least.min(wanted),
         }
     }
 
@@ -40,6 +43,14 @@ impl Progress {
             && self.updated >= self.wanted
             && self.available >= self.wanted
             && self.total <= self.updated.max(self.wanted)
+    }
+
+    /// Pods are added to those that are enough, and none is of an older template.
+    pub(super) fn is_growing(&self) -> bool {
+        self.observed
+            && self.enough < self.wanted
+            && self.available >= self.enough
+            && self.total == self.updated
     }
 
     /// Every wanted pod exists and is of the current template.

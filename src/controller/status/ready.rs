@@ -81,6 +81,14 @@ pub(super) fn rolled_out(
     let said = deployment_says(&resources.deployment);
     let cause =
         cause(observed).or_else(|| said.refused.as_deref().map(|message| pods_refused(subject, message)));
+    if progress.is_growing() {
+        let message = cause.map_or(counts.clone(), |cause| format!("{counts}; {}", cause.message));
+        return Verdict {
+            ready: Claim::yes(reason::AVAILABLE, message),
+            reconciling: (!said.deadline_exceeded).then(|| progress.claim()),
+            stalled: None,
+        };
+    }
     let fell = said.complete && progress.is_whole() && !is_scaling(&subject.previous, now);
     let reconciling = (!said.deadline_exceeded && !fell).then(|| progress.claim());
     // What can heal without a new spec is never a stall.

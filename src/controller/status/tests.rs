@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::dereference::References;
 use super::super::pods::{PodView, Report, Trouble};
+use super::super::workload::{Autoscale, Scale};
 use super::super::{Defaults, build, validate};
 use super::*;
 use crate::admin::{RejectedConfig, StatusProblem};
@@ -27,7 +28,7 @@ pub(super) fn service() -> ValidatedChatService {
         "spec": { "model": "m", "backend": { "echo": {} }, "replicas": 2, "redis": { "secretRef": { "name": "r" } } },
     }))
     .unwrap();
-    let defaults = Defaults { server_image: "i:1".into(), allowed_images: vec![] };
+    let defaults = Defaults { server_image: "i:1".into(), allowed_images: vec![], operator: None };
     validate::validate(&cs, &References::default(), &defaults).unwrap()
 }
 
@@ -37,6 +38,7 @@ fn applied(status: &Value) -> Outcome {
     let prepared = build::build(&service);
     let mut deployment = prepared.deployment;
     deployment.metadata.generation = Some(3);
+    deployment.spec.replicas = Some(2);
     deployment.status = Some(serde_json::from_value(status.clone()).unwrap());
     let resources = Resources {
         service_account: prepared.service_account,
@@ -44,9 +46,11 @@ fn applied(status: &Value) -> Outcome {
         connection: prepared.connection,
         service: prepared.service,
         admin_service: prepared.admin_service,
+        network_policy: prepared.network_policy,
         pod_disruption_budget: prepared.pod_disruption_budget,
         deployment,
-        replicas: 2,
+        replicas: Some(2),
+        horizontal_pod_autoscaler: prepared.horizontal_pod_autoscaler,
         state: PhantomData,
     };
     Outcome::Applied(Box::new((service, resources)))
@@ -375,4 +379,68 @@ fn what_was_learnt_of_a_configuration_stands_while_nothing_is_written() {
         assert_eq!(met.observed_generation, Some(8), "what pods meet is still observed");
         assert_eq!(after.pods.as_deref(), Some("0/2"));
     }
+}
+
+/// The same service with an autoscaler, whose Deployment stands at 5 pods of which so many are ready.
+fn autoscaled(ready: i32, conditions: &Value) -> Outcome {
+    let Outcome::Applied(mut applied) = applied(&rolled(5, 5, ready)) else {
+        panic!("every child is written");
+    };
+    let (service, resources) = applied.as_mut();
+    service.scale = Scale::Auto(Autoscale { min: 2, max: 9, metrics: Vec::new(), behavior: None });
+    resources.deployment.spec.replicas = Some(5);
+    resources.horizontal_pod_autoscaler = serde_json::from_value(json!({
+        "metadata": { "name": "demo" },
+        "spec": { "maxReplicas": 9, "scaleTargetRef": { "kind": "Deployment", "name": "demo" } },
+        "status": { "desiredReplicas": 5, "conditions": conditions },
+    }))
+    .unwrap();
+    Outcome::Applied(applied)
+}
+
+#[test]
+fn autoscaling_is_what_the_autoscaler_says() {
+    let condition = |type_: &str, status: &str, reason: &str| json!({ "type": type_, "status": status, "reason": reason });
+    for (conditions, expected, part) in [
+        (json!([]), "Unknown MetricsUnavailable", "has not looked"),
+        (
+            json!([condition("ScalingActive", "True", "ValidMetricFound")]),
+            "True ScalingActive",
+            "from 2 to 9 pods",
+        ),
+        (
+            json!([condition("ScalingActive", "False", "FailedGetResourceMetric")]),
+            "False MetricsUnavailable",
+            "FailedGetResourceMetric",
+        ),
+        (
+            json!([
+                condition("AbleToScale", "False", "FailedGetScale"),
+                condition("ScalingActive", "True", "x")
+            ]),
+            "False MetricsUnavailable",
+            "kubectl -n chat describe hpa demo",
+        ),
+    ] {
+        let status = from(&subject(ChatServiceStatus::default()), &autoscaled(5, &conditions), None, at(1));
+        let found = find(&status, condition::AUTOSCALING_READY).unwrap();
+        assert_eq!(format!("{} {}", found.status, found.reason), expected);
+        assert!(found.message.contains(part), "{}", found.message);
+    }
+    let status = from(&subject(ChatServiceStatus::default()), &applied(&counts(2, 2, 2)), None, at(1));
+    assert_eq!(find(&status, condition::AUTOSCALING_READY).unwrap().reason, reason::DISABLED);
+}
+
+#[test]
+fn pods_that_an_autoscaler_adds_leave_it_ready_as_long_as_the_fewest_serve() {
+    let judged_with = |ready| {
+        let status =
+            from(&subject(ChatServiceStatus::default()), &autoscaled(ready, &json!([])), None, at(1));
+        (judged(&status), status.pods)
+    };
+    let growing = vec!["Ready=True Available".to_owned(), "Reconciling=True ScalingUp".to_owned()];
+    assert_eq!(judged_with(5), (vec!["Ready=True Available".to_owned()], Some("5/5".to_owned())));
+    assert_eq!(judged_with(3), (growing.clone(), Some("3/5".to_owned())));
+    assert_eq!(judged_with(2), (growing, Some("2/5".to_owned())));
+    assert_eq!(judged_with(1).0[0], "Ready=False Progressing");
 }

@@ -79,12 +79,18 @@ impl Default for EdgeOptions {
             idle: Duration::from_secs(75),
             write_stall: Duration::from_mins(1),
             min_drain: drain::MINIMUM,
-            grace: drain::GRACE,
+            grace: Duration::from_secs(u64::from(drain::DEFAULT_GRACE_SECONDS)),
         }
     }
 }
 
 impl EdgeOptions {
+    /// For the API listener of a pod with so many seconds from SIGTERM to SIGKILL.
+    #[must_use]
+    pub fn with_grace(grace_seconds: u32) -> Self {
+        Self { grace: Duration::from_secs(u64::from(grace_seconds)), ..Self::default() }
+    }
+
     /// For the API listener on a laptop: nobody has to learn that it goes away, and nobody waits a minute for it.
     #[must_use]
     pub fn local() -> Self {
