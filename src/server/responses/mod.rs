@@ -1,0 +1,154 @@
+//! OpenAI's Responses over chat completions. In: a request of that API, and what the store holds of an earlier answer.
+//! Out: the chat completion that means the same, and its answer as a response object or as events.
+//!
+//! `request.rs` reads and refuses, `items.rs` is what is said on either side, `chat.rs` makes the chat completion, `turn.rs`
+//! takes the answer in and tells it, `object.rs` is the response as it is written and stored. What a backend cannot be asked
+//! through a chat completion is refused by name, never ignored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::{Uuid, Version};
+
+use super::caller::Caller;
+use super::completion::to_bytes;
+use super::error::ApiError;
+use super::state::{AppState, Live};
+
+pub mod chat;
+pub mod items;
+pub mod object;
+pub mod request;
+pub mod turn;
+
+use items::Item;
+pub use turn::Turn;
+
+/// Begins the id of a response.
+const PREFIX: &str = "resp_";
+/// Largest response that is stored, with everything that was said before: a larger one would keep Redis' one connection
+/// busy past the deadline of others.
+const STORED_MAX: usize = 1 << 20;
+
+/// A new id. Its 122 random bits are what keeps others from it where callers are not known.
+#[must_use]
+pub fn new_id() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// An id as callers have it.
+#[must_use]
+pub fn id_text(id: Uuid) -> String {
+    format!("{PREFIX}{}", id.simple())
+}
+
+/// The id in a request. None for what we cannot have given out.
+#[must_use]
+pub fn parse_id(text: &str) -> Option<Uuid> {
+    let id = Uuid::try_parse(text.strip_prefix(PREFIX)?).ok()?;
+    (id.get_version() == Some(Version::Random) && id_text(id) == text).then_some(id)
+}
+
+/// A response as the store has it.
+#[derive(Serialize, Deserialize)]
+pub struct Stored {
+    /// The response object.
+    pub response: Box<RawValue>,
+    /// What it answered: all items that the model was given, those of earlier responses too, so that one trip is enough to
+    /// go on.
+    pub input: Vec<Box<RawValue>>,
+}
+
+impl Stored {
+    /// None for what we have not written: the store is not trusted.
+    fn read(stored: &[u8]) -> Option<Self> {
+        serde_json::from_slice(stored).ok()
+    }
+
+    /// All that was said: what was given to the model, and what it answered.
+    fn said(&self) -> Option<Vec<Item>> {
+        #[derive(Deserialize)]
+        struct Answered {
+            output: Vec<Box<RawValue>>,
+        }
+        let answered: Answered = serde_json::from_str(self.response.get()).ok()?;
+        self.input.iter().chain(&answered.output).map(|item| items::read(item, "input").ok()).collect()
+    }
+}
+
+/// A stored response of this caller; None: it has no such one.
+pub async fn find(
+    state: &AppState,
+    live: &Live,
+    caller: &Caller,
+    id: &str,
+    renew: bool,
+) -> Result<Option<Stored>, ApiError> {
+    let Some(id) = parse_id(id) else { return Ok(None) };
+    let life = renew.then(|| life(live));
+    let unreachable = |_| {
+        state.metrics().store_error("response");
+        ApiError::StoreUnavailable
+    };
+    let stored = live.store.response(caller.owned(id), life).await.map_err(unreachable)?;
+    Ok(stored.and_then(|stored| Stored::read(&stored)))
+}
+
+/// What was said until the response that a request goes on from. It begins a new life: it must not end while the model
+/// answers.
+pub async fn said_until(
+    state: &AppState,
+    live: &Live,
+    caller: &Caller,
+    previous: &str,
+) -> Result<Vec<Item>, ApiError> {
+    let stored = find(state, live, caller, previous, true).await?;
+    stored.and_then(|stored| stored.said()).ok_or(ApiError::PreviousResponseNotFound)
+}
+
+/// Stores a response that has its answer, if it is to be and can be. The caller is told by its `store`.
+pub async fn keep(state: &AppState, live: &Arc<Live>, caller: &Caller, turn: &mut Turn) {
+    if !turn.wants_store() {
+        return;
+    }
+    let stored: Bytes = to_bytes(&turn.stored());
+    if stored.len() > STORED_MAX {
+        return turn.not_stored();
+    }
+    if live.store.put_response(caller.owned(turn.id()), stored, life(live)).await.is_err() {
+        state.metrics().store_error("put_response");
+        turn.not_stored();
+    }
+}
+
+/// As long as a conversation lives.
+fn life(live: &Live) -> Duration {
+    Duration::from_millis(live.config.dynamic.conversations.ttl_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_what_we_gave_out_and_nothing_else() {
+        let id = new_id();
+        assert_eq!(parse_id(&id_text(id)), Some(id));
+        for text in [
+            "",
+            "resp_",
+            "resp_1",
+            "9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69",
+            "resp_9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69",
+            "resp_9B2C7F0E5D3A4C1B8A6E1F2D3C4B5A69",
+            "resp_c232ab00941411ecb3c89f6bdeced846",
+            "resp_00000000000000000000000000000000",
+            "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69/input_items",
+        ] {
+            assert_eq!(parse_id(text), None, "{text}");
+        }
+    }
+}
