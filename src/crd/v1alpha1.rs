@@ -117,7 +117,7 @@ pub struct ChatServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 
-    /// How long conversations of /api/v1 are remembered. Absent: the defaults of its fields.
+    /// How long conversations of /api/v1 and stored responses of /v1 are remembered. Absent: the defaults of its fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversations: Option<Conversations>,
 
@@ -339,7 +339,7 @@ pub struct Cache {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conversations {
-    /// How long after its last turn a conversation is kept, 1m to 8760h. Default: 24h.
+    /// How long after its last use a conversation or a stored response is kept, 1m to 8760h. Default: 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(format!("{DURATION} && duration(self) >= duration('1m') && duration(self) <= duration('8760h')")).message(

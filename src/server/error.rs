@@ -45,6 +45,14 @@ pub enum ApiError {
         /// What is allowed.
         message: String,
     },
+    /// The API has this field, and this service cannot do what it asks for.
+    #[error("{message}")]
+    UnsupportedParameter {
+        /// Path of the field, such as `tools[0].type`.
+        field: String,
+        /// What to do instead.
+        message: String,
+    },
     /// The model is not one of this service's.
     #[error("the model `{model}` does not exist here; GET /v1/models lists those that do")]
     ModelNotFound {
@@ -54,6 +62,12 @@ pub enum ApiError {
     /// Unknown, expired, or somebody else's.
     #[error("there is no such conversation: leave conversation_id out to begin one")]
     ConversationNotFound,
+    /// Unknown, expired, not stored, or somebody else's.
+    #[error("there is no such response: it was not stored, it has expired, or its id is another")]
+    ResponseNotFound,
+    /// The same of the one to go on from.
+    #[error("the previous response was not found: it was not stored, it has expired, or its id is another")]
+    PreviousResponseNotFound,
     /// `Host` is missing, there twice, or not a host.
     #[error("{0}")]
     BadHost(&'static str),
@@ -159,12 +173,25 @@ impl ApiError {
                     if dialect == Dialect::Simple { S::UNPROCESSABLE_ENTITY } else { S::BAD_REQUEST };
                 row(status, "validation_error", REQUEST, Some("invalid_value"), false)
             }
+            Self::UnsupportedParameter { .. } => {
+                row(S::BAD_REQUEST, "unsupported_parameter", REQUEST, Some("unsupported_parameter"), false)
+            }
             Self::ModelNotFound { .. } => {
                 row(S::NOT_FOUND, "model_not_found", REQUEST, Some("model_not_found"), false)
             }
             Self::ConversationNotFound => {
                 row(S::NOT_FOUND, "conversation_not_found", REQUEST, Some("conversation_not_found"), false)
             }
+            Self::ResponseNotFound => {
+                row(S::NOT_FOUND, "response_not_found", REQUEST, Some("response_not_found"), false)
+            }
+            Self::PreviousResponseNotFound => row(
+                S::NOT_FOUND,
+                "previous_response_not_found",
+                REQUEST,
+                Some("previous_response_not_found"),
+                false,
+            ),
             Self::BadHost(_) => row(S::BAD_REQUEST, "invalid_host", REQUEST, Some("invalid_host"), false),
             Self::NotFound => row(S::NOT_FOUND, "not_found", REQUEST, Some("unknown_url"), false),
             Self::MethodNotAllowed => {
@@ -261,7 +288,10 @@ impl ApiError {
                 let (mut kind, mut code, mut param) = (json!(row.kind), json!(row.code), Value::Null);
                 let mut message = self.to_string();
                 match self {
-                    Self::InvalidField { field, .. } => param = json!(field),
+                    Self::InvalidField { field, .. } | Self::UnsupportedParameter { field, .. } => {
+                        param = json!(field);
+                    }
+                    Self::PreviousResponseNotFound => param = json!("previous_response_id"),
                     Self::ModelNotFound { .. } => param = json!("model"),
                     Self::Backend(BackendError::Rejected {
                         kind: k, code: c, param: p, message: m, ..

@@ -23,6 +23,7 @@ use super::models::Model;
 use super::operation::Operation;
 use super::outcome::{Answer, CacheResult, Outcome, Plain, TurnState};
 use super::pricing::NanoUsd;
+use super::responses::Turn;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::{AppState, Live};
 use super::store::{CacheKey, ConversationId, Retention, Said, Share};
@@ -68,6 +69,8 @@ pub enum Form {
     Simple,
     /// `chat.completion.chunk`.
     Chunks,
+    /// Those of a response.
+    Response(Box<Turn>),
 }
 
 impl Form {
@@ -76,7 +79,7 @@ impl Form {
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Simple => Dialect::Simple,
-            Self::Chunks => Dialect::OpenAi,
+            Self::Chunks | Self::Response(_) => Dialect::OpenAi,
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod estimate;
 pub mod limits;
 pub mod pricing;
 mod recent;
+pub mod responses;
 mod reuse;
 pub mod settlement;
 pub mod settler;

@@ -19,6 +19,7 @@ use super::exchange::{self, Exchange, Form};
 use super::json::{self, Edit};
 use super::outcome::{CacheResult, TurnState};
 use super::pricing::NanoUsd;
+use super::responses;
 use super::routes::chat::{ChatEvent, ChatTotals};
 use super::settlement::Usage;
 use super::state::AppState;
@@ -77,6 +78,11 @@ impl Relay {
 
     /// The next bytes for the caller; None after the last.
     async fn next(&mut self) -> Option<Bytes> {
+        if let Form::Response(turn) = &mut self.exchange.ask.form
+            && let Some(begin) = turn.begin()
+        {
+            return Some(begin);
+        }
         // What the caller gets nothing of does not keep its connection alive.
         let silent_until = Instant::now() + HEARTBEAT;
         while !self.ended {
@@ -102,8 +108,12 @@ impl Relay {
             self.begun = true;
             self.state.metrics().first_token(self.exchange.ask.started.elapsed());
         }
-        match self.exchange.ask.form {
+        match &mut self.exchange.ask.form {
             Form::Chunks => self.chunk(delta),
+            Form::Response(turn) => match turn.chunk(delta.told(true)?) {
+                Ok(told) => told,
+                Err(error) => Some(self.fail(&ApiError::Backend(error.into()))),
+            },
             Form::Simple => {
                 if text.is_empty() {
                     return None;
@@ -150,10 +160,20 @@ impl Relay {
         self.exchange.saved(&self.state, self.result, total.usage);
         let cost = self.cost(total.cost);
         let turn = self.exchange.append(&self.state, &total.text, total.usage, cost).await;
-        match self.exchange.ask.form {
+        match &self.exchange.ask.form {
             Form::Chunks => self.done(total),
+            Form::Response(_) => self.response(total, cost).await,
             Form::Simple => self.totals(total, cost, turn),
         }
+    }
+
+    /// The end of a response: stored, and only then told.
+    async fn response(&mut self, total: &Total, cost: Option<NanoUsd>) -> Bytes {
+        let Form::Response(turn) = &mut self.exchange.ask.form else { return Bytes::new() };
+        turn.answered_by(total.fallback.as_ref().unwrap_or(&self.exchange.ask.model.name));
+        let closed = turn.close(cost);
+        responses::keep(&self.state, &self.exchange.live, &self.exchange.ask.caller, turn).await;
+        [closed, turn.finish()].concat().into()
     }
 
     /// The last event of the simple dialect.
@@ -179,6 +199,9 @@ impl Relay {
         self.ended = true;
         exchange::failed(&self.exchange.ask.id, error);
         self.fault.tell(error);
+        if let Form::Response(turn) = &mut self.exchange.ask.form {
+            return turn.fail(error);
+        }
         let dialect = self.exchange.ask.form.dialect();
         let mut body = error.body(dialect);
         if dialect == Dialect::Simple {
@@ -200,7 +223,7 @@ impl Drop for Relay {
 }
 
 /// One event. A raw line break would end its `data`; in JSON it can only be white space, so it is left out.
-fn sse(data: &[u8]) -> Bytes {
+pub(super) fn sse(data: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(data.len() + 8);
     event.extend_from_slice(b"data: ");
     for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {

@@ -37,6 +37,7 @@ mod overload;
 mod pages;
 mod process;
 mod reload;
+mod responses;
 mod secrecy;
 mod simple_dialect;
 mod streams;

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::new_id;
 use chatservice::server::config::RequestLimit;
 use chatservice::server::pricing::NanoUsd;
@@ -320,4 +322,42 @@ pub async fn a_conversation_expires_and_every_use_renews_its_life(store: &dyn St
     assert!(!answered(|| store.append_turn(expiring, turn(2, false), RETENTION)).await);
     assert!(contents(store, appended).await.is_some());
     assert!(contents(store, read).await.is_some());
+}
+
+pub async fn a_response_is_kept_as_it_is_replaced_and_erased(store: &dyn Store) {
+    let (id, other) = (new_id(), new_id());
+    let read = |id| answered(move || store.response(id, None));
+    assert_eq!(read(id).await, None);
+    for stored in [&b"{\"a\":1}"[..], b"", b"\xff\0"] {
+        answered(|| store.put_response(id, Bytes::copy_from_slice(stored), RETENTION.ttl)).await;
+        assert_eq!(read(id).await.as_deref(), Some(stored));
+    }
+    assert_eq!(read(other).await, None, "another response");
+    answered(|| store.append_turn(other, turn(1, true), RETENTION)).await;
+    assert_eq!(read(other).await, None, "a conversation is no response");
+    answered(|| store.delete_response(id)).await;
+    assert_eq!(read(id).await, None);
+    assert!(!answered(|| store.delete_response(id)).await, "nothing is left to erase");
+}
+
+pub async fn a_response_expires_and_going_on_from_it_renews_its_life(store: &dyn Store) {
+    let stored = Bytes::from_static(b"{}");
+    let (renewed, expiring) = in_time(async |_| {
+        let ids = (new_id(), new_id());
+        for id in [ids.0, ids.1] {
+            store.put_response(id, stored.clone(), Duration::from_secs(1)).await?;
+        }
+        assert!(store.response(ids.0, Some(RETENTION.ttl)).await?.is_some());
+        assert_eq!(store.response(new_id(), Some(RETENTION.ttl)).await?, None);
+        Ok(ids)
+    })
+    .await;
+    let deadline = Instant::now() + DEADLINE;
+    // Looking is no use of it.
+    while answered(|| store.response(expiring, None)).await.is_some() {
+        assert!(Instant::now() < deadline, "it does not expire");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(answered(|| store.response(expiring, Some(RETENTION.ttl))).await, None);
+    assert!(answered(|| store.response(renewed, None)).await.is_some());
 }

@@ -89,6 +89,8 @@ for_all_stores!(behaviour as memory, redis, redis_cluster:
     turns_that_come_at_once_stay_whole,
     a_conversation_that_is_gone_is_not_brought_back,
     a_conversation_expires_and_every_use_renews_its_life,
+    a_response_is_kept_as_it_is_replaced_and_erased,
+    a_response_expires_and_going_on_from_it_renews_its_life,
 );
 
 for_all_stores!(reservations as memory_reservations, redis_reservations, redis_cluster_reservations:

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use chatservice::constants::REDIS_KEY_PREFIX;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationStore, LimitStore, OwnedId, Retention,
-    Store, StoreError,
+    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationStore, LimitStore, OwnedId,
+    ResponseStore, Retention, Store, StoreError,
 };
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -106,6 +106,9 @@ async fn a_user_who_may_do_what_the_documentation_says_can_do_everything() {
         let id = new_id();
         answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
         assert!(answered(|| store.conversation(id, None)).await.is_some());
+        answered(|| store.put_response(id, Bytes::from_static(b"{}"), HOUR)).await;
+        assert!(answered(|| store.response(id, Some(HOUR))).await.is_some());
+        assert!(answered(|| store.delete_response(id)).await);
     }
     let log: Vec<redis::Value> = server.query("ACL LOG").await.unwrap();
     assert_eq!(log, [], "something was denied");

@@ -67,7 +67,7 @@ struct Tool<'a> {
 }
 
 /// The body, for the model with this name. `system_prompt` is the service's own, used where the caller brings none.
-pub fn body<'a>(
+pub(in crate::server) fn body<'a>(
     model: &'a str,
     said: &[Item],
     settings: &Settings,
@@ -86,7 +86,10 @@ pub fn body<'a>(
         body.push("tools", &tools);
         match (&settings.chosen, &settings.tool_choice) {
             (Some(name), _) => {
-                body.push("tool_choice", &serde_json::json!({ "type": "function", "function": { "name": name } }));
+                body.push(
+                    "tool_choice",
+                    &serde_json::json!({ "type": "function", "function": { "name": name } }),
+                );
             }
             (None, Some(word)) => body.push("tool_choice", word),
             (None, None) => {}
@@ -98,11 +101,9 @@ pub fn body<'a>(
     if let Some(format) = &settings.format {
         body.push("response_format", format);
     }
-    for (name, value) in [
-        ("reasoning_effort", &settings.effort),
-        ("verbosity", &settings.verbosity),
-        ("user", &settings.user),
-    ] {
+    for (name, value) in
+        [("reasoning_effort", &settings.effort), ("verbosity", &settings.verbosity), ("user", &settings.user)]
+    {
         if let Some(value) = value {
             body.push(name, value);
         }

@@ -173,7 +173,8 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(raw: &'a RawValue, path: &'a str, allowed: &str) -> Result<Self, ApiError> {
         let bytes = raw.get().as_bytes();
-        let object = Some(bytes).filter(|bytes| Kind::Object.fits(bytes)).and_then(|bytes| json::object(bytes).ok());
+        let object =
+            Some(bytes).filter(|bytes| Kind::Object.fits(bytes)).and_then(|bytes| json::object(bytes).ok());
         Ok(Self { object: object.ok_or_else(|| invalid(path, allowed))?, path })
     }
 
@@ -223,10 +224,9 @@ pub fn read(raw: &RawValue, path: &str) -> Result<Item, ApiError> {
             call_id: place.required("call_id")?,
             output: output(&place)?,
         }),
-        Some(_) => Err(unsupported(
-            &place.at("type"),
-            "items are messages, function_call and function_call_output",
-        )),
+        Some(_) => {
+            Err(unsupported(&place.at("type"), "items are messages, function_call and function_call_output"))
+        }
     }
 }
 
@@ -260,7 +260,10 @@ fn part(raw: &RawValue, path: &str, role: Role) -> Result<Part, ApiError> {
         ("refusal", Role::Assistant) => Ok(Part::Refusal(place.required("refusal")?)),
         ("input_image", Role::User) => {
             if place.object.non_null("file_id").is_some() {
-                return Err(unsupported(&place.at("file_id"), "send the picture as `image_url`, a URL or data:…"));
+                return Err(unsupported(
+                    &place.at("file_id"),
+                    "send the picture as `image_url`, a URL or data:…",
+                ));
             }
             Ok(Part::Image { url: place.required("image_url")?, detail: place.text("detail")? })
         }
@@ -321,7 +324,10 @@ mod tests {
         let parts = json!({"type": "function_call_output", "call_id": "c1",
             "output": [{"type": "input_text", "text": "4"}, {"type": "input_text", "text": "2"}]});
         assert_eq!(written(&parts)["output"], "42");
-        assert_eq!(written(&json!({"role": "assistant", "content": "yes"}))["content"][0]["type"], "output_text");
+        assert_eq!(
+            written(&json!({"role": "assistant", "content": "yes"}))["content"][0]["type"],
+            "output_text"
+        );
     }
 
     #[test]
@@ -334,21 +340,54 @@ mod tests {
             (json!({"role": "user"}), "invalid_value", "input[0].content"),
             (json!({"role": "user", "content": 5}), "invalid_value", "input[0].content"),
             (json!({"role": "user", "content": ["a"]}), "invalid_value", "input[0].content[0]"),
-            (json!({"role": "user", "content": [{"text": "a"}]}), "invalid_value", "input[0].content[0].type"),
-            (json!({"role": "user", "content": [{"type": "input_text"}]}), "invalid_value", "input[0].content[0].text"),
-            (json!({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}), "unsupported_parameter", "input[0].content[0].type"),
-            (json!({"role": "user", "content": [{"type": "output_text", "text": "a"}]}), "unsupported_parameter", "input[0].content[0].type"),
-            (json!({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}), "unsupported_parameter", "input[0].content[0].file_id"),
+            (
+                json!({"role": "user", "content": [{"text": "a"}]}),
+                "invalid_value",
+                "input[0].content[0].type",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "input_text"}]}),
+                "invalid_value",
+                "input[0].content[0].text",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}),
+                "unsupported_parameter",
+                "input[0].content[0].type",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "output_text", "text": "a"}]}),
+                "unsupported_parameter",
+                "input[0].content[0].type",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}),
+                "unsupported_parameter",
+                "input[0].content[0].file_id",
+            ),
             (json!({"type": "item_reference", "id": "msg_1"}), "unsupported_parameter", "input[0].type"),
             (json!({"type": "reasoning", "summary": []}), "unsupported_parameter", "input[0].type"),
             (json!({"type": 5}), "invalid_value", "input[0].type"),
-            (json!({"type": "function_call", "call_id": "c", "name": "f"}), "invalid_value", "input[0].arguments"),
+            (
+                json!({"type": "function_call", "call_id": "c", "name": "f"}),
+                "invalid_value",
+                "input[0].arguments",
+            ),
             (json!({"type": "function_call_output", "call_id": "c"}), "invalid_value", "input[0].output"),
             (json!({"type": "function_call_output", "output": "c"}), "invalid_value", "input[0].call_id"),
-            (json!({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "u"}]}), "unsupported_parameter", "input[0].output[0]"),
+            (
+                json!({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "u"}]}),
+                "unsupported_parameter",
+                "input[0].output[0]",
+            ),
         ] {
-            let error = read(&raw(&item), "input[0]").err().unwrap().body(crate::server::error::Dialect::OpenAi);
-            assert_eq!((&error["error"]["code"], &error["error"]["param"]), (&json!(code), &json!(field)), "{item}");
+            let error =
+                read(&raw(&item), "input[0]").err().unwrap().body(crate::server::error::Dialect::OpenAi);
+            assert_eq!(
+                (&error["error"]["code"], &error["error"]["param"]),
+                (&json!(code), &json!(field)),
+                "{item}"
+            );
         }
     }
 }

@@ -88,12 +88,12 @@ pub async fn find(
     renew: bool,
 ) -> Result<Option<Stored>, ApiError> {
     let Some(id) = parse_id(id) else { return Ok(None) };
-    let life = renew.then(|| life(live));
+    let renewed = renew.then(|| life(live));
     let unreachable = |_| {
         state.metrics().store_error("response");
         ApiError::StoreUnavailable
     };
-    let stored = live.store.response(caller.owned(id), life).await.map_err(unreachable)?;
+    let stored = live.store.response(caller.owned(id), renewed).await.map_err(unreachable)?;
     Ok(stored.and_then(|stored| Stored::read(&stored)))
 }
 

@@ -100,7 +100,6 @@ pub(super) struct Reasoning<'a> {
 
 /// Tokens of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 pub struct ResponseUsage {
     /// Of everything that the model was given.
     pub(super) input_tokens: u64,

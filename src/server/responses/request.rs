@@ -124,6 +124,7 @@ pub enum ResponseFormat {
 
 /// A schema with its name.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 pub struct Schema {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +184,9 @@ fn check_known(object: &Object<'_>) -> Result<(), ApiError> {
         // What an SDK sends for nothing, and what we do anyway.
         let nothing = match name {
             "background" => value == b"false",
-            "include" => serde_json::from_slice::<Vec<&RawValue>>(value).is_ok_and(|include| include.is_empty()),
+            "include" => {
+                serde_json::from_slice::<Vec<&RawValue>>(value).is_ok_and(|include| include.is_empty())
+            }
             "truncation" => value == b"\"disabled\"",
             "service_tier" => value == b"\"auto\"",
             "top_logprobs" => value == b"0",
@@ -239,7 +242,11 @@ impl<'a> Part<'a> {
     /// A member that is an object, as it was written.
     fn object(&self, name: &str) -> Result<Option<Box<RawValue>>, ApiError> {
         let Some(value) = self.object.non_null(name) else { return Ok(None) };
-        if Kind::Object.fits(value) { Ok(raw(&self.object, name)) } else { Err(invalid(&self.at(name), "an object")) }
+        if Kind::Object.fits(value) {
+            Ok(raw(&self.object, name))
+        } else {
+            Err(invalid(&self.at(name), "an object"))
+        }
     }
 
     /// Refuses what is not among these.
@@ -247,7 +254,10 @@ impl<'a> Part<'a> {
         for (name, value) in self.object.members() {
             if !known.contains(&name) && value != b"null" {
                 let name: String = name.chars().take(64).collect();
-                return Err(unsupported(&self.at(&name), &format!("what is supported here: {}", known.join(", "))));
+                return Err(unsupported(
+                    &self.at(&name),
+                    &format!("what is supported here: {}", known.join(", ")),
+                ));
             }
         }
         Ok(())
@@ -260,12 +270,16 @@ impl<'a> Part<'a> {
 
 fn tools(object: &Object<'_>) -> Result<Vec<Tool>, ApiError> {
     let Some(tools) = object.non_null("tools") else { return Ok(Vec::new()) };
-    let tools: Vec<Box<RawValue>> = serde_json::from_slice(tools).map_err(|_| invalid("tools", "an array"))?;
+    let tools: Vec<Box<RawValue>> =
+        serde_json::from_slice(tools).map_err(|_| invalid("tools", "an array"))?;
     let tool = |(index, raw): (usize, Box<RawValue>)| {
         let allowed = "an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
         let part = Part::new(raw.get().as_bytes(), &format!("tools[{index}]"), allowed)?;
         if part.required::<String>("type", "a string")? != "function" {
-            return Err(unsupported(&part.at("type"), "tools are functions, which the caller runs: {\"type\": \"function\", …}"));
+            return Err(unsupported(
+                &part.at("type"),
+                "tools are functions, which the caller runs: {\"type\": \"function\", …}",
+            ));
         }
         part.only(&["type", "name", "description", "parameters", "strict"])?;
         let name: String = part.required("name", "a string that is not empty")?;
@@ -286,7 +300,8 @@ fn tools(object: &Object<'_>) -> Result<Vec<Tool>, ApiError> {
 
 /// The function that a `tool_choice` names; None for the words.
 fn chosen(choice: &RawValue) -> Result<Option<String>, ApiError> {
-    let allowed = "none, auto, required or an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
+    let allowed =
+        "none, auto, required or an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
     let value = choice.get().as_bytes();
     if Kind::Text.fits(value) {
         let word: String = serde_json::from_slice(value).map_err(|_| invalid("tool_choice", allowed))?;
@@ -313,7 +328,8 @@ fn text_form(text: &RawValue) -> Result<(Option<ResponseFormat>, Option<String>)
         "json_object" => Some(ResponseFormat::JsonObject),
         "json_schema" => {
             format.only(&["type", "name", "description", "schema", "strict"])?;
-            let schema = format.object("schema")?.ok_or_else(|| invalid("text.format.schema", "an object"))?;
+            let schema =
+                format.object("schema")?.ok_or_else(|| invalid("text.format.schema", "an object"))?;
             let json_schema = Schema {
                 name: format.required("name", "a string")?,
                 description: format.get("description", "a string")?,
@@ -346,7 +362,8 @@ fn check_stream_options(object: &Object<'_>) -> Result<(), ApiError> {
 
 fn check_metadata(object: &Object<'_>) -> Result<(), ApiError> {
     let (most, key, value) = METADATA;
-    let allowed = format!("an object of at most {most} strings of at most {value} characters, keys at most {key}");
+    let allowed =
+        format!("an object of at most {most} strings of at most {value} characters, keys at most {key}");
     let Some(metadata) = object.non_null("metadata") else { return Ok(()) };
     let pairs: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(metadata).map_err(|_| invalid("metadata", &allowed))?;
@@ -389,16 +406,28 @@ mod tests {
             ("text", json!({"style": "x"}), "text.style"),
             ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
             ("tools", json!([{"type": "function", "name": "f"}, {"type": "mcp"}]), "tools[1].type"),
-            ("tools", json!([{"type": "function", "name": "f", "defer_loading": true}]), "tools[0].defer_loading"),
+            (
+                "tools",
+                json!([{"type": "function", "name": "f", "defer_loading": true}]),
+                "tools[0].defer_loading",
+            ),
             ("tool_choice", json!({"type": "file_search"}), "tool_choice.type"),
-            ("tool_choice", json!({"type": "allowed_tools", "mode": "auto", "tools": []}), "tool_choice.type"),
+            (
+                "tool_choice",
+                json!({"type": "allowed_tools", "mode": "auto", "tools": []}),
+                "tool_choice.type",
+            ),
             ("stream_options", json!({"include_obfuscation": true}), "stream_options.include_obfuscation"),
             ("stream_options", json!({"include_usage": true}), "stream_options.include_usage"),
         ] {
             let mut body = json!({"input": "hi"});
             body[member] = value;
             let error = refused(&body);
-            assert_eq!((&error["code"], &error["param"]), (&json!("unsupported_parameter"), &json!(param)), "{body}");
+            assert_eq!(
+                (&error["code"], &error["param"]),
+                (&json!("unsupported_parameter"), &json!(param)),
+                "{body}"
+            );
             assert_eq!(error["type"], "invalid_request_error");
         }
     }

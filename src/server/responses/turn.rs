@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use super::items::{self, Item, Part, Role};
 use super::object::{
-    IncompleteDetails, InputTokens, Output, OutputTokens, Reasoning, ResponseFault, ResponseObject, ResponseUsage,
-    Status,
+    IncompleteDetails, InputTokens, Output, OutputTokens, Reasoning, ResponseFault, ResponseObject,
+    ResponseUsage, Status,
 };
 use super::request::Settings;
 use super::{Stored, id_text};
-use crate::server::completion::{CompletionError, to_bytes};
+use crate::server::completion::{self, CompletionError, to_bytes};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::pricing::NanoUsd;
 use crate::server::stream::sse;
@@ -95,14 +95,10 @@ struct Function<'a> {
     arguments: Option<Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
-struct Reported {
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-    #[serde(default)]
+/// What a usage says beyond its sums.
+#[derive(Default, Deserialize)]
+struct Details {
     prompt_tokens_details: Option<PromptDetails>,
-    #[serde(default)]
     completion_tokens_details: Option<CompletionDetails>,
 }
 
@@ -356,8 +352,8 @@ impl Turn {
     fn take(&mut self, data: &[u8], told: &mut Option<Told>) -> Result<(), CompletionError> {
         const NOT_ONE: CompletionError = CompletionError::Not("chat completion");
         let answer: Answer<'_> = serde_json::from_slice(data).map_err(|_| NOT_ONE)?;
-        if let Some(usage) = answer.usage.and_then(|usage| serde_json::from_str(usage.get()).ok()) {
-            self.usage = Some(usage_of(&usage));
+        if let Some(usage) = answer.usage.and_then(usage_of) {
+            self.usage = Some(usage);
         }
         // Of the choices there is one: several cannot be asked for.
         let Some(choice) = answer.choices.into_iter().find(|choice| choice.index == 0) else { return Ok(()) };
@@ -400,7 +396,8 @@ impl Turn {
             self.begin_part(output_index, refusal, told);
         }
         let sequence_number = if told.is_some() { self.next() } else { 0 };
-        let Some(Item::Message { id, content, .. }) = self.output.get_mut(output_index).map(|said| &mut said.item)
+        let Some(Item::Message { id, content, .. }) =
+            self.output.get_mut(output_index).map(|said| &mut said.item)
         else {
             return;
         };
@@ -411,43 +408,52 @@ impl Turn {
         if let Some(told) = told {
             let kind = if refusal { "response.refusal.delta" } else { "response.output_text.delta" };
             let logprobs = (!refusal).then_some([]);
-            let piece = Piece { kind, sequence_number, item_id: id, output_index, content_index, delta: piece, logprobs };
+            let piece = Piece {
+                kind,
+                sequence_number,
+                item_id: id,
+                output_index,
+                content_index,
+                delta: piece,
+                logprobs,
+            };
             told.event(kind, &piece);
         }
     }
 
     /// A piece of a call. Some backends send whole calls without an `index`: those with an id begin a new one.
     fn call(&mut self, call: Call<'_>, told: &mut Option<Told>) {
-        let calls = || self.output.iter().enumerate().filter(|(_, said)| matches!(said.item, Item::Call { .. }));
+        let is_call = |said: &Said| matches!(said.item, Item::Call { .. });
         let known = match (call.index, &call.id) {
-            (Some(index), _) => calls().find(|(_, said)| said.index == Some(index)).map(|(position, _)| position),
+            (Some(index), _) => {
+                self.output.iter().position(|said| is_call(said) && said.index == Some(index))
+            }
             (None, Some(_)) => None,
-            (None, None) => calls().last().map(|(position, _)| position),
+            (None, None) => self.output.iter().rposition(is_call),
         };
         let function = call.function.unwrap_or(Function { name: None, arguments: None });
-        let output_index = match known {
-            Some(position) => {
-                if let Some(Item::Call { name, .. }) = self.output.get_mut(position).map(|said| &mut said.item) {
-                    name.push_str(&function.name.unwrap_or_default());
-                }
-                position
+        let output_index = if let Some(position) = known {
+            if let Some(Item::Call { name, .. }) = self.output.get_mut(position).map(|said| &mut said.item) {
+                name.push_str(&function.name.unwrap_or_default());
             }
-            None => {
-                let item = Item::Call {
-                    id: items::new_id("fc"),
-                    call_id: call.id.unwrap_or_else(|| items::new_id("call")),
-                    name: function.name.unwrap_or_default(),
-                    arguments: String::new(),
-                };
-                self.begin_item(item, call.index, told)
-            }
+            position
+        } else {
+            let item = Item::Call {
+                id: items::new_id("fc"),
+                call_id: call.id.unwrap_or_else(|| items::new_id("call")),
+                name: function.name.unwrap_or_default(),
+                arguments: String::new(),
+            };
+            self.begin_item(item, call.index, told)
         };
         let piece = function.arguments.unwrap_or_default();
         if piece.is_empty() {
             return;
         }
         let sequence_number = if told.is_some() { self.next() } else { 0 };
-        if let Some(Item::Call { id, arguments, .. }) = self.output.get_mut(output_index).map(|said| &mut said.item) {
+        if let Some(Item::Call { id, arguments, .. }) =
+            self.output.get_mut(output_index).map(|said| &mut said.item)
+        {
             arguments.push_str(&piece);
             if let Some(told) = told {
                 let kind = "response.function_call_arguments.delta";
@@ -482,7 +488,8 @@ impl Turn {
 
     fn begin_part(&mut self, output_index: usize, refusal: bool, told: &mut Option<Told>) {
         let part = if refusal { Part::Refusal(String::new()) } else { Part::Said(String::new()) };
-        let Some(Item::Message { id, content, .. }) = self.output.get_mut(output_index).map(|said| &mut said.item)
+        let Some(Item::Message { id, content, .. }) =
+            self.output.get_mut(output_index).map(|said| &mut said.item)
         else {
             return;
         };
@@ -498,7 +505,8 @@ impl Turn {
 
     /// Tells the end of the last part of a message, if there is one.
     fn end_part(&mut self, output_index: usize, told: &mut Option<Told>) {
-        let Some(Item::Message { id, content, .. }) = self.output.get(output_index).map(|said| &said.item) else {
+        let Some(Item::Message { id, content, .. }) = self.output.get(output_index).map(|said| &said.item)
+        else {
             return;
         };
         let (Some(told), Some(part)) = (told, content.last()) else { return };
@@ -567,17 +575,24 @@ impl Turn {
     }
 }
 
-fn usage_of(reported: &Reported) -> ResponseUsage {
-    let cached_tokens = reported.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
-    let reasoning_tokens = reported.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
-    ResponseUsage {
-        input_tokens: reported.prompt_tokens,
-        input_tokens_details: InputTokens { cached_tokens: cached_tokens.unwrap_or_default() },
-        output_tokens: reported.completion_tokens,
-        output_tokens_details: OutputTokens { reasoning_tokens: reasoning_tokens.unwrap_or_default() },
-        total_tokens: reported.prompt_tokens.saturating_add(reported.completion_tokens),
+/// None for what no call can have used.
+fn usage_of(raw: &RawValue) -> Option<ResponseUsage> {
+    let usage = completion::usage(raw)?;
+    let details: Details = serde_json::from_str(raw.get()).unwrap_or_default();
+    let cached_tokens = details.prompt_tokens_details.and_then(|details| details.cached_tokens);
+    let reasoning_tokens = details.completion_tokens_details.and_then(|details| details.reasoning_tokens);
+    Some(ResponseUsage {
+        input_tokens: usage.prompt_tokens,
+        input_tokens_details: InputTokens {
+            cached_tokens: cached_tokens.unwrap_or_default().min(usage.prompt_tokens),
+        },
+        output_tokens: usage.completion_tokens,
+        output_tokens_details: OutputTokens {
+            reasoning_tokens: reasoning_tokens.unwrap_or_default().min(usage.completion_tokens),
+        },
+        total_tokens: usage.total(),
         cost_usd: None,
-    }
+    })
 }
 
 /// JSON of ours.

@@ -132,7 +132,7 @@ pub(super) fn cache_control(headers: &HeaderMap) -> CacheControl {
 }
 
 /// A top-level member as `T`; absent and `null` are None. `allowed` ends the sentence "`name` must be …".
-pub(super) fn field<T: DeserializeOwned>(
+pub(in crate::server) fn field<T: DeserializeOwned>(
     object: &Object<'_>,
     name: &str,
     allowed: &str,
@@ -143,7 +143,7 @@ pub(super) fn field<T: DeserializeOwned>(
 
 /// A JSON type, or a choice of them, that a member must have. `null` is always allowed: SDKs send it for what is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::server) enum Kind {
     /// A string.
     Text,
     /// `true` or `false`.
@@ -164,7 +164,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Ends the sentence "`name` must be …".
-    pub(super) fn allowed(self) -> &'static str {
+    pub(in crate::server) fn allowed(self) -> &'static str {
         match self {
             Self::Text => "a string",
             Self::Bool => "true or false",
@@ -178,7 +178,7 @@ impl Kind {
     }
 
     /// Whether a valid JSON value has it.
-    pub(super) fn fits(self, value: &[u8]) -> bool {
+    pub(in crate::server) fn fits(self, value: &[u8]) -> bool {
         let begin = value.first().copied().unwrap_or_default();
         let number = matches!(begin, b'-' | b'0'..=b'9');
         match self {
@@ -197,7 +197,7 @@ impl Kind {
 }
 
 /// Checks the types of members, where they are there. What their values may be is the backend's to say.
-pub(super) fn check_kinds(object: &Object<'_>, kinds: &[(&str, Kind)]) -> Result<(), ApiError> {
+pub(in crate::server) fn check_kinds(object: &Object<'_>, kinds: &[(&str, Kind)]) -> Result<(), ApiError> {
     for (name, kind) in kinds {
         if object.non_null(name).is_some_and(|value| !kind.fits(value)) {
             return Err(invalid(name, kind.allowed()));
@@ -206,8 +206,14 @@ pub(super) fn check_kinds(object: &Object<'_>, kinds: &[(&str, Kind)]) -> Result
     Ok(())
 }
 
+/// The error of a field that an API has and this service has not; `instead` says what to do.
+pub(in crate::server) fn unsupported(name: &str, instead: &str) -> ApiError {
+    let message = format!("`{name}` is not supported: {instead}");
+    ApiError::UnsupportedParameter { field: name.to_owned(), message }
+}
+
 /// The error of a field that is not as it must be.
-pub(super) fn invalid(name: &str, allowed: &str) -> ApiError {
+pub(in crate::server) fn invalid(name: &str, allowed: &str) -> ApiError {
     ApiError::InvalidField { field: name.to_owned(), message: format!("`{name}` must be {allowed}") }
 }
 

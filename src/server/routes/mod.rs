@@ -22,6 +22,7 @@ pub mod embeddings;
 pub(super) mod input;
 pub mod meta;
 pub mod models;
+pub mod responses;
 
 /// Every path of the API listener, and the document that describes them.
 pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
@@ -32,6 +33,9 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .routes(routes!(chat::chat_stream))
         .routes(routes!(completions::chat_completions))
         .routes(routes!(embeddings::embeddings))
+        .routes(routes!(responses::create_response))
+        .routes(routes!(responses::get_response, responses::delete_response))
+        .routes(routes!(responses::input_items))
         .routes(routes!(conversations::get_conversation, conversations::delete_conversation))
         .route_layer(admitted);
     // What is somebody's, or costs something; the rest is for everybody.

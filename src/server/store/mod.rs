@@ -17,6 +17,7 @@ pub mod redis;
 mod redis_address;
 mod redis_tls;
 mod redis_url;
+mod responses;
 mod sentinel;
 mod slots;
 mod verdict;
@@ -29,6 +30,7 @@ pub use limits::{
     Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
     ReservationId, Reserve, Settle, Standing, TokenDemand, TokenState,
 };
+pub use responses::ResponseStore;
 
 /// Why the store did not answer. Never holds a key, a value or an address with a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum StoreError {
 }
 
 /// A store. `Redis` is shared by all pods, `Memory` is this process's own.
-pub trait Store: LimitStore + AnswerStore + ConversationStore {
+pub trait Store: LimitStore + AnswerStore + ConversationStore + ResponseStore {
     /// Whether other pods see the same: asking costs a trip, and what this process keeps to itself they do not know.
     fn shared(&self) -> bool;
 

@@ -1,4 +1,4 @@
-//! This process's own store: limits and conversations hold within one pod and end with it. In and out: as
+//! This process's own store: limits, conversations and responses hold within one pod and end with it. In and out: as
 //! [`super::Store`] says; it never fails.
 //!
 //! Answers are not in here: the first level of the cache (`server::cache`) is memory already, so a second copy would only
@@ -16,15 +16,18 @@ use super::{AnswerStore, CacheKey, Released, Share, SharerId, Store, StoreError}
 mod books;
 mod conversations;
 mod limits;
+mod responses;
 
 use conversations::Conversations;
 use limits::Limits;
+use responses::Responses;
 
 /// The in-memory store.
 #[derive(Default)]
 pub struct MemoryStore {
     limits: Limits,
     conversations: Conversations,
+    responses: Responses,
 }
 
 impl MemoryStore {

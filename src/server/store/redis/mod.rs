@@ -10,7 +10,8 @@
 //! - `…:rr2:<server>:<minute>`: which reservations of that minute are known, as `records.rs` says;
 //! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
-//! - `chatservice:{uid:id}:t2`: a conversation.
+//! - `chatservice:{uid:id}:t2`: a conversation;
+//! - `chatservice:{uid:id}:r1`: a response with everything that was said.
 //!
 //! The number is the version of what is stored there. What is in braces decides the slot of a Redis Cluster: limits of one
 //! service share one, so that a single script may use them all; answers and conversations are spread.
@@ -39,6 +40,7 @@ mod conversations;
 mod lane;
 mod limits;
 mod records;
+mod responses;
 mod script;
 
 /// Redis' code for a script that it does not have.
@@ -60,7 +62,7 @@ struct Base {
     scripts: Scripts,
     records: Records,
     clock: Clock,
-    /// ms of the longest life that this process gave to an answer or a conversation.
+    /// ms of the longest life that this process gave to an answer, a conversation or a response.
     longest_life: AtomicU64,
 }
 
