@@ -10,8 +10,8 @@ has() { command -v "$1" >/dev/null; }
 lint_scripts() { local files; mapfile -t files < <(git ls-files '*.sh' .ci/run); shellcheck "${files[@]}"; }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast "$@"; }
-chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart tests/delivery --ignore=tests/chart/test_on_cluster.py; }
-chart_cluster_tests() { cargo build --locked && tests/cluster/with-api-server.sh python -m pytest -q -p no:cacheprovider tests/chart/test_on_cluster.py; }
+chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart tests/delivery tests/monitoring --ignore=tests/chart/test_on_cluster.py --ignore=tests/monitoring/test_queries.py; }
+chart_cluster_tests() { cargo build --locked && tests/cluster/with-api-server.sh python -m pytest -q -p no:cacheprovider tests/chart/test_on_cluster.py tests/monitoring/test_queries.py; }
 operator_tests() { tests/cluster/with-api-server.sh cargo nextest run --locked --no-fail-fast -E 'binary(operator)'; }
 
 api_server=(kube-controller-manager kube-scheduler kwok)
@@ -33,11 +33,11 @@ if ! has redis-server; then
   skip "Redis tests" "redis-server is not installed"
   left_out+=' or (binary(store) and not test(/^memory::/)) or (binary(server) and (test(redis) or test(shared_limit)))'
 fi
-if has helm; then stage "charts, image, Tiltfile, workflows" chart_tests
+if has helm; then stage "charts, image, workflows, monitoring" chart_tests
 else skip "charts" "helm could not be built (Go 1.26 is needed)"; left_out+=' or binary(chart)'; fi
 stage "tests" nextest -E "not ($left_out)"
 if tests/cluster/build.sh --check "${api_server[@]}" helm kubectl; then
   stage "operator tests" operator_tests
-  stage "charts on an API server" chart_cluster_tests
-else skip "operator tests, charts on an API server" "the API server could not be built (Go 1.26 is needed)"; fi
+  stage "charts and monitoring on an API server" chart_cluster_tests
+else skip "operator tests, charts and monitoring on an API server" "the API server could not be built (Go 1.26 is needed)"; fi
 summary
