@@ -159,6 +159,9 @@ class Schema:
             return {"type": "object", "if": {"minProperties": 1}, "then": schema}
         if schema.get("type") == "array":
             schema.pop("minItems", None)
+        if inner and schema.get("type") == "integer":
+            # A value that is taken away
+            schema["type"] = ["integer", "null"]
         return schema
 
     def of_kubernetes(self, name):

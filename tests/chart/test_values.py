@@ -136,7 +136,10 @@ def test_every_field_of_the_spec_can_be_set():
     assert not missing, f"charts/chatservice/values.yaml: add, with a comment and an empty default: {missing}; then make charts"
     comments = described("chatservice")
     for field, schema in fields.items():
-        for inner in schema.get("properties", {}) if field not in ("redis", "resources", "autoscaling") else ():
+        if field == "autoscaling":
+            assert schema["properties"].keys() == values_of("chatservice")[field].keys() - {"enabled"}
+            continue
+        for inner in schema.get("properties", {}) if field not in ("redis", "resources") else ():
             assert inner in comments[field], f"charts/chatservice/values.yaml: the comment above {field} does not name {inner}"
 
 
@@ -161,6 +164,9 @@ def test_every_field_of_the_spec_reaches_the_chatservice_as_it_is():
     values = {field: sample(schema) for field, schema in fields.items() if field not in ("image", "redis", "replicas", "autoscaling")}
     rendered = objects("chatservice", *IMAGE, "--set", "replicaCount=0,serverImage=a:1", values=values)
     spec = of_kind(rendered, "ChatService")[0]["spec"]
+    # The chart's own Redis has to be reached too.
+    own = spec["networkPolicy"]["egressTo"].pop()
+    assert own["podSelector"]["matchLabels"] == of_kind(rendered, "StatefulSet")[0]["spec"]["selector"]["matchLabels"]
     for field, value in values.items():
         assert spec[field] == value, field
     assert (spec["replicas"], spec["image"], spec["redis"]) == (0, "a:1", {"secretRef": {"name": "test-redis"}})
@@ -207,6 +213,9 @@ BAD = [
     ("chatservice", "redis.resources.limits.memory=1.5Gi", "redis.resources.limits.memory is 1.5Gi, of which three quarters cannot be taken: write a whole number with Mi or Gi, such as 256Mi, or set redis.maxmemory"),
     ("chatservice", "redis.resources.limits=null", "redis.resources.limits.memory is not set"),
     # Scaling, exposure, the model
+    ("chatservice", "autoscaling.enabled=true,keda.enabled=true", "autoscaling.enabled and keda.enabled are both true, and would fight over the number of pods: set one of them to false"),
+    ("chatservice", "autoscaling.enabled=true,autoscaling.minReplicas=5,autoscaling.maxReplicas=3", "autoscaling.minReplicas (5) is above autoscaling.maxReplicas (3): lower the first or raise the second"),
+    ("chatservice", "autoscaling.minReplicas=0", "at '/autoscaling/minReplicas': minimum: got 0, want 1"),
     ("chatservice", "keda.enabled=true,keda.minReplicaCount=5,keda.maxReplicaCount=3", "keda.minReplicaCount (5) is above keda.maxReplicaCount (3): lower the first or raise the second"),
     ("chatservice", "backend.openai.baseURL=https://api.openai.com/v1", "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini"),
     ("chatservice", "ingress.enabled=true", "ingress.enabled is true and ingress.hosts is empty"),
@@ -219,6 +228,14 @@ def test_a_mistake_is_refused_with_the_key_and_the_fix(name, sets, said):
     result = template(name, *IMAGE, "--set", sets)
     assert result.returncode != 0, f"accepted {sets}"
     assert said in result.stderr, result.stderr
+
+
+def test_an_autoscaler_leaves_out_replicas_and_what_is_not_set():
+    args = ["--set", "replicaCount=7,autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=null"]
+    spec = of_kind(objects("chatservice", *IMAGE, *args), "ChatService")[0]["spec"]
+    assert spec["autoscaling"] == {"minReplicas": 2, "maxReplicas": 10} and "replicas" not in spec
+    spec = of_kind(objects("chatservice", *IMAGE, "--set", "replicaCount=7,keda.enabled=true"), "ChatService")[0]["spec"]
+    assert "replicas" not in spec and "autoscaling" not in spec
 
 
 def test_a_release_that_begins_with_a_digit_is_told_what_to_do():

@@ -168,6 +168,12 @@ imagePullSecrets:
 {{- if and $external.existingSecret (or $tls.ca $tls.key $external.password $external.username) -}}
 {{- fail "externalRedis.existingSecret is set, so username, password and certificates come from that Secret: leave out externalRedis.username, password and tls" -}}
 {{- end -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
+{{- fail "autoscaling.enabled and keda.enabled are both true, and would fight over the number of pods: set one of them to false" -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas (%d) is above autoscaling.maxReplicas (%d): lower the first or raise the second" (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- end -}}
 {{- if and .Values.keda.enabled (gt (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- fail (printf "keda.minReplicaCount (%d) is above keda.maxReplicaCount (%d): lower the first or raise the second" (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- end -}}
