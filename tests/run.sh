@@ -35,6 +35,9 @@ if ! has redis-server; then
 fi
 if has helm; then stage "charts, image, workflows, monitoring" chart_tests
 else skip "charts" "helm could not be built (Go 1.26 is needed)"; left_out+=' or binary(chart)'; fi
+if ! has node || ! has npm; then
+  skip "Node.js clients and browser tests" "Node.js is not installed"; left_out+=' or (binary(clients) and test(/::node$|^browser::/))'
+elif ! has chromium; then skip "browser tests" "chromium is not installed"; left_out+=' or (binary(clients) and test(/^browser::/))'; fi
 stage "tests" nextest -E "not ($left_out)"
 if tests/cluster/build.sh --check "${api_server[@]}" helm kubectl; then
   stage "operator tests" operator_tests

@@ -14,6 +14,12 @@ use serde_json::Value;
 /// Nothing in a test takes longer than this.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+// Every test binary uses some of these, none all.
+const _: () = {
+    let _ = (Answer::json, Answer::header, Answer::events, attempt, get, post);
+    let _ = |answer: Answer| (answer.status, answer.headers, answer.body);
+};
+
 /// A whole response.
 #[derive(Debug)]
 pub struct Answer {

@@ -1,6 +1,7 @@
 //! The real server in a process of its own: `chatservice serve`, set up by its environment. In: where its backend is.
 //! Out: its addresses, its memory, its end. Killed when dropped.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use super::http::DEADLINE;
+
+// Every test binary uses some of these, none all.
+const _: () = {
+    let _ = (Process::start, Process::of, Process::local, Process::signal, Process::end, Process::memory);
+    let _ = |process: Process| (process.url, process.admin);
+};
 
 /// A running server.
 pub struct Process {
@@ -28,8 +35,13 @@ impl Process {
     }
 
     /// One of the servers of a ChatService in a file, which share the Redis at this URL, waiting until it is ready.
-    pub async fn of(file: &std::path::Path, redis_url: &str) -> Self {
-        Self::run(&["local", "-f", file.to_str().unwrap()], &[("REDIS_URL", redis_url)]).await
+    pub async fn of(file: &Path, redis_url: &str) -> Self {
+        Self::local(file, &[("REDIS_URL", redis_url)]).await
+    }
+
+    /// The ChatService in a file, with these secrets, waiting until it is ready.
+    pub async fn local(file: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::run(&["local", "-f", file.to_str().unwrap()], variables).await
     }
 
     async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Self {

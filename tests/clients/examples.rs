@@ -1,0 +1,139 @@
+//! Each program of `examples/clients` runs as it stands. In: a server and the two variables that a ConfigMap of the
+//! operator sets. Out: what it prints.
+
+use std::path::Path;
+
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::Rig;
+use crate::chat::answer;
+use crate::mock_openai::Script;
+use crate::programs::{NodeScripts, python, root, run};
+
+/// What is run below, in each language.
+const PROGRAMS: [&str; 5] = ["chat", "errors", "keyless", "simple", "tools"];
+const LANGUAGES: [(&str, &str); 3] = [("curl", "sh"), ("node", "mjs"), ("python", "py")];
+
+/// A command that runs a program; None where the language is not there.
+fn command(language: &str, program: &str) -> Option<(Command, Option<NodeScripts>)> {
+    let file = |extension| root().join(format!("examples/clients/{language}/{program}.{extension}"));
+    Some(match language {
+        "python" => {
+            let mut command = Command::new(python()?);
+            command.arg(file("py"));
+            (command, None)
+        }
+        "node" => {
+            let scripts = NodeScripts::of("examples/clients/node")?;
+            (scripts.command(&format!("{program}.mjs")), Some(scripts))
+        }
+        _ => {
+            let mut command = Command::new("sh");
+            command.arg(file("sh"));
+            (command, None)
+        }
+    })
+}
+
+/// What a program prints about this server.
+async fn prints(rig: &Rig, language: &str, program: &str, token_file: Option<&Path>) -> Option<String> {
+    let (mut command, _scripts) = command(language, program)?;
+    command.env("OPENAI_BASE_URL", format!("{}/v1", rig.url()));
+    match token_file {
+        Some(file) => command.env_remove("OPENAI_API_KEY").env("TOKEN_FILE", file),
+        None => command.env("OPENAI_API_KEY", "unused"),
+    };
+    Some(run(command).await.well())
+}
+
+async fn chat(language: &str) {
+    let rig = Rig::start().await;
+    rig.mock.script(Script::Words(2)).script(Script::Words(3));
+    let Some(out) = prints(&rig, language, "chat", None).await else { return };
+    assert!(out.contains("word0 word1"), "{out}");
+    // Three words and a prompt of seven: the usage that was asked for.
+    assert!(out.contains("10 tokens") || out.contains(r#""total_tokens":10"#), "{out}");
+}
+
+async fn tools(language: &str) {
+    let rig = Rig::start().await;
+    let call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}});
+    rig.mock
+        .script(answer(&json!({"role": "assistant", "content": null, "tool_calls": [call]}), "tool_calls"));
+    rig.mock.script(answer(&json!({"role": "assistant", "content": "Wear a coat."}), "stop"));
+    let Some(out) = prints(&rig, language, "tools", None).await else { return };
+    assert_eq!(out.trim(), "The model asks for the weather in Oslo\nWear a coat.");
+    let second: serde_json::Value = serde_json::from_slice(&rig.mock.requests()[1].body).unwrap();
+    assert_eq!(second["messages"][2], json!({"role": "tool", "tool_call_id": "call_1", "content": "-3"}));
+}
+
+async fn simple(language: &str) {
+    let rig = Rig::start().await;
+    rig.mock.script(Script::Words(2)).script(Script::Words(3));
+    let Some(out) = prints(&rig, language, "simple", None).await else { return };
+    for part in ["word0 word1 (9 tokens", "word0 word1 word2\n", "4 messages, 19 tokens"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let second: serde_json::Value = serde_json::from_slice(&rig.mock.requests()[1].body).unwrap();
+    assert_eq!(second["messages"][0]["content"], "My name is Ada", "the server remembers");
+}
+
+/// The backend is away for a moment, which is waited for; a mistake is not tried again.
+async fn errors(language: &str) {
+    let rig = Rig::start().await;
+    let slow_down = r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
+    rig.mock.script(Script::Status(429, vec![("retry-after", "1".to_owned())], slow_down.to_owned()));
+    rig.mock.script(Script::Words(2));
+    let Some(out) = prints(&rig, language, "errors", None).await else { return };
+    assert!(out.contains("word0 word1"), "{out}");
+    let wrong = out.lines().last().unwrap();
+    assert!(wrong.contains("must be"), "the mistake is named: {out}");
+    assert_eq!((rig.mock.count(), rig.answered(400).await), (2, 1));
+}
+
+async fn keyless(language: &str) {
+    let rig = Rig::start().await;
+    rig.mock.script(Script::Words(2));
+    let place = tempfile::tempdir().unwrap();
+    let token = place.path().join("token");
+    std::fs::write(&token, "a.b.c\n").unwrap();
+    let Some(out) = prints(&rig, language, "keyless", Some(&token)).await else { return };
+    assert!(out.contains("word0 word1"), "{out}");
+}
+
+macro_rules! in_each_language {
+    ($($program:ident),*) => {$(
+        mod $program {
+            #[tokio::test]
+            async fn curl() {
+                super::$program("curl").await;
+            }
+
+            #[tokio::test]
+            async fn node() {
+                super::$program("node").await;
+            }
+
+            #[tokio::test]
+            async fn python() {
+                super::$program("python").await;
+            }
+        }
+    )*};
+}
+
+in_each_language!(chat, errors, keyless, simple, tools);
+
+#[test]
+fn every_program_is_run() {
+    for (language, extension) in LANGUAGES {
+        let directory = root().join("examples/clients").join(language);
+        let mut there: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        there.sort();
+        assert_eq!(there, PROGRAMS.map(|program| format!("{program}.{extension}")));
+    }
+}
