@@ -90,6 +90,10 @@ pub struct ControllerArgs {
     /// and digest of the server image's repository.
     #[arg(long, value_name = "PATTERN", env = env::ALLOWED_IMAGES, value_delimiter = ',')]
     pub allowed_images: Vec<String>,
+    /// How many ChatServices are rolled at a time after the server image has changed: those that name no image.
+    #[arg(long, value_name = "NUMBER", env = env::MAX_CONCURRENT_ROLLOUTS, default_value_t = 5,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_concurrent_rollouts: u16,
     /// Where the operator runs.
     #[command(flatten)]
     pub operator: OperatorArgs,
@@ -144,6 +148,7 @@ impl From<ControllerArgs> for ControllerOptions {
                 allowed_images: list(&args.allowed_images),
                 operator: args.operator.into(),
             },
+            max_concurrent_rollouts: usize::from(args.max_concurrent_rollouts),
             admin_address: args.admin_address,
             lease: LeaseOptions {
                 namespace: args.lease_namespace.filter(|namespace| !namespace.is_empty()),

@@ -52,6 +52,8 @@ pub mod annotation {
     pub const CONFIG_HASH: &str = "chatservice.dev/config-hash";
     /// On the ChatService, `"true"`: nothing is written until it is removed.
     pub const PAUSED: &str = "chatservice.dev/paused";
+    /// On the ChatService, any value, such as a time; copied to the pod template, so that another value replaces the pods.
+    pub const RESTARTED_AT: &str = "chatservice.dev/restartedAt";
     /// On a pod, `<config hash>.<attempt>`: its change makes the kubelet look at the pod, and so at its mounts, at once.
     pub const TOUCHED: &str = "chatservice.dev/touched";
 }
@@ -246,6 +248,8 @@ pub mod env {
     pub const SERVER_IMAGE: &str = "CHATSERVICE_SERVER_IMAGE";
     /// The operator's `--watch-namespaces`.
     pub const WATCH_NAMESPACES: &str = "CHATSERVICE_WATCH_NAMESPACES";
+    /// The operator's `--max-concurrent-rollouts`.
+    pub const MAX_CONCURRENT_ROLLOUTS: &str = "CHATSERVICE_MAX_CONCURRENT_ROLLOUTS";
     /// The operator's `--allowed-images`.
     pub const ALLOWED_IMAGES: &str = "CHATSERVICE_ALLOWED_IMAGES";
     /// The operator's `--operator-labels`.

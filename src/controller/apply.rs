@@ -72,7 +72,11 @@ pub async fn apply(
     let admin_service = applier.write(admin_service).await?;
     let network_policy = applier.write_if(network_policy).await?;
     let pod_disruption_budget = applier.write_if(pod_disruption_budget).await?;
-    let deployment = applier.write(deployment).await?;
+    // One that waits for its turn stays as it is, all of its template: every change of that would be a rollout of its own.
+    let deployment = match &references.outdated {
+        Some(outdated) => outdated.as_ref().clone(),
+        None => applier.write(deployment).await?,
+    };
     let deployment = applier.scale(deployment, service).await?;
     // After it: an autoscaler that finds 0 pods does nothing for its whole period.
     let horizontal_pod_autoscaler = applier.write_if(horizontal_pod_autoscaler).await?;

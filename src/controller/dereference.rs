@@ -1,5 +1,6 @@
 //! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children.
-//! Out: for each child's name, whether it is free, ours, or somebody else's; and who else sets the number of pods.
+//! Out: for each child's name, whether it is free, ours, or somebody else's; who else sets the number of pods; and the
+//! Deployment, where its image may be an older default.
 //!
 //! A child that the cache does not hold is read live: an object without our labels is not in the cache, and a forced
 //! apply would adopt it, after which garbage collection could delete it.
@@ -20,6 +21,7 @@ use super::autoscaling::Autoscalers;
 use super::build::pod_disruption_budget;
 use super::children::{Cache, Child, Children, find};
 use super::error::Error;
+use super::image::Defaults;
 use super::names::ServiceName;
 use crate::crd::ChatService;
 
@@ -54,11 +56,13 @@ pub enum Holder {
 }
 
 /// What was read before deciding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct References {
     holders: BTreeMap<ChildKey, Holder>,
     /// The HorizontalPodAutoscalers that set its number of pods.
     pub autoscalers: Autoscalers,
+    /// The Deployment as it is, where its pods may have an image that was the default before.
+    pub(super) outdated: Option<Box<Deployment>>,
 }
 
 /// A foreign object in the place of a child.
@@ -103,7 +107,7 @@ impl References {
     }
 }
 
-/// Finds out who has the names of the children of `cs`.
+/// Finds out who has the names of the children of `cs`, and whether its pods have the default image of another operator.
 ///
 /// # Errors
 /// A live read that the API server refused or did not answer.
@@ -111,6 +115,7 @@ pub async fn dereference(
     client: &Client,
     children: &Children,
     cs: &ChatService,
+    defaults: &Defaults,
 ) -> Result<References, Error> {
     let meta = cs.meta();
     let name = meta.name.as_deref().and_then(ServiceName::new);
@@ -138,6 +143,7 @@ pub async fn dereference(
     }
     let all = autoscalers(client, namespace).await?;
     reader.references.autoscalers = Autoscalers::among(&all, name.as_str(), uid);
+    reader.read_outdated(cs, name.as_str(), defaults).await?;
     Ok(reader.references)
 }
 
@@ -156,6 +162,11 @@ async fn autoscalers(client: &Client, namespace: &str) -> Result<Vec<HorizontalP
             None => return Ok(all),
         }
     }
+}
+
+/// The image of the pods that a Deployment makes.
+pub(super) fn template_image(deployment: &Deployment) -> Option<&str> {
+    deployment.spec.template.spec.as_ref()?.containers.first()?.image.as_deref()
 }
 
 struct Reader<'a> {
@@ -177,6 +188,29 @@ impl Reader<'_> {
             live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
         };
         self.references.insert(ChildKey::of::<K>(name), holder);
+        Ok(())
+    }
+
+    /// The cache holds metadata alone, so this is a read; the status has the image that was seen last and spares it.
+    async fn read_outdated(
+        &mut self,
+        cs: &ChatService,
+        name: &str,
+        defaults: &Defaults,
+    ) -> Result<(), Error> {
+        let named = cs.spec.image.as_ref().is_some_and(|image| !image.is_empty());
+        let seen = cs.status.as_ref().and_then(|status| status.image.as_deref());
+        let ours = self.references.our_uid(&ChildKey::of::<Deployment>(name)).is_some();
+        if named || !ours || seen == Some(defaults.server_image.as_str()) {
+            return Ok(());
+        }
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), self.namespace);
+        let live = api.get_opt(name).await;
+        let live =
+            live.map_err(|source| Error::request::<Deployment>("get", self.namespace, name, source))?;
+        self.references.outdated = live
+            .filter(|deployment| template_image(deployment) != Some(defaults.server_image.as_str()))
+            .map(Box::new);
         Ok(())
     }
 }

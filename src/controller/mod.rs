@@ -1,7 +1,8 @@
 //! CONTROL PLANE: the operator. In: ChatServices. Out: their children, their status.
 //!
 //! The files in the order in which they run: [`dereference`] reads what must be known, [`validate`] decides, [`build`]
-//! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`status`] says what is, [`record`] writes it.
+//! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`touch`] brings them what was written, [`status`] says
+//! what is, [`record`] writes it.
 
 pub mod apply;
 pub mod autoscaling;
@@ -26,8 +27,10 @@ mod probe;
 pub mod rbac;
 pub mod record;
 pub mod request;
+pub mod rollouts;
 mod run;
 pub mod status;
+pub mod touch;
 pub mod validate;
 pub mod workload;
 
@@ -39,11 +42,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action};
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use crate::constants::{annotation, readiness, reason};
@@ -58,10 +61,13 @@ pub use image::Defaults;
 use metrics::ControllerMetrics;
 use observe::Observer;
 use permissions::Permissions;
+use pods::Observed;
 pub use rbac::RULES;
 use record::StatusWriter;
+use rollouts::{Rollouts, Wake};
 pub use run::{ControllerOptions, Operator, WAITS_FOR, run};
 use status::{Outcome, Subject};
+use touch::Toucher;
 pub use validate::Problem;
 
 /// What the main watch yields: one object that cannot be read must not stop the others.
@@ -128,8 +134,15 @@ pub struct Context {
     recorder: Recorder,
     metrics: ControllerMetrics,
     backoff: Arc<Backoff>,
+    toucher: Toucher,
     writer: StatusWriter,
+    /// All ChatServices of the scope.
+    services: Store<Watched>,
+    /// Has the rollouts that an earlier process began been counted?
+    resumed: OnceCell<()>,
+    wake: Wake,
     /// Shared by all scopes, like what follows.
+    rollouts: Arc<Rollouts>,
     permits: Arc<Semaphore>,
     permissions: Arc<Permissions>,
 }
@@ -143,12 +156,43 @@ impl Context {
         }
     }
 
+    /// Whether it is the turn of a ChatService whose pods have an older default image.
+    async fn may_roll_out(&self, key: &ObjectKey) -> bool {
+        let resume = async || {
+            for service in self.services.state() {
+                if service.0.as_ref().is_ok_and(|cs| status::was_rolling_out(cs, &self.defaults)) {
+                    self.rollouts.resume(ObjectKey::of(service.as_ref()));
+                }
+            }
+        };
+        self.resumed.get_or_init(resume).await;
+        self.rollouts.enter(key, &self.wake)
+    }
+
+    /// Gives the place back when the rollout is over. What only fails for a moment keeps it.
+    fn end_rollout(&self, key: &ObjectKey, outcome: &Outcome) {
+        let goes_on = match outcome {
+            Outcome::Applied(applied) => {
+                let (service, resources) = applied.as_ref();
+                let image = dereference::template_image(&resources.deployment);
+                image != Some(service.image.as_str()) || status::rolls_out(service, resources)
+            }
+            Outcome::Failed(error) => error.condition().is_none(),
+            Outcome::Paused | Outcome::Refused(_) => false,
+        };
+        if !goes_on {
+            self.rollouts.leave(key);
+        }
+    }
+
     fn forget(&self, key: &ObjectKey) {
         self.observer.forget(key);
         self.backoff.reset(key);
         self.metrics.in_backoff(self.backoff.waiting());
         self.metrics.forget(key);
         self.writer.forget(key);
+        self.toucher.forget(key);
+        self.rollouts.leave(key);
         self.permissions.forget(key);
     }
 }
@@ -189,7 +233,9 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
         tracing::debug!("the namespace is being deleted");
         return Ok(Action::await_change());
     }
+    ctx.end_rollout(key, &outcome);
     let observed = ctx.observer.of(key);
+    let (outcome, again) = touch(outcome, key, observed.as_ref(), ctx).await;
     let status = status::from(&subject, &outcome, observed.as_ref(), Timestamp::now());
     ctx.observer.settle(key, status::settled(&status, observed.as_ref()));
     let written = ctx.writer.write(&ctx.client, key, &subject, &status).await;
@@ -197,7 +243,7 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
     ctx.permissions.note(readiness::STATUS_PERMISSION, key, refused);
     written?;
     announce(watched, key, &subject.previous, &status, ctx).await;
-    next(outcome)
+    next(outcome, again)
 }
 
 /// The steps from reading to writing. What stops them is an outcome too, because the status must say it.
@@ -209,7 +255,8 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
     if let Err(error) = ctx.initialised().await {
         return Outcome::Failed(error);
     }
-    let references = match dereference::dereference(&ctx.client, &ctx.children, cs).await {
+    let references = dereference::dereference(&ctx.client, &ctx.children, cs, &ctx.defaults).await;
+    let mut references = match references {
         Ok(references) => references,
         Err(error) => return Outcome::Failed(error),
     };
@@ -217,6 +264,9 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
         Ok(service) => service,
         Err(problems) => return Outcome::Refused(problems),
     };
+    if references.outdated.is_some() && ctx.may_roll_out(&ObjectKey::of(cs)).await {
+        references.outdated = None;
+    }
     let prepared = build::build(&service);
     let applying = apply::apply(&ctx.client, &ctx.children, &service, prepared, &references);
     // Boxed, because it holds every child twice: as built and as answered.
@@ -224,6 +274,22 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
         Ok(applied) => Outcome::Applied(Box::new((service, applied))),
         Err(ApplyError::Refused(problem)) => Outcome::Refused(vec![problem]),
         Err(ApplyError::Failed(error)) => Outcome::Failed(error),
+    }
+}
+
+/// Lets nodes bring what was written to pods that lack it. When that has to be looked at again.
+async fn touch(
+    outcome: Outcome,
+    key: &ObjectKey,
+    observed: Option<&Observed>,
+    ctx: &Context,
+) -> (Outcome, Option<Duration>) {
+    let (Outcome::Applied(applied), Some(observed)) = (&outcome, observed) else { return (outcome, None) };
+    let config = &applied.0.config;
+    let touched = |pod: &str| ctx.observer.annotation(&key.namespace, pod, annotation::TOUCHED);
+    match ctx.toucher.touch(&ctx.client, key, config, observed, touched).await {
+        Ok(again) => (outcome, again),
+        Err(error) => (Outcome::Failed(error), None),
     }
 }
 
@@ -264,8 +330,8 @@ async fn announce(
     }
 }
 
-/// When to look again if nothing changes.
-fn next(outcome: Outcome) -> Result<Action, Error> {
+/// When to look again if nothing changes; `again` at the latest.
+fn next(outcome: Outcome, again: Option<Duration>) -> Result<Action, Error> {
     match outcome {
         Outcome::Failed(error) => Err(error),
         Outcome::Refused(problems) if problems.iter().any(|problem| problem.reason == reason::NAME_TAKEN) => {
@@ -275,7 +341,8 @@ fn next(outcome: Outcome) -> Result<Action, Error> {
             Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
         }
         Outcome::Paused | Outcome::Refused(_) | Outcome::Applied(_) => {
-            Ok(Action::requeue(jittered(SLOW, 1.0 / 3.0)))
+            let slow = jittered(SLOW, 1.0 / 3.0);
+            Ok(Action::requeue(again.map_or(slow, |again| again.min(slow))))
         }
     }
 }

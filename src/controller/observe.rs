@@ -176,6 +176,22 @@ impl Observer {
         Some(observed)
     }
 
+    /// Asks for a reconcile. A full queue drops it: what has to come, comes with the next slow look.
+    pub fn wake(&self, key: &ObjectKey) {
+        if self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace)).is_err() {
+            tracing::debug!(
+                namespace = key.namespace,
+                name = key.name,
+                "too many reconciles wait for another"
+            );
+        }
+    }
+
+    /// An annotation of a pod, as it was last seen.
+    pub fn annotation(&self, namespace: &str, pod: &str, name: &str) -> Option<String> {
+        self.pods.get(&ObjectRef::new(pod).within(namespace))?.annotations().get(name).cloned()
+    }
+
     /// Whether a ChatService is as it should be: its pods are then asked less often.
     pub fn settle(&self, key: &ObjectKey, settled: bool) {
         let mut known = self.known();

@@ -24,7 +24,7 @@ pub const RULES: &[Rule] = &[
     Rule { group: "policy", resources: &["poddisruptionbudgets"], verbs: KEEP },
     Rule { group: "autoscaling", resources: &["horizontalpodautoscalers"], verbs: KEEP },
     Rule { group: "networking.k8s.io", resources: &["networkpolicies"], verbs: KEEP },
-    Rule { group: "", resources: &["pods"], verbs: &["list", "watch"] },
+    Rule { group: "", resources: &["pods"], verbs: &["list", "watch", "patch"] },
     // `patch` too: a repeated event is written into the series of the first.
     Rule { group: "events.k8s.io", resources: &["events"], verbs: &["create", "patch"] },
 ];

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ObjectKey;
 use super::error::Error;
@@ -74,8 +74,7 @@ impl StatusWriter {
             "metadata": { "name": key.name, "uid": subject.uid },
             "status": status,
         });
-        let params = PatchParams::apply(field_manager::STATUS).force();
-        match api.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
+        match patch_status(&api, key, subject, &patch).await {
             Ok(object) => {
                 let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
                 let written = Written { uid: object.uid(), version, status: status.clone() };
@@ -97,6 +96,27 @@ impl StatusWriter {
     pub fn forget(&self, key: &ObjectKey) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
+}
+
+/// Applies, so that every field has its owner. An object that cannot be read is not applied to by the API server either: it
+/// gets a merge patch, and what that wrote is taken away by one too, because an apply gives up only what an apply wrote.
+async fn patch_status(
+    api: &Api<DynamicObject>,
+    key: &ObjectKey,
+    subject: &Subject,
+    patch: &Value,
+) -> kube::Result<DynamicObject> {
+    let params = PatchParams::apply(field_manager::STATUS);
+    if subject.wanted.is_none() {
+        return api.patch_status(&key.name, &params, &Patch::Merge(patch)).await;
+    }
+    let object = api.patch_status(&key.name, &params.clone().force(), &Patch::Apply(patch)).await?;
+    let count =
+        |object: &Value| object.pointer("/status/conditions").and_then(Value::as_array).map_or(0, Vec::len);
+    if count(&object.data) > count(patch) {
+        return api.patch_status(&key.name, &params, &Patch::Merge(patch)).await;
+    }
+    Ok(object)
 }
 
 /// The status of an object that cannot be read as a ChatService, as far as it can.

@@ -14,7 +14,7 @@ use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client};
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ use super::observe::{Asking, Observer, Pace, PodAddress, pod_address};
 use super::permissions::Permissions;
 use super::probe::Prober;
 use super::record::StatusWriter;
+use super::rollouts::Rollouts;
+use super::touch::Toucher;
 use super::{Context, Defaults, Error, ObjectKey, Scope, Watched, error_policy, reconcile, report};
 use crate::admin::{AdminState, Readiness, serve_admin};
 use crate::constants::{env, field_manager, readiness as waits};
@@ -53,6 +55,8 @@ pub struct ControllerOptions {
     pub watch_namespaces: Vec<String>,
     /// What is added to a ChatService.
     pub defaults: Defaults,
+    /// ChatServices that are rolled at a time after the default image has changed.
+    pub max_concurrent_rollouts: usize,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub admin_address: SocketAddr,
     /// Which Lease its processes share.
@@ -65,7 +69,8 @@ pub struct ControllerOptions {
 /// No way to reach an API server is configured, the admin listener cannot be opened, the Lease was lost, or a part ended by
 /// itself. An API server, CRD or Lease that cannot be had is no error: it is waited for.
 pub async fn run(options: ControllerOptions, shutdown: CancellationToken) -> Result<(), Error> {
-    let ControllerOptions { watch_namespaces, defaults, admin_address, lease } = options;
+    let ControllerOptions { watch_namespaces, defaults, max_concurrent_rollouts, admin_address, lease } =
+        options;
     let registry = Registry::new();
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     let metrics = ControllerMetrics::new(&registry)?;
@@ -85,6 +90,7 @@ pub async fn run(options: ControllerOptions, shutdown: CancellationToken) -> Res
         lease,
         watch_namespaces,
         defaults,
+        max_concurrent_rollouts,
         metrics,
         readiness: readiness.clone(),
         pace: Pace::default(),
@@ -121,6 +127,8 @@ pub struct Operator {
     pub watch_namespaces: Vec<String>,
     /// What is added to a ChatService.
     pub defaults: Defaults,
+    /// ChatServices that are rolled at a time after the default image has changed.
+    pub max_concurrent_rollouts: usize,
     /// Where counts go.
     pub metrics: ControllerMetrics,
     /// Told what is there; it begins with [`WAITS_FOR`].
@@ -218,6 +226,7 @@ struct Parts {
     permits: Arc<Semaphore>,
     asking: Asking,
     permissions: Arc<Permissions>,
+    rollouts: Arc<Rollouts>,
     /// Scopes whose caches are not filled yet.
     unfilled: AtomicUsize,
 }
@@ -229,6 +238,7 @@ impl Parts {
         Self {
             recorder: Recorder::new(operator.clients.work.clone(), reporter),
             permissions: Arc::new(Permissions::new(operator.readiness.clone())),
+            rollouts: Arc::new(Rollouts::new(operator.max_concurrent_rollouts)),
             backoff: Arc::default(),
             permits: Arc::new(Semaphore::new(usize::from(CONCURRENCY))),
             asking: Asking {
@@ -286,11 +296,12 @@ impl Parts {
         let triggers = events.map(Ok).touched_objects().inspect_ok(move |cs| due.due(&ObjectKey::of(cs)));
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
         // at. The queue itself holds an object once.
-        let controller = Controller::for_stream(triggers, services)
+        let controller = Controller::for_stream(triggers, services.clone())
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
             .reconcile_on(changed);
         let (children, controller) = Children::watch(controller, client, scope, &watch_errors, metrics);
+        let queue = Arc::clone(&observer);
         let context = Arc::new(Context {
             client: client.clone(),
             defaults: self.operator.defaults.clone(),
@@ -300,6 +311,11 @@ impl Parts {
             recorder: self.recorder.clone(),
             metrics: self.operator.metrics.clone(),
             backoff: Arc::clone(&self.backoff),
+            toucher: Toucher::default(),
+            services,
+            resumed: OnceCell::new(),
+            wake: Arc::new(move |key| queue.wake(key)),
+            rollouts: Arc::clone(&self.rollouts),
             writer: StatusWriter::default(),
             permits: Arc::clone(&self.permits),
             permissions: Arc::clone(&self.permissions),

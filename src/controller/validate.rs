@@ -19,7 +19,7 @@ use super::dereference::References;
 pub use super::image::Defaults;
 use super::names::ServiceName;
 use super::workload::{self, OperatorPods, Scale};
-use crate::constants::{KIND, port, reason};
+use crate::constants::{KIND, annotation, port, reason};
 use crate::crd::{ChatService, NetworkRules, Pod, Resources, ServiceType};
 use crate::server::config::ServerConfig;
 
@@ -62,6 +62,8 @@ pub struct ValidatedChatService {
     pub pods_before: i32,
     /// The servers' image.
     pub image: String,
+    /// Another value replaces the pods.
+    pub restarted_at: Option<String>,
     /// CPU and memory of a server.
     pub resources: ResourceRequirements,
     /// Kind of Service.
@@ -122,6 +124,11 @@ pub fn validate(
             autoscalers: refs.autoscalers.clone(),
             pods_before: cs.status.as_ref().and_then(|status| status.replicas).unwrap_or(0),
             image,
+            restarted_at: cs
+                .meta()
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(annotation::RESTARTED_AT).cloned()),
             resources,
             service_type: service.type_.unwrap_or_default(),
             service_port,

@@ -2,7 +2,7 @@
 # with-api-server.sh CMD [ARG...]: runs CMD beside a real Kubernetes API server with controller-manager, scheduler and kwok
 # (which plays the kubelet: it makes pods ready, but runs nothing), all of it new, empty and on free ports, and takes it down again.
 #
-# CMD finds an admin's kubeconfig in $CHATSERVICE_TEST_KUBECONFIG and $KUBECONFIG. RBAC is on. The only node, kwok-node, is fake.
+# CMD finds an admin's kubeconfig in $CHATSERVICE_TEST_KUBECONFIG and $KUBECONFIG, and etcd's JSON API in $CHATSERVICE_TEST_ETCD. RBAC is on. The only node, kwok-node, is fake.
 # KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver, replaces those two; build.sh builds what else is missing.
 # Ends with CMD's exit code. When one of the programs fails, the ends of their logs are printed to stderr.
 set -euo pipefail
@@ -113,7 +113,7 @@ until_ok 60 "the node's taints to go" untainted
 READY=1
 echo "API server with controllers, scheduler and kwok ready after $SECONDS s" >&2
 
-export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig
+export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig CHATSERVICE_TEST_ETCD=http://127.0.0.1:$ETCD
 cd "$OLDPWD"
 code=0; "$@" || code=$?
 exit "$code"

@@ -1,10 +1,11 @@
 //! The conditions beside Ready: what pods say of the configuration, the backend and the store.
 
 use chatservice::admin::{RejectedConfig, StoreMode};
-use chatservice::constants::{condition, mount};
+use chatservice::constants::{annotation, condition, mount, reason};
 use chatservice::crd::ChatService;
 use chatservice::server::config::ServerConfig;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::rig::{self, Rig, claim, until_some};
@@ -50,7 +51,20 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
     let config = cs.status.unwrap().config.unwrap();
     assert_eq!((config.generation, config.applied.as_str()), (2, "0/2"));
 
+    // The nodes are told to look, and told again where that did not help.
     let second = wanted(&rig).await;
+    for attempt in [1, 2] {
+        let value = format!("{}.{attempt}", second.hash());
+        until_some(&value, async || {
+            let touched = touched(&rig).await;
+            if touched.iter().all(|found| *found == Some(value.clone())) {
+                Ok(())
+            } else {
+                Err(format!("{touched:?}"))
+            }
+        })
+        .await;
+    }
     let why = "the key may not go to this host. Fix: kubectl ...";
     rig.answer.lock().unwrap().rejected =
         Some(RejectedConfig { hash: Some(second.hash()), message: why.to_owned() });
@@ -65,6 +79,31 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
         answer.rejected = None;
     }
     until_claim(&rig, condition::CONFIG_APPLIED, "True", "Applied").await;
+    rig.until_settled("demo").await;
+    rig.stop().await;
+}
+
+/// The annotation of each pod of `demo` by which its node is told to look at its mounts.
+async fn touched(rig: &Rig) -> Vec<Option<String>> {
+    let pods = rig.pods("demo").await;
+    pods.iter().map(|pod| pod.annotations().get(annotation::TOUCHED).cloned()).collect()
+}
+
+#[tokio::test]
+async fn a_pod_without_its_secret_is_touched_until_it_has_it() {
+    let Some(mut rig) = rig::start().await else { return };
+    rig.answer_for_pods().await;
+    rig.create("demo", &echo(1)).await;
+    rig.until_settled("demo").await;
+    assert_eq!(touched(&rig).await, [None], "a pod that lacks nothing is left alone");
+    rig.report(&[(reason::SECRET_NOT_FOUND, "Secret \"x\" not found. Fix: kubectl ...")]);
+    let hash = wanted(&rig).await.hash();
+    until_some("the touch", async || {
+        let touched = touched(&rig).await;
+        if touched == [Some(format!("{hash}.1"))] { Ok(()) } else { Err(format!("{touched:?}")) }
+    })
+    .await;
+    rig.report(&[]);
     rig.until_settled("demo").await;
     rig.stop().await;
 }

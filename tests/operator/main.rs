@@ -19,4 +19,6 @@ mod permissions;
 mod pods;
 mod refusals;
 mod rig;
+mod stored;
+mod upgrade;
 mod waiting;

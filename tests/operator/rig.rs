@@ -86,6 +86,10 @@ pub struct Rig {
     pub answer: Arc<Mutex<ServerStatus>>,
     /// Namespaces that the operator is told to watch before this test's own.
     pub also_watched: Vec<String>,
+    /// The servers' image where a ChatService names none.
+    pub image: String,
+    /// How many ChatServices the operator rolls at a time.
+    pub max_concurrent_rollouts: usize,
     /// Whether the operator's watches are there.
     pub readiness: Readiness,
     registry: Registry,
@@ -126,6 +130,8 @@ impl Rig {
             namespace,
             answer: Arc::default(),
             also_watched: Vec::new(),
+            image: IMAGE.to_owned(),
+            max_concurrent_rollouts: 5,
             readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
             registry: Registry::new(),
             pods: Address::default(),
@@ -163,7 +169,8 @@ impl Rig {
                 identity: "test".to_owned(),
             },
             watch_namespaces,
-            defaults: Defaults { server_image: IMAGE.to_owned(), allowed_images: vec![], operator: None },
+            defaults: Defaults { server_image: self.image.clone(), allowed_images: vec![], operator: None },
+            max_concurrent_rollouts: self.max_concurrent_rollouts,
             metrics,
             readiness: readiness.clone(),
             pace: Pace {
@@ -179,6 +186,17 @@ impl Rig {
         if account.is_none() {
             until("the operator's watches", async || readiness.is_ready().then_some(())).await;
         }
+    }
+
+    /// Ends the operator and runs another one, whose servers' image is `image`.
+    pub async fn upgrade(&mut self, image: &str) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap().unwrap().unwrap();
+        self.shutdown = CancellationToken::new();
+        self.registry = Registry::new();
+        self.readiness = Readiness::new(Shutdown::new(), &WAITS_FOR);
+        image.clone_into(&mut self.image);
+        self.run_operator(None).await;
     }
 
     /// A client of the ServiceAccount `account` of the namespace.
@@ -259,6 +277,13 @@ impl Rig {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         self.api().get_opt(name).await.unwrap()
+    }
+
+    /// A ChatService as it is, also one that is none by its schema.
+    pub async fn unreadable(&self, name: &str) -> Value {
+        let path =
+            format!("/apis/chatservice.dev/v1alpha1/namespaces/{}/chatservices/{name}", self.namespace);
+        self.admin.request(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
     }
 
     /// Waits until the Ready condition has this status and reason for the current generation; its object.

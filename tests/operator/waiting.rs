@@ -47,6 +47,7 @@ async fn without_the_crd_the_operator_waits_and_ends_when_it_is_told() {
         watch_namespaces: vec!["chat".into()],
         defaults: Defaults { server_image: "i:1".into(), allowed_images: vec![], operator: None },
         metrics,
+        max_concurrent_rollouts: 5,
         readiness: readiness.clone(),
         pace: Pace::default(),
         address: pod_address(),

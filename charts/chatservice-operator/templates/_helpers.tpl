@@ -124,7 +124,7 @@ imagePullSecrets:
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -144,8 +144,8 @@ imagePullSecrets:
 {{- end -}}
 {{- range .Values.extraArgs -}}
 {{- $flag := regexFind "^--[a-z-]+" . -}}
-{{- if has $flag (list "--lease-name" "--log-level" "--log-format" "--watch-namespaces" "--allowed-images") -}}
-{{- fail (printf "extraArgs: %s is set already, from the values logging, watchNamespaces and allowedImages: change those" $flag) -}}
+{{- if has $flag (list "--lease-name" "--log-level" "--log-format" "--watch-namespaces" "--allowed-images" "--max-concurrent-rollouts") -}}
+{{- fail (printf "extraArgs: %s is set already, from the values logging, watchNamespaces, allowedImages and maxConcurrentRollouts: change those" $flag) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

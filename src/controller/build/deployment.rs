@@ -38,10 +38,7 @@ pub(super) fn build(service: &ValidatedChatService) -> Deployment {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(joined(service.pod.labels.as_ref(), service.name.labels())),
-                    annotations: Some(joined(
-                        service.pod.annotations.as_ref(),
-                        [(annotation::CONFIG_HASH.to_owned(), service.config.static_hash())].into(),
-                    )),
+                    annotations: Some(joined(service.pod.annotations.as_ref(), annotations(service))),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(service)),
@@ -60,6 +57,12 @@ fn joined(
     let mut all = theirs.cloned().unwrap_or_default();
     all.extend(ours);
     all
+}
+
+fn annotations(service: &ValidatedChatService) -> BTreeMap<String, String> {
+    let hash = (annotation::CONFIG_HASH.to_owned(), service.config.static_hash());
+    let restarted = service.restarted_at.clone().map(|at| (annotation::RESTARTED_AT.to_owned(), at));
+    [hash].into_iter().chain(restarted).collect()
 }
 
 /// Fits the `restricted` pod security standard. No `runAsUser`: the image's own numeric user serves, and OpenShift

@@ -9,20 +9,21 @@ mod progress;
 mod ready;
 mod state_shared;
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::build::{Applied, Resources};
+use super::dereference::template_image;
 use super::error::Error;
 use super::events::cut;
+use super::image::Defaults;
 use super::names::ServiceName;
 use super::pods::Observed;
 use super::validate::{Problem, ValidatedChatService};
-use crate::constants::condition;
-use crate::crd::ChatServiceStatus;
+use crate::constants::{condition, reason};
+use crate::crd::{ChatService, ChatServiceStatus};
 use config_applied::Configuration;
-use progress::Progress;
+use progress::{Progress, deployment_says};
 use ready::Verdict;
 use state_shared::Redis;
 
@@ -147,6 +148,25 @@ pub fn settled(status: &ChatServiceStatus, observed: Option<&Observed>) -> bool 
     done || is_true(condition::STALLED)
 }
 
+/// Whether a rollout to the wanted image is under way: not when it waits for its turn, and not when it came to its end, well or not.
+#[must_use]
+pub fn rolls_out(service: &ValidatedChatService, resources: &Resources<Applied>) -> bool {
+    let deployment = &resources.deployment;
+    template_image(deployment) == Some(service.image.as_str())
+        && !Progress::of(deployment, resources.wanted(), service.scale.least()).is_complete()
+        && !deployment_says(deployment).deadline_exceeded
+}
+
+/// Whether its last status says that pods of the operator's default image were on their way, for an operator that starts anew.
+#[must_use]
+pub fn was_rolling_out(cs: &ChatService, defaults: &Defaults) -> bool {
+    let Some(status) = &cs.status else { return false };
+    let rolls = |c: &Condition| c.type_ == condition::RECONCILING && c.reason == reason::ROLLING_OUT;
+    cs.spec.image.as_ref().is_none_or(String::is_empty)
+        && status.image.as_ref() == Some(&defaults.server_image)
+        && status.conditions.iter().any(rolls)
+}
+
 /// What is to be said once every child is written.
 fn applied_facts(
     subject: &Subject,
@@ -163,10 +183,13 @@ fn applied_facts(
     status.updated_replicas = Some(progress.updated);
     status.pods = Some(format!("{}/{wanted}", progress.ready));
     status.endpoint = Some(service.endpoint());
-    status.image = template_image(&resources.deployment);
+    status.image = template_image(&resources.deployment).map(str::to_owned);
     status.backend = Some(config.dynamic.backend.name().to_owned());
     status.redis = config.fixed.redis_secret.as_ref().map(|_| Redis::of(observed).text().to_owned());
+    let waits = template_image(&resources.deployment) != Some(service.image.as_str());
+    let turn = waits.then(|| ready::waits_for_turn(&service.image));
     let verdict = ready::rolled_out(subject, resources, &progress, observed, &configuration, now);
+    let verdict = Verdict { reconciling: verdict.reconciling.or(turn), ..verdict };
     let state_shared = state_shared::judge(subject, config, wanted, observed);
     let Configuration { claim, status: numbers, under_way: _ } = configuration;
     status.config = Some(numbers);
@@ -187,10 +210,6 @@ fn pod_counts(subject: &Subject, observed: &Observed, status: &mut ChatServiceSt
     if let Some(wanted) = subject.wanted {
         status.pods = Some(format!("{}/{wanted}", observed.ready()));
     }
-}
-
-fn template_image(deployment: &Deployment) -> Option<String> {
-    deployment.spec.template.spec.as_ref()?.containers.first()?.image.clone()
 }
 
 fn conditions(

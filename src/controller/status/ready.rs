@@ -108,6 +108,16 @@ pub(super) fn rolled_out(
     Verdict { ready, reconciling, stalled }
 }
 
+/// `Reconciling` of a service whose pods keep the default image of the operator before until others have rolled.
+pub(super) fn waits_for_turn(image: &str) -> Claim {
+    Claim::yes(
+        reason::ROLLING_OUT,
+        format!(
+            "waits for its turn to run \"{image}\": after an upgrade the operator rolls so many ChatServices at a time (--max-concurrent-rollouts). Until then changes of the pods wait too; one that names spec.image is not waited for"
+        ),
+    )
+}
+
 /// All wanted pods serve. What they report, and a configuration that one of them refuses, is told beside it.
 fn complete(
     counts: String,
