@@ -11,6 +11,8 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 . tests/stages.sh
 # shellcheck source=../cluster/lib.sh
 . tests/cluster/lib.sh
+# shellcheck source=charts.sh
+. tests/e2e/charts.sh
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/chatservice
 SYSTEM=chatservice-e2e-system
 NS=chatservice-e2e
@@ -84,6 +86,13 @@ finale() {
 new_cluster() {
   tests/cluster/cluster-down.sh --wipe
   tests/cluster/cluster-up.sh
+}
+
+# As registries keep it: compressed. 20 MB
+image_is_small() {
+  local bytes; bytes=$(gzip -9c "$CACHE/chatservice-$VERSION.tar" | wc -c)
+  echo "$bytes bytes compressed"
+  [ "$bytes" -lt 20000000 ]
 }
 
 install() {
@@ -234,7 +243,9 @@ step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
   step "image of the static binary" make image
   step "cluster" new_cluster
+  step "image is small" image_is_small
   step "image into the node" ctr images import "$CACHE/chatservice-$VERSION.tar"
+  charts
 else
   # What is there already is not ours to remove at the end. An error of kubectl ends this.
   found=$(kubectl get crd "$CRD" --ignore-not-found -o name; kubectl get namespace "$NS" "$SYSTEM" --ignore-not-found -o name)
