@@ -243,7 +243,7 @@ step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
   step "image of the static binary" make image
   step "cluster" new_cluster
-  step "image is small" image_is_small
+  stage "image is small" image_is_small
   step "image into the node" ctr images import "$CACHE/chatservice-$VERSION.tar"
   charts
 else
