@@ -198,7 +198,7 @@ BAD = [
     ("chatservice-operator", "rbac.clusterRoles=false", "rbac.clusterRoles is false and watchNamespaces is empty: serving all namespaces needs a ClusterRole. Name the namespaces in watchNamespaces, or set rbac.clusterRoles to true"),
     ("chatservice-operator", "extraEnv[0].name=CHATSERVICE_SERVER_IMAGE,extraEnv[0].value=x", TWICE),
     ("chatservice-operator", "extraEnv[0].name=A,extraEnv[0].value=x,extraEnv[1].name=A,extraEnv[1].value=y", "extraEnv: A is set already: each variable once"),
-    ("chatservice-operator", "extraArgs={--log-level=debug}", "extraArgs: --log-level is set already, from the values logging, watchNamespaces and allowedImages: change those"),
+    ("chatservice-operator", "extraArgs={--log-level=debug}", "extraArgs: --log-level is set already, from the values logging, watchNamespaces, allowedImages and maxConcurrentRollouts: change those"),
     ("chatservice-operator", "serviceMonitor.enabled=true,serviceMonitor.renderMode=failIfMissing", "serviceMonitor.enabled is true and the cluster has no ServiceMonitor (monitoring.coreos.com/v1): install the Prometheus operator first, or set serviceMonitor.renderMode to skipIfMissing"),
     ("chatservice", "image.repository=", "image.repository is needed for the Job that makes Redis' password"),
     # Redis
