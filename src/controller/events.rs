@@ -1,5 +1,5 @@
-//! Events on transitions. In: the Ready condition before and after. Out: at most one event, in the words of the
-//! condition. A reconcile that changes nothing publishes nothing.
+//! Events on transitions. In: the conditions before and after. Out: an event for each that changed for better or worse, in its
+//! words. A reconcile that changes nothing publishes nothing.
 
 use std::time::Duration;
 
@@ -15,24 +15,46 @@ const NOTE_MAX: usize = 1024;
 /// An event that cannot be published in this time is given up.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The event of a change of the Ready condition, if it changed its status or reason.
-fn transition(before: &[Condition], after: &[Condition]) -> Option<Event> {
-    let ready = |conditions: &[Condition]| conditions.iter().find(|c| c.type_ == condition::READY).cloned();
-    let after = ready(after)?;
-    if ready(before).is_some_and(|before| before.status == after.status && before.reason == after.reason) {
+/// Reasons of a condition that is not true and with which nothing is wrong.
+const CALM: [&str; 3] = [reason::PROPAGATING, reason::NOT_OBSERVED, reason::DISABLED];
+
+/// The events of what changed. Each change of the Ready condition is one; of the others, when something is wrong and when
+/// that ends, so that a new configuration which simply arrives says nothing.
+fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Event> {
+    after
+        .iter()
+        .filter_map(|after| transition(before.iter().find(|c| c.type_ == after.type_), after))
+        .collect()
+}
+
+fn transition(before: Option<&Condition>, after: &Condition) -> Option<Event> {
+    if before.is_some_and(|before| before.status == after.status && before.reason == after.reason) {
         return None;
     }
-    let normal = [reason::AVAILABLE, reason::PROGRESSING, reason::PAUSED].contains(&after.reason.as_str());
+    let normal = match after.type_.as_str() {
+        condition::READY => {
+            [reason::AVAILABLE, reason::PROGRESSING, reason::PAUSED].contains(&after.reason.as_str())
+        }
+        // Their reasons are those of Ready.
+        condition::RECONCILING | condition::STALLED => return None,
+        _ if is_wrong(after) => false,
+        _ if after.status == "True" && before.is_some_and(is_wrong) => true,
+        _ => return None,
+    };
     Some(Event {
         type_: if normal { EventType::Normal } else { EventType::Warning },
         action: "Reconcile".to_owned(),
-        note: Some(cut(after.message, NOTE_MAX)),
-        reason: after.reason,
+        note: Some(cut(after.message.clone(), NOTE_MAX)),
+        reason: after.reason.clone(),
         secondary: None,
     })
 }
 
-/// Publishes the transition. A failure is logged and forgotten: an event must never hold up what it is about.
+fn is_wrong(condition: &Condition) -> bool {
+    condition.status != "True" && !CALM.contains(&condition.reason.as_str())
+}
+
+/// Publishes the transitions. A failure is logged and forgotten: an event must never hold up what it is about.
 /// Returns whether the permission is missing, if that was found out.
 pub(super) async fn publish(
     recorder: &Recorder,
@@ -40,8 +62,15 @@ pub(super) async fn publish(
     before: &[Condition],
     after: &[Condition],
 ) -> Option<bool> {
-    let event = transition(before, after)?;
-    match tokio::time::timeout(DEADLINE, recorder.publish(&event, object)).await {
+    let mut refused = None;
+    for event in transitions(before, after) {
+        refused = publish_one(recorder, object, &event).await.or(refused);
+    }
+    refused
+}
+
+async fn publish_one(recorder: &Recorder, object: &ObjectReference, event: &Event) -> Option<bool> {
+    match tokio::time::timeout(DEADLINE, recorder.publish(event, object)).await {
         Ok(Ok(())) => Some(false),
         // A namespace that is being deleted takes no event.
         Ok(Err(kube::Error::Api(status))) if status.is_forbidden() && !is_terminating(&status) => {
@@ -77,26 +106,63 @@ mod tests {
 
     use super::*;
 
-    fn ready(status: &str, reason: &str, message: &str) -> Vec<Condition> {
-        vec![Condition {
-            type_: condition::READY.into(),
+    fn conditions(all: &[(&str, &str, &str)]) -> Vec<Condition> {
+        let condition = |&(type_, status, reason): &(&str, &str, &str)| Condition {
+            type_: type_.into(),
             status: status.into(),
             reason: reason.into(),
-            message: message.into(),
+            message: format!("{type_} is {status}"),
             observed_generation: None,
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
-        }]
+        };
+        all.iter().map(condition).collect()
     }
 
     #[test]
-    fn only_a_change_of_status_or_reason_is_an_event() {
-        let before = ready("False", reason::PROGRESSING, "0 of 1");
-        assert!(transition(&before, &ready("False", reason::PROGRESSING, "other words")).is_none());
-        let event = transition(&before, &ready("True", reason::AVAILABLE, "1 of 1")).unwrap();
-        assert_eq!((event.type_, event.reason.as_str()), (EventType::Normal, reason::AVAILABLE));
-        let event = transition(&before, &ready("False", reason::SECRET_NOT_FOUND, "x")).unwrap();
-        assert_eq!(event.type_, EventType::Warning);
-        assert!(transition(&[], &before).is_some());
+    fn a_change_for_better_or_worse_is_an_event() {
+        const READY: &str = condition::READY;
+        const CONFIG: &str = condition::CONFIG_APPLIED;
+        let cases: [(&[_], &[_], &[_]); 10] = [
+            (&[], &[(READY, "False", reason::PROGRESSING)], &["Normal Progressing"]),
+            (&[(READY, "False", reason::PROGRESSING)], &[(READY, "False", reason::PROGRESSING)], &[]),
+            (
+                &[(READY, "False", reason::PROGRESSING)],
+                &[(READY, "True", reason::AVAILABLE)],
+                &["Normal Available"],
+            ),
+            (
+                &[(READY, "True", reason::AVAILABLE)],
+                &[(READY, "False", reason::SECRET_NOT_FOUND)],
+                &["Warning SecretNotFound"],
+            ),
+            (&[], &[(CONFIG, "False", reason::PROPAGATING)], &[]),
+            (&[(CONFIG, "False", reason::PROPAGATING)], &[(CONFIG, "True", reason::APPLIED)], &[]),
+            (
+                &[(CONFIG, "False", reason::PROPAGATING)],
+                &[
+                    (CONFIG, "False", reason::REJECTED),
+                    (condition::RECONCILING, "True", reason::CONFIG_PROPAGATING),
+                ],
+                &["Warning Rejected"],
+            ),
+            (
+                &[(CONFIG, "False", reason::REJECTED)],
+                &[(CONFIG, "True", reason::APPLIED)],
+                &["Normal Applied"],
+            ),
+            (
+                &[(condition::BACKEND_REACHABLE, "True", reason::REACHABLE)],
+                &[(condition::BACKEND_REACHABLE, "False", reason::BACKEND_UNREACHABLE)],
+                &["Warning BackendUnreachable"],
+            ),
+            (&[], &[(condition::STATE_SHARED, "Unknown", reason::NOT_OBSERVED)], &[]),
+        ];
+        for (before, after, expected) in cases {
+            let events = transitions(&conditions(before), &conditions(after));
+            let found: Vec<String> =
+                events.iter().map(|event| format!("{:?} {}", event.type_, event.reason)).collect();
+            assert_eq!(found, expected, "{before:?} {after:?}");
+        }
     }
 
     #[test]

@@ -113,7 +113,8 @@ async fn troubles_of_containers_become_reasons() {
 
 #[tokio::test]
 async fn a_transition_is_one_event() {
-    let Some(rig) = rig::start().await else { return };
+    let Some(mut rig) = rig::start().await else { return };
+    rig.answer_for_pods().await;
     rig.create("demo", &openai()).await;
     rig.until_settled("demo").await;
     let reasons = async || {
