@@ -204,6 +204,8 @@ pub mod mount {
     pub const CREDENTIALS_DIR: &str = "/etc/chatservice/secrets/credentials";
     /// Directory of the Secret that `spec.redis.secretRef` names.
     pub const REDIS_DIR: &str = "/etc/chatservice/secrets/redis";
+    /// Directory of the Secret that `spec.auth.apiKeysSecretRef` names.
+    pub const API_KEYS_DIR: &str = "/etc/chatservice/secrets/api-keys";
     /// Directory of the ConfigMap that `spec.backend.openai.caBundleConfigMapRef` names.
     pub const CA_DIR: &str = "/etc/chatservice/ca";
     /// The data key in that ConfigMap: certificates in PEM.
@@ -272,6 +274,8 @@ pub mod env {
     pub const OPENAI_MODEL: &str = "OPENAI_MODEL";
     /// Outside a cluster: the store.
     pub const REDIS_URL: &str = "REDIS_URL";
+    /// Outside a cluster: the callers' API keys, `name=key,...`.
+    pub const API_KEYS: &str = "CHATSERVICE_API_KEYS";
     /// Outside a cluster: requests a window, and the burst.
     pub const RATE_LIMIT_REQUESTS: &str = "RATE_LIMIT_REQUESTS";
     /// Outside a cluster: the window in seconds.
@@ -412,6 +416,8 @@ pub mod metric {
     /// Counter: requests refused. Label `limit`: `requests`, `tokens`, `concurrency`, `budget`; with `_shadow` behind it
     /// those that only would have been.
     pub const RATE_LIMITED: &str = "chat_rate_limited_total";
+    /// Counter: requests whose sender did not prove to be a caller. Label `reason`.
+    pub const AUTH_FAILURES: &str = "chat_auth_failures_total";
     /// Counter. Label `op`.
     pub const STORE_ERRORS: &str = "chat_store_errors_total";
     /// Gauge: generation of the ChatService whose configuration runs.
@@ -419,6 +425,8 @@ pub mod metric {
     /// Gauge, always 1. Label `version`.
     pub const BUILD_INFO: &str = "chatservice_build_info";
 
+    /// Gauge of the operator: seconds since it last read the keys that ServiceAccount tokens are signed with.
+    pub const JWKS_AGE: &str = "chat_jwks_age_seconds";
     /// Counter. Label `outcome`: `success`, `failure`.
     pub const RECONCILES: &str = "chatservice_controller_reconcile_total";
     /// Histogram, seconds.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::constants::env;
 use crate::controller::validate::{Problem, server_config as of_chat_service};
-use crate::crd::{Backend, ChatService, ChatServiceSpec, OpenAiBackend, Redis, SecretRef};
+use crate::crd::{Auth, Backend, ChatService, ChatServiceSpec, OpenAiBackend, Redis, SecretRef};
 use crate::server::config::{RequestLimit, ServerConfig};
 use crate::server::config_file::ConfigError;
 
@@ -25,7 +25,8 @@ const WINDOW_MAX: u32 = 86_400;
 const REQUESTS_MAX: u32 = 1_000_000;
 
 /// Everything that is read. Other variables, `HTTP_PROXY` among them, change nothing.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
+    env::API_KEYS,
     env::OPENAI_API_KEY,
     env::OPENAI_BASE_URL,
     env::OPENAI_MODEL,
@@ -75,6 +76,8 @@ pub fn server_config(variables: &Variables) -> Result<ServerConfig, ConfigError>
         }),
     };
     let spec = ChatServiceSpec {
+        auth: secret(env::API_KEYS)
+            .map(|secret| Auth { api_keys_secret_ref: Some(secret), ..Auth::default() }),
         redis: secret(env::REDIS_URL).map(|secret_ref| Redis { secret_ref }),
         ..ChatServiceSpec::new(get(env::OPENAI_MODEL).unwrap_or(DEFAULT_MODEL), backend)
     };

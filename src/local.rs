@@ -108,6 +108,10 @@ pub fn prepare(file: &Path, variables: Variables) -> Result<Prepared, LocalError
         let problem = "spec.backend.openai.caBundleConfigMapRef: no ConfigMap is read outside a cluster, where only public authorities are trusted: take it out, or serve this file in a cluster";
         return Err(LocalError::Invalid { file, problem: problem.to_owned() });
     }
+    if config.dynamic.auth.is_some() && config.fixed.api_keys_secret.is_none() {
+        let problem = "spec.auth.serviceAccounts: tokens of ServiceAccounts are made and checked in a cluster, so nobody could ask here: add apiKeysSecretRef, or serve this file in a cluster";
+        return Err(LocalError::Invalid { file, problem: problem.to_owned() });
+    }
     let without_redis = config.fixed.redis_secret.is_some() && !variables.contains_key(env::REDIS_URL);
     let note = without_redis.then(|| {
         format!("{} is not set: what spec.redis would keep stays in this process's memory.", env::REDIS_URL)
@@ -155,14 +159,21 @@ fn banner(prepared: &Prepared, address: SocketAddr) -> String {
     }
     let playground = config.dynamic.playground.then(|| format!("Playground:  {base}{}\n", path::PLAYGROUND));
     let playground = playground.unwrap_or_default();
+    let closed = config.dynamic.auth.is_some();
+    if closed {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "Callers send an API key: KEY is one of those in {}.", env::API_KEYS);
+    }
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "\n  curl {base}{chat} -H 'content-type: application/json' -d '{{\"message\": \"Hello\"}}'\n\n\
+        "\n  curl {base}{chat}{key} -H 'content-type: application/json' -d '{{\"message\": \"Hello\"}}'\n\n\
          {playground}Docs:        {base}{docs}\n\
-         OpenAI SDKs: OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY=unused\n\
+         OpenAI SDKs: OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={sdk_key}\n\
          Stop:        Ctrl-C\n\n",
         chat = path::CHAT,
+        key = if closed { " -H 'authorization: Bearer KEY'" } else { "" },
+        sdk_key = if closed { "KEY" } else { "unused" },
         docs = path::DOCS,
     );
     text

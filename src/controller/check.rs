@@ -79,6 +79,18 @@ impl Checks {
         millis
     }
 
+    /// Billionths of an amount of USD above 0; None when it is none, which is a problem then.
+    pub fn amount(&mut self, field: &str, text: &str) -> Option<u64> {
+        let amount = nano_usd(text).filter(|amount| *amount > 0);
+        if amount.is_none() {
+            self.push(
+                field,
+                "must be USD as a decimal in quotes, above 0, below 1000000 and with at most six decimals, such as \"25.00\"",
+            );
+        }
+        amount
+    }
+
     /// Bytes between 1Mi and 16Gi.
     pub fn memory(&mut self, field: &str, text: &str) -> u64 {
         let Some(bytes) = units::bytes(text).filter(|bytes| (1 << 20..=16 << 30).contains(bytes)) else {

@@ -3,20 +3,23 @@
 
 use kube::Resource;
 
+use super::callers;
 use super::check::{self, Checks, Span};
 use super::models;
 use crate::constants::drain;
-use crate::crd::{Backend, ChatService, Per};
+use crate::crd::{Backend, CacheScope, ChatService, Per};
 use crate::server::config::{
     BackendConfig, BudgetConfig, CacheConfig, ConversationConfig, DEFAULT_ATTEMPTS, DynamicConfig,
     FORMAT_VERSION, Identity, LimitsConfig, RequestDefaults, RequestLimit, ServerConfig, StaticConfig,
-    TimeoutConfig,
+    TimeoutConfig, TokenIssuer,
 };
 
 /// `cache.memory` when it is left out.
 const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
 /// `rateLimits.burst` when it is left out is the smaller of this and `requestsPerMinute`.
-const DEFAULT_BURST: u32 = 10;
+pub(super) const DEFAULT_BURST: u32 = 10;
+/// What is of a caller's own without anything that says who a caller is.
+const NEEDS_AUTH: &str = "Caller needs auth, which says who a caller is: add it, or write Service";
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -31,8 +34,12 @@ const FIRST_TOKEN: Span = Span { min_ms: SECOND, max_ms: HOUR, says: "from 1s to
 const IDLE: Span = Span { min_ms: SECOND, max_ms: HOUR, says: "from 1s to 1h, such as 60s" };
 const REQUEST: Span = Span { min_ms: SECOND, max_ms: 24 * HOUR, says: "from 1s to 24h, such as 10m" };
 
-/// The configuration; None only where there is no backend to speak of, which is a problem too.
-pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerConfig> {
+/// The configuration, with who makes the tokens of the cluster, where that is known; None only where there is no backend to speak of, which is a problem too.
+pub(super) fn config_of(
+    cs: &ChatService,
+    signers: Option<&TokenIssuer>,
+    checks: &mut Checks,
+) -> Option<ServerConfig> {
     let spec = &cs.spec;
     let (backend, credentials_secret, ca_config_map) = backend(&spec.backend, checks)?;
     let redis_secret = spec.redis.as_ref().map(|redis| redis.secret_ref.name.clone());
@@ -42,7 +49,10 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
     let logging = spec.logging.clone().unwrap_or_default();
     let models = models::of(spec, checks);
     let budget = budget(cs, checks);
-    if budget.is_some() {
+    let limits = limits(cs, checks);
+    let auth = callers::auth(cs, signers, &limits, checks);
+    let own = auth.iter().flat_map(|auth| &auth.callers);
+    if budget.is_some() || own.clone().any(|caller| caller.budget.is_some()) {
         models::need_known_costs(&models, &backend, checks);
     }
     Some(ServerConfig {
@@ -52,6 +62,7 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
             credentials_secret,
             redis_secret,
             ca_config_map,
+            api_keys_secret: callers::api_keys_secret(cs, checks),
             otlp_endpoint: otlp_endpoint(cs, checks),
             log_format: logging.format.unwrap_or_default(),
             grace_seconds: grace_seconds(cs),
@@ -63,9 +74,11 @@ pub(super) fn config_of(cs: &ChatService, checks: &mut Checks) -> Option<ServerC
             timeouts: timeouts(cs, checks),
             max_attempts: max_attempts(cs, checks),
             defaults: request_defaults(cs, checks),
-            limits: limits(cs, checks),
+            limits,
             budget,
             cache: cache(cs, checks),
+            auth,
+            trusted_proxies: callers::trusted_proxies(cs, checks),
             conversations: conversations(cs, checks),
             playground: spec.playground.as_ref().and_then(|playground| playground.enabled).unwrap_or(true),
             log_level: logging.level.unwrap_or_default(),
@@ -181,17 +194,15 @@ fn limits(cs: &ChatService, checks: &mut Checks) -> LimitsConfig {
     }
 }
 
-/// All callers share it: a budget of a caller's own is worth something only where callers prove who they are.
+/// A budget of each caller's own is worth something only where callers prove who they are.
 fn budget(cs: &ChatService, checks: &mut Checks) -> Option<BudgetConfig> {
     let given = cs.spec.budget.as_ref()?;
-    let Some(amount_nano_usd) = check::nano_usd(&given.amount).filter(|amount| *amount > 0) else {
-        checks.push(
-            "spec.budget.amount",
-            "must be USD as a decimal in quotes, above 0, below 1000000 and with at most six decimals, such as \"25.00\"",
-        );
-        return None;
-    };
-    Some(BudgetConfig { amount_nano_usd, period: given.period, per: Per::Service })
+    let amount_nano_usd = checks.amount("spec.budget.amount", &given.amount)?;
+    let per = given.per.unwrap_or(Per::Service);
+    if per == Per::Caller && cs.spec.auth.is_none() {
+        checks.push("spec.budget.per", NEEDS_AUTH);
+    }
+    Some(BudgetConfig { amount_nano_usd, period: given.period, per })
 }
 
 fn cache(cs: &ChatService, checks: &mut Checks) -> Option<CacheConfig> {
@@ -201,7 +212,11 @@ fn cache(cs: &ChatService, checks: &mut Checks) -> Option<CacheConfig> {
         None => DEFAULT_CACHE_BYTES,
         Some(text) => checks.memory("spec.cache.memory", text),
     };
-    (ttl_ms > 0).then_some(CacheConfig { ttl_ms, memory_bytes })
+    if cache.scope == Some(CacheScope::Caller) && cs.spec.auth.is_none() {
+        checks.push("spec.cache.scope", NEEDS_AUTH);
+    }
+    let scope = cache.scope.unwrap_or_default();
+    (ttl_ms > 0).then_some(CacheConfig { ttl_ms, memory_bytes, scope })
 }
 
 fn conversations(cs: &ChatService, checks: &mut Checks) -> ConversationConfig {

@@ -1,6 +1,6 @@
 //! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children.
-//! Out: for each child's name, whether it is free, ours, or somebody else's; who else sets the number of pods; and the
-//! Deployment, where its image may be an older default.
+//! Out: for each child's name, whether it is free, ours, or somebody else's; who else sets the number of pods; the
+//! Deployment, where its image may be an older default; and the keys of ServiceAccount tokens, where they are accepted.
 //!
 //! A child that the cache does not hold is read live: an object without our labels is not in the cache, and a forced
 //! apply would adopt it, after which garbage collection could delete it.
@@ -23,7 +23,10 @@ use super::children::{Cache, Child, Children, find};
 use super::error::Error;
 use super::image::Defaults;
 use super::names::ServiceName;
+use super::signing_keys::SigningKeys;
+use crate::constants::mount;
 use crate::crd::ChatService;
+use crate::server::config::{ServerConfig, TokenIssuer};
 
 /// Objects in one answer of a list.
 const PAGE: u32 = 500;
@@ -63,6 +66,7 @@ pub struct References {
     pub autoscalers: Autoscalers,
     /// The Deployment as it is, where its pods may have an image that was the default before.
     pub(super) outdated: Option<Box<Deployment>>,
+    token_issuer: Option<TokenIssuer>,
 }
 
 /// A foreign object in the place of a child.
@@ -90,6 +94,11 @@ impl References {
         self.holders.insert(key, holder);
     }
 
+    /// Who makes the tokens of ServiceAccounts in this cluster.
+    pub(super) fn token_issuer(&self) -> Option<&TokenIssuer> {
+        self.token_issuer.as_ref()
+    }
+
     /// The uid of a child that is known to be ours.
     pub(super) fn our_uid(&self, key: &ChildKey) -> Option<&str> {
         match self.holders.get(key)? {
@@ -107,13 +116,15 @@ impl References {
     }
 }
 
-/// Finds out who has the names of the children of `cs`, and whether its pods have the default image of another operator.
+/// Finds out who has the names of the children of `cs`, whether its pods have the default image of another operator, and who
+/// makes the tokens that it accepts.
 ///
 /// # Errors
 /// A live read that the API server refused or did not answer.
 pub async fn dereference(
     client: &Client,
     children: &Children,
+    signing_keys: &SigningKeys,
     cs: &ChatService,
     defaults: &Defaults,
 ) -> Result<References, Error> {
@@ -144,6 +155,14 @@ pub async fn dereference(
     let all = autoscalers(client, namespace).await?;
     reader.references.autoscalers = Autoscalers::among(&all, name.as_str(), uid);
     reader.read_outdated(cs, name.as_str(), defaults).await?;
+    if cs.spec.auth.as_ref().is_some_and(|auth| auth.service_accounts.is_some()) {
+        let issuer = match signing_keys.current().await {
+            Ok(issuer) => Some(TokenIssuer::clone(&issuer)),
+            // An operator that has just started must not take away what its predecessor had read.
+            Err(error) => Some(reader.applied_issuer(&name.config()).await?.ok_or(error)?),
+        };
+        reader.references.token_issuer = issuer;
+    }
     Ok(reader.references)
 }
 
@@ -177,6 +196,19 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Who makes tokens, as the servers were last told.
+    async fn applied_issuer(&self, config: &str) -> Result<Option<TokenIssuer>, Error> {
+        if self.references.our_uid(&ChildKey::of::<ConfigMap>(config)).is_none() {
+            return Ok(None);
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace);
+        let map = api.get_opt(config).await;
+        let map = map.map_err(|source| Error::request::<ConfigMap>("get", self.namespace, config, source))?;
+        let file = map.and_then(|map| map.data?.remove(mount::CONFIG_FILE));
+        let config = file.and_then(|text| serde_json::from_str::<ServerConfig>(&text).ok());
+        Ok(config.and_then(|config| config.dynamic.auth?.service_accounts?.issuer))
+    }
+
     async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
         let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
         let holder = if let Some(ours @ Holder::Us(_)) = cached {

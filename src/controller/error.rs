@@ -4,6 +4,7 @@
 use kube::core::Status;
 
 use super::children::Child;
+use super::signing_keys::Unreadable;
 use crate::constants::reason;
 use crate::leader_election::Lost;
 
@@ -36,6 +37,14 @@ pub enum Error {
         forbidden: bool,
         /// The API server's answer.
         message: String,
+    },
+    /// What the API server publishes about ServiceAccount tokens cannot be read, and never was.
+    #[error("failed to read the keys of ServiceAccount tokens from {path}: {source}")]
+    SigningKeys {
+        /// Where.
+        path: &'static str,
+        /// Why not.
+        source: Unreadable,
     },
     /// The reconcile took too long.
     #[error("failed to finish within {0} s")]
@@ -120,6 +129,12 @@ impl Error {
                 forbidden("list and watch", resource, "this namespace", message),
             ));
         }
+        if let Self::SigningKeys { path, source: Unreadable::Status(401 | 403) } = self {
+            let message = format!(
+                "the operator may not read {path}, by which tokens of ServiceAccounts are checked. Fix: kubectl create clusterrolebinding service-account-issuer-discovery --clusterrole=system:service-account-issuer-discovery --group=system:serviceaccounts"
+            );
+            return Some((reason::FORBIDDEN, message));
+        }
         let Self::Request { verb, resource, namespace, .. } = self else { return None };
         let status = self.answer().filter(|status| status.is_forbidden())?;
         if status.message.contains("exceeded quota") {
@@ -152,6 +167,7 @@ impl Error {
             Self::Request { .. } => "RequestFailed",
             Self::Watch { .. } => "NotInitialised",
             Self::Deadline(_) => "DeadlineExceeded",
+            Self::SigningKeys { .. } => "SigningKeysUnreadable",
             Self::Configuration(_)
             | Self::Listen { .. }
             | Self::Metrics(_)
@@ -217,6 +233,19 @@ mod tests {
             message.starts_with("the operator may not create deployments.apps in namespace"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn keys_of_tokens_that_may_not_be_read_are_told_with_the_binding_that_lets() {
+        let unreadable =
+            |status| Error::SigningKeys { path: "/openid/v1/jwks", source: Unreadable::Status(status) };
+        let (reason, message) = unreadable(403).condition().unwrap();
+        assert_eq!(reason, reason::FORBIDDEN);
+        assert!(
+            message.contains("may not read /openid/v1/jwks") && message.contains("Fix: kubectl"),
+            "{message}"
+        );
+        assert_eq!((unreadable(503).condition(), unreadable(503).reason()), (None, "SigningKeysUnreadable"));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::ObjectKey;
 use super::error::Error;
@@ -13,6 +14,32 @@ use super::request::ApiRequest;
 use crate::constants::metric;
 
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// A gauge of how long ago something happened, as it is looked at; nothing until it has happened.
+#[derive(Clone)]
+struct Age {
+    gauge: Gauge,
+    since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Age {
+    fn new(name: &str, help: &str) -> prometheus::Result<Self> {
+        Ok(Self { gauge: Gauge::new(name, help)?, since: Arc::default() })
+    }
+}
+
+impl Collector for Age {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = since else { return Vec::new() };
+        self.gauge.set(since.elapsed().as_secs_f64());
+        self.gauge.collect()
+    }
+}
 
 /// Handles to every metric of the operator. Cloning is cheap.
 #[derive(Clone)]
@@ -25,6 +52,7 @@ pub struct ControllerMetrics {
     queue_depth: IntGauge,
     leader: IntGauge,
     api_requests: IntCounterVec,
+    signing_keys: Age,
     ready: Arc<Mutex<HashMap<ObjectKey, bool>>>,
     due: Arc<Mutex<HashSet<ObjectKey>>>,
 }
@@ -55,13 +83,17 @@ impl ControllerMetrics {
                 Opts::new(metric::API_REQUESTS, "Requests to the API server."),
                 &["verb", "resource", "code"],
             )?,
+            signing_keys: Age::new(
+                metric::JWKS_AGE,
+                "Seconds since the keys of ServiceAccount tokens were read.",
+            )?,
             ready: Arc::default(),
             due: Arc::default(),
         };
         let build_info =
             IntGaugeVec::new(Opts::new(metric::BUILD_INFO, "The version, always 1."), &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(metrics.reconciles.clone()),
             Box::new(metrics.duration.clone()),
             Box::new(metrics.errors.clone()),
@@ -70,6 +102,7 @@ impl ControllerMetrics {
             Box::new(metrics.queue_depth.clone()),
             Box::new(metrics.leader.clone()),
             Box::new(metrics.api_requests.clone()),
+            Box::new(metrics.signing_keys.clone()),
             Box::new(build_info),
         ];
         for collector in all {
@@ -77,6 +110,11 @@ impl ControllerMetrics {
         }
         metrics.count_objects(&HashMap::new());
         Ok(metrics)
+    }
+
+    /// The keys of ServiceAccount tokens were read.
+    pub fn signing_keys_read(&self) {
+        *self.signing_keys.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// A reconcile ended.

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod autoscaling;
 pub mod backoff;
 pub mod build;
+mod callers;
 mod check;
 pub mod children;
 pub mod client;
@@ -29,6 +30,7 @@ pub mod record;
 pub mod request;
 pub mod rollouts;
 mod run;
+pub mod signing_keys;
 pub mod status;
 pub mod touch;
 pub mod validate;
@@ -66,6 +68,7 @@ pub use rbac::RULES;
 use record::StatusWriter;
 use rollouts::{Rollouts, Wake};
 pub use run::{ControllerOptions, Operator, WAITS_FOR, run};
+use signing_keys::SigningKeys;
 use status::{Outcome, Subject};
 use touch::Toucher;
 pub use validate::Problem;
@@ -133,6 +136,9 @@ pub struct Context {
     observer: Arc<Observer>,
     recorder: Recorder,
     metrics: ControllerMetrics,
+    signing_keys: Arc<SigningKeys>,
+    /// How soon they are looked at again for a ChatService that needs them.
+    rotation: Duration,
     backoff: Arc<Backoff>,
     toucher: Toucher,
     writer: StatusWriter,
@@ -243,7 +249,7 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
     ctx.permissions.note(readiness::STATUS_PERMISSION, key, refused);
     written?;
     announce(watched, key, &subject.previous, &status, ctx).await;
-    next(outcome, again)
+    next(outcome, again, ctx.rotation)
 }
 
 /// The steps from reading to writing. What stops them is an outcome too, because the status must say it.
@@ -255,7 +261,8 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
     if let Err(error) = ctx.initialised().await {
         return Outcome::Failed(error);
     }
-    let references = dereference::dereference(&ctx.client, &ctx.children, cs, &ctx.defaults).await;
+    let references =
+        dereference::dereference(&ctx.client, &ctx.children, &ctx.signing_keys, cs, &ctx.defaults).await;
     let mut references = match references {
         Ok(references) => references,
         Err(error) => return Outcome::Failed(error),
@@ -330,8 +337,9 @@ async fn announce(
     }
 }
 
-/// When to look again if nothing changes; `again` at the latest.
-fn next(outcome: Outcome, again: Option<Duration>) -> Result<Action, Error> {
+/// When to look again if nothing changes; `again` at the latest. `rotation` is for those that check tokens.
+fn next(outcome: Outcome, again: Option<Duration>, rotation: Duration) -> Result<Action, Error> {
+    let slow = jittered(if checks_tokens(&outcome) { rotation.min(SLOW) } else { SLOW }, 1.0 / 3.0);
     match outcome {
         Outcome::Failed(error) => Err(error),
         Outcome::Refused(problems) if problems.iter().any(|problem| problem.reason == reason::NAME_TAKEN) => {
@@ -341,10 +349,15 @@ fn next(outcome: Outcome, again: Option<Duration>) -> Result<Action, Error> {
             Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
         }
         Outcome::Paused | Outcome::Refused(_) | Outcome::Applied(_) => {
-            let slow = jittered(SLOW, 1.0 / 3.0);
             Ok(Action::requeue(again.map_or(slow, |again| again.min(slow))))
         }
     }
+}
+
+/// Whether servers check tokens of ServiceAccounts, and so have to be told of new keys.
+fn checks_tokens(outcome: &Outcome) -> bool {
+    let Outcome::Applied(applied) = outcome else { return false };
+    applied.0.config.dynamic.auth.as_ref().is_some_and(|auth| auth.service_accounts.is_some())
 }
 
 /// When to try again after a failure.

@@ -40,15 +40,17 @@ pub fn pod_address() -> PodAddress {
     })
 }
 
-/// How often pods are asked.
+/// How often is looked at what nothing tells of: pods, and the keys of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// While their ChatService is not settled, and until an answer was given twice.
+    /// Pods, while their ChatService is not settled, and until an answer was given twice.
     pub unsettled: Duration,
-    /// Otherwise.
+    /// Pods, otherwise.
     pub settled: Duration,
     /// A pod that has been silent for this long is unreachable.
     pub patience: Duration,
+    /// The keys that ServiceAccount tokens are signed with, where a ChatService accepts such tokens.
+    pub signing_keys: Duration,
 }
 
 impl Default for Pace {
@@ -57,6 +59,7 @@ impl Default for Pace {
             unsettled: Duration::from_secs(2),
             settled: Duration::from_mins(1),
             patience: Duration::from_mins(2),
+            signing_keys: Duration::from_mins(2),
         }
     }
 }

@@ -28,6 +28,7 @@ use super::permissions::Permissions;
 use super::probe::Prober;
 use super::record::StatusWriter;
 use super::rollouts::Rollouts;
+use super::signing_keys::SigningKeys;
 use super::touch::Toucher;
 use super::{Context, Defaults, Error, ObjectKey, Scope, Watched, error_policy, reconcile, report};
 use crate::admin::{AdminState, Readiness, serve_admin};
@@ -222,6 +223,7 @@ fn stand_by(readiness: &Readiness, seen: Result<&str, &str>) {
 struct Parts {
     operator: Operator,
     recorder: Recorder,
+    signing_keys: Arc<SigningKeys>,
     backoff: Arc<Backoff>,
     permits: Arc<Semaphore>,
     asking: Asking,
@@ -239,6 +241,11 @@ impl Parts {
             recorder: Recorder::new(operator.clients.work.clone(), reporter),
             permissions: Arc::new(Permissions::new(operator.readiness.clone())),
             rollouts: Arc::new(Rollouts::new(operator.max_concurrent_rollouts)),
+            signing_keys: Arc::new(SigningKeys::new(
+                operator.clients.work.clone(),
+                operator.pace.signing_keys / 2,
+                operator.metrics.clone(),
+            )),
             backoff: Arc::default(),
             permits: Arc::new(Semaphore::new(usize::from(CONCURRENCY))),
             asking: Asking {
@@ -310,6 +317,8 @@ impl Parts {
             observer,
             recorder: self.recorder.clone(),
             metrics: self.operator.metrics.clone(),
+            signing_keys: Arc::clone(&self.signing_keys),
+            rotation: self.operator.pace.signing_keys,
             backoff: Arc::clone(&self.backoff),
             toucher: Toucher::default(),
             services,

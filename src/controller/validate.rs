@@ -99,7 +99,7 @@ pub fn validate(
 ) -> Result<ValidatedChatService, Vec<Problem>> {
     let mut checks = Checks::default();
     let name = service_name(cs, &mut checks);
-    let config = config_of(cs, &mut checks);
+    let config = config_of(cs, refs.token_issuer(), &mut checks);
     let scale = workload::scale(&cs.spec, &mut checks);
     let image = image(cs, defaults, &mut checks);
     let resources = resources(cs.spec.resources.as_ref(), &mut checks);
@@ -150,7 +150,7 @@ pub fn validate(
 pub fn server_config(cs: &ChatService) -> Result<ServerConfig, Vec<Problem>> {
     let mut checks = Checks::default();
     service_name(cs, &mut checks);
-    let config = config_of(cs, &mut checks);
+    let config = config_of(cs, None, &mut checks);
     match (config, checks.finish()) {
         (Some(config), Ok(())) => Ok(config),
         (_, Err(problems)) => Err(problems),

@@ -2,7 +2,9 @@ use serde_json::{Value, json};
 
 use super::super::dereference::{ChildKey, Holder};
 use super::*;
-use crate::crd::{BudgetPeriod, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per};
+use crate::crd::{
+    BudgetPeriod, CacheScope, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per,
+};
 use crate::server::config::{
     BackendConfig, BudgetConfig, CacheConfig, ConversationConfig, LimitsConfig, ModelConfig, PriceConfig,
     RequestLimit, TimeoutConfig,
@@ -84,7 +86,10 @@ fn what_the_spec_says_reaches_the_server() {
         config.dynamic.limits.requests,
         Some(RequestLimit { requests: 600, period_seconds: 60, burst: 50 })
     );
-    assert_eq!(config.dynamic.cache, Some(CacheConfig { ttl_ms: 3_600_000, memory_bytes: 32 << 20 }));
+    assert_eq!(
+        config.dynamic.cache,
+        Some(CacheConfig { ttl_ms: 3_600_000, memory_bytes: 32 << 20, scope: CacheScope::default() })
+    );
     assert_eq!(
         config.dynamic.conversations,
         ConversationConfig { ttl_ms: 7_200_000, max_messages: 6, max_tokens: None }

@@ -112,14 +112,16 @@ pub struct RateLimits {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Budget {
-    /// USD that all callers may spend together in a period, a decimal in quotes, above 0 and below 1,000,000.
-    /// Example: "25.00".
+    /// USD that may be spent in a period, a decimal in quotes, above 0 and below 1,000,000. Example: "25.00".
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new(AMOUNT_RULE).message(
         "must be USD as a decimal in quotes, above 0, below 1000000 and with at most six decimals, such as \"25.00\""))]
     pub amount: String,
     /// Day, Week (from Monday) or Month of the calendar in UTC.
     pub period: BudgetPeriod,
+    /// Who has it: each Caller its own, which needs auth, or all callers of the Service one together. Default: Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Per>,
 }
 
 /// How long each part of a call to the backend may take. Durations such as 500ms, 90s or 10m.

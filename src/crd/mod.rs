@@ -1,6 +1,7 @@
 //! The `ChatService` API: types, schema, validation rules, printer columns. No behaviour.
 //! In: nothing. Out: the types both planes read, and the CustomResourceDefinition that `chatservice crd` prints.
 
+mod callers;
 mod definition;
 mod engine;
 mod rules;
@@ -8,6 +9,7 @@ mod status;
 mod v1alpha1;
 mod workload;
 
+pub use callers::*;
 pub use definition::custom_resource_definition;
 pub use engine::*;
 pub use status::{ChatServiceStatus, ConfigStatus};

@@ -80,6 +80,38 @@ pub(super) const MODEL_AMONG_RULE: &str = "!has(self.models) || self.models.exis
 pub(super) const BUDGET_CAPS_RULE: &str =
     "!has(self.budget) || (has(self.models) && self.models.all(m, has(m.maxOutputTokens)))";
 
+/// On the spec: what a caller may spend is reserved as what all may.
+pub(super) const CALLER_BUDGET_CAPS_RULE: &str = concat!(
+    "!has(self.auth) || !has(self.auth.callers) || self.auth.callers.all(c, !has(c.budget)) || ",
+    "(has(self.models) && self.models.all(m, has(m.maxOutputTokens)))",
+);
+
+/// On the spec: without `auth` a caller is an address, which is worth no budget.
+pub(super) const BUDGET_PER_RULE: &str =
+    "!has(self.budget) || !has(self.budget.per) || self.budget.per != 'Caller' || has(self.auth)";
+
+/// On the spec: without `auth` there is nobody whose answers they are.
+pub(super) const CACHE_SCOPE_RULE: &str =
+    "!has(self.cache) || !has(self.cache.scope) || self.cache.scope != 'Caller' || has(self.auth)";
+
+/// On `trustedProxies`. Whoever trusts all addresses lets everybody choose theirs.
+pub(super) const PROXIES_RULE: &str = "self.all(p, (isCIDR(p) || isIP(p)) && !p.endsWith('/0'))";
+
+/// On `auth.callers`.
+pub(super) const CALLERS_UNIQUE_RULE: &str = "self.all(c, self.exists_one(d, d.name == c.name))";
+
+/// A data key of a Secret, or a namespace and the name of a ServiceAccount.
+pub(super) const CALLER_NAME_RULE: &str = "self.matches('^([-._a-zA-Z0-9]{1,253}|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)$')";
+
+/// The name of a namespace.
+pub(super) const NAMESPACE_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')";
+
+/// The name of a ServiceAccount.
+pub(super) const ACCOUNT_NAME_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$')";
+
+/// What a token can be made for.
+pub(super) const AUDIENCE_RULE: &str = "self.matches('^[!-~]*$')";
+
 /// On `models`.
 pub(super) const MODELS_UNIQUE_RULE: &str = "self.all(m, self.exists_one(n, n.name == m.name))";
 

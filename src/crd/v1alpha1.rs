@@ -11,11 +11,13 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::callers::{Auth, CacheScope};
 use super::engine::{Budget, Model, RateLimits, Retries, Telemetry, Timeouts};
 use super::rules::{
-    ANNOTATIONS_RULE, BUDGET_CAPS_RULE, CPU_REQUEST_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE,
-    IMAGE_RULE, MEMORY_REQUEST_RULE, MEMORY_RULE, MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE,
-    OBJECT_NAME_RULE, OWN_ANNOTATIONS_RULE, PLAIN_HTTP_RULE, PROXY_RULE, QUANTITIES_RULE,
+    ANNOTATIONS_RULE, BUDGET_CAPS_RULE, BUDGET_PER_RULE, CACHE_SCOPE_RULE, CALLER_BUDGET_CAPS_RULE,
+    CPU_REQUEST_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE, IMAGE_RULE, MEMORY_REQUEST_RULE,
+    MEMORY_RULE, MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE, OBJECT_NAME_RULE,
+    OWN_ANNOTATIONS_RULE, PLAIN_HTTP_RULE, PROXIES_RULE, PROXY_RULE, QUANTITIES_RULE,
     REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
 };
 use super::status::ChatServiceStatus;
@@ -78,6 +80,12 @@ const RESOURCES_MAX: u32 = 16;
     "needs requests.cpu: autoscaling by CPU compares with it. Set it, or leave resources out for 100m"))]
 #[x_kube(validation = Rule::new(MEMORY_REQUEST_RULE).field_path(".resources").message(
     "needs requests.memory: autoscaling by memory compares with it. Set it, or leave resources out for 64Mi"))]
+#[x_kube(validation = Rule::new(CALLER_BUDGET_CAPS_RULE).field_path(".auth.callers").message(
+    "a budget needs models, each with maxOutputTokens: a request reserves what its longest answer would cost"))]
+#[x_kube(validation = Rule::new(BUDGET_PER_RULE).field_path(".budget.per").message(
+    "Caller needs auth, which says who a caller is: add it, or write Service"))]
+#[x_kube(validation = Rule::new(CACHE_SCOPE_RULE).field_path(".cache.scope").message(
+    "Caller needs auth, which says who a caller is: add it, or write Service"))]
 pub struct ChatServiceSpec {
     /// What a caller gets who names no model. One of `models` where those are given. Example: gpt-4o-mini.
     #[x_kube(validation = Rule::new(MODEL_NAME_RULE).message(MODEL_NAME))]
@@ -116,6 +124,18 @@ pub struct ChatServiceSpec {
     /// Whether equal requests are answered from memory or Redis. Absent: no cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+
+    /// How callers prove who they are. Absent: everybody may ask, and a caller is a client address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+
+    /// Proxies in front of the Service whose X-Forwarded-For is believed, as addresses or CIDRs, at most 64. Default:
+    /// none, a caller's address is that of its connection. Example: `[10.0.0.0/8]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(max = 49)))]
+    #[x_kube(validation = Rule::new(PROXIES_RULE).message(
+        "must be addresses or CIDRs, such as 10.0.0.0/8, and not all addresses (/0): whoever is trusted says who the caller is"))]
+    pub trusted_proxies: Option<Vec<String>>,
 
     /// How long conversations of /api/v1 and stored responses of /v1 are remembered. Absent: the defaults of its fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +220,8 @@ impl ChatServiceSpec {
             rate_limits: None,
             budget: None,
             cache: None,
+            auth: None,
+            trusted_proxies: None,
             conversations: None,
             timeouts: None,
             retries: None,
@@ -333,6 +355,9 @@ pub struct Cache {
     #[x_kube(validation = Rule::new(MEMORY_RULE).message(
         "must be a whole number of bytes from 1Mi to 16Gi, such as 64Mi"))]
     pub memory: Option<String>,
+    /// Whose equal requests share an answer: those of one Caller, which needs auth, or of the whole Service. Default: Caller with auth, else Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<CacheScope>,
 }
 
 /// Memory of conversations.

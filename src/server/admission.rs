@@ -158,25 +158,25 @@ impl Admission<'_> {
         if part == Part::Request {
             return self.reserve_request();
         }
-        let dynamic = &self.live.config.dynamic;
+        let terms = self.live.terms.of(self.caller);
         let (operation, body, model) = self.asked?;
         let mut reserve = blank(self.live, self.caller);
-        reserve.requests = dynamic.limits.requests.filter(|_| part == Part::Whole);
-        reserve.concurrent = dynamic.limits.concurrent_requests;
-        if dynamic.limits.tokens_per_minute.is_some() || dynamic.budget.is_some() {
+        reserve.requests = terms.limits.requests.filter(|_| part == Part::Whole);
+        reserve.concurrent = terms.limits.concurrent_requests;
+        if terms.limits.tokens_per_minute.is_some() || terms.budget.is_some() {
             let demand = Demand::of(operation, body);
             owed.prompt_tokens = demand.prompt.estimate();
-            reserve.tokens = dynamic.limits.tokens_per_minute.map(|per_minute| {
+            reserve.tokens = terms.limits.tokens_per_minute.map(|per_minute| {
                 let usual = self.state.charging().learned.p95(&model.name);
                 TokenDemand { per_minute, tokens: demand.tokens(usual) }
             });
-            reserve.budget = dynamic.budget.map(|budget| self.worst(budget, demand, model));
+            reserve.budget = terms.budget.map(|budget| self.worst(budget, demand, model));
         }
         reserve.limited().then_some(reserve)
     }
 
     fn reserve_request(&self) -> Option<Reserve> {
-        let requests = Some(self.live.config.dynamic.limits.requests?);
+        let requests = Some(self.live.terms.of(self.caller).limits.requests?);
         Some(Reserve { requests, ..blank(self.live, self.caller) })
     }
 
@@ -198,7 +198,7 @@ impl Admission<'_> {
         outcome.limits.take(reserve, &standing);
         let budget = reserve.budget.as_ref().map(|demand| demand.budget);
         if let (Some(budget), Some(now)) = (budget, standing.budget) {
-            self.state.metrics().budget_used(OTHER, now.spent, NanoUsd(budget.amount_nano_usd));
+            self.tell_budget(budget, now.spent);
         }
         let refused = standing.refused.filter(|refused| !hit || matches!(refused, Refused::Requests(_)));
         let Some(refused) = refused else { return Ok(()) };
@@ -210,22 +210,31 @@ impl Admission<'_> {
             let now = LimitState { allowed: false, ..now };
             self.state.charging().denials.add(reserve.caller.clone(), now);
         }
-        Err(refusal(refused, &self.live.config.dynamic.limits, budget.as_ref()))
+        Err(refusal(refused, &self.live.terms.of(self.caller).limits, budget.as_ref()))
+    }
+
+    /// Of budgets that each caller has, metrics show those that have a name: the others would take turns in one gauge.
+    fn tell_budget(&self, budget: BudgetConfig, spent: NanoUsd) {
+        let label = match budget.per {
+            Per::Service => OTHER,
+            Per::Caller if self.caller.is_labelled() => self.caller.label(),
+            Per::Caller => return,
+        };
+        self.state.metrics().budget_used(label, spent, NanoUsd(budget.amount_nano_usd));
     }
 }
 
 /// A reservation of nothing.
 fn blank(live: &Live, caller: &Caller) -> Reserve {
-    let dynamic = &live.config.dynamic;
     Reserve {
         id: ReservationId(rand::random()),
         since: Instant::now(),
-        caller: whose(dynamic.limits.per, caller),
+        caller: whose(live.terms.of(caller).limits.per, caller),
         requests: None,
         tokens: None,
         concurrent: None,
         budget: None,
-        life: Duration::from_millis(dynamic.timeouts.request_ms) + GRACE,
+        life: Duration::from_millis(live.config.dynamic.timeouts.request_ms) + GRACE,
         enforce: live.enforces(),
     }
 }
@@ -244,7 +253,7 @@ pub(super) fn refused_lately(
     live: &Live,
     caller: &Caller,
 ) -> Option<(ApiError, HeaderMap)> {
-    let limits = &live.config.dynamic.limits;
+    let limits = &live.terms.of(caller).limits;
     let limit = limits.requests.filter(|_| live.enforces())?;
     let now = state.charging().denials.get(&whose(limits.per, caller))?;
     let refused = Refused::Requests(now.retry_after);
@@ -314,16 +323,6 @@ impl Live {
     #[must_use]
     pub fn enforces(&self) -> bool {
         self.config.dynamic.limits.mode == LimitMode::Enforce
-    }
-
-    /// Whether there is any limit or budget.
-    #[must_use]
-    pub fn limits_anything(&self) -> bool {
-        let limits = &self.config.dynamic.limits;
-        limits.requests.is_some()
-            || limits.tokens_per_minute.is_some()
-            || limits.concurrent_requests.is_some()
-            || self.config.dynamic.budget.is_some()
     }
 }
 

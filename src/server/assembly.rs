@@ -270,14 +270,15 @@ impl Assembler {
         if let Some(problem) = loaded.problems.first()
             && ((wants.credentials_secret.is_some() && loaded.credentials.is_none())
                 || (wants.redis_secret.is_some() && loaded.redis.is_none())
-                || (wants.ca_config_map.is_some() && loaded.authorities.is_none()))
+                || (wants.ca_config_map.is_some() && loaded.authorities.is_none())
+                || (wants.api_keys_secret.is_some() && loaded.api_keys.is_none()))
         {
             return Err(Unfit::Secrets(problem.message.clone()));
         }
         let backend = self.backend(config, loaded)?;
         let store = self.store(config, loaded);
         let previous = self.live.load_full();
-        let live = Live::new(config.clone(), backend, store, previous.as_deref());
+        let live = Live::new(config.clone(), backend, store, loaded.api_keys.as_ref(), previous.as_deref());
         self.live.store(Some(Arc::new(live)));
         self.log_level.set(config.dynamic.log_level);
         self.ready.done(readiness::CREDENTIALS);
@@ -363,6 +364,7 @@ mod tests {
     use super::*;
     use crate::admin::StatusProblem;
     use crate::constants::reason;
+    use crate::crd::CacheScope;
     use crate::server::config::CacheConfig;
 
     fn assembler() -> Assembler {
@@ -390,6 +392,7 @@ mod tests {
             credentials: key.then_some(credentials),
             redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
             authorities: None,
+            api_keys: None,
             problems: problem.into_iter().collect(),
         }
     }
@@ -444,7 +447,8 @@ mod tests {
         };
         let cache = |bytes| {
             move |config: &mut ServerConfig| {
-                config.dynamic.cache = Some(CacheConfig { ttl_ms: 1000, memory_bytes: bytes });
+                config.dynamic.cache =
+                    Some(CacheConfig { ttl_ms: 1000, memory_bytes: bytes, scope: CacheScope::default() });
             }
         };
         let first = run(&cache(1 << 20));

@@ -7,11 +7,18 @@
 
 use std::fmt::Write as _;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::constants::drain;
-use crate::crd::{BudgetPeriod, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per};
+use crate::crd::{
+    BudgetPeriod, CacheScope, LimitMode, LogFormat, LogLevel, MaxTokensField, OnStoreFailure, Per,
+};
+
+mod callers;
+
+pub use callers::{AuthConfig, CallerConfig, ServiceAccountsConfig, SigningKey, TokenIssuer};
 
 /// The form of the file that this build writes. It rises when an older server would misread a newer file.
 pub const FORMAT_VERSION: u32 = 1;
@@ -59,6 +66,9 @@ pub struct StaticConfig {
     /// Name of the ConfigMap with the backend's certificate authority, for messages; its file is in `mount::CA_DIR`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map: Option<String>,
+    /// Name of the Secret with callers' API keys, for messages; its files are in `mount::API_KEYS_DIR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_keys_secret: Option<String>,
     /// Where traces go, an OTLP endpoint over HTTP. The exporter is made once, at the start. None: no traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
@@ -76,6 +86,7 @@ impl Default for StaticConfig {
             credentials_secret: None,
             redis_secret: None,
             ca_config_map: None,
+            api_keys_secret: None,
             otlp_endpoint: None,
             log_format: LogFormat::default(),
             grace_seconds: drain::DEFAULT_GRACE_SECONDS,
@@ -119,6 +130,12 @@ pub struct DynamicConfig {
     /// The cache. None: off, and no coalescing either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
+    /// How callers prove who they are. None: the service is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthConfig>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<IpNet>,
     /// Conversations.
     pub conversations: ConversationConfig,
     /// Whether `/playground` is there.
@@ -147,6 +164,8 @@ impl DynamicConfig {
             limits: LimitsConfig::default(),
             budget: None,
             cache: None,
+            auth: None,
+            trusted_proxies: Vec::new(),
             conversations: ConversationConfig::default(),
             playground: true,
             log_level: LogLevel::default(),
@@ -329,6 +348,9 @@ pub struct CacheConfig {
     pub ttl_ms: u64,
     /// Bytes of memory for entries of a pod, keys and overhead counted.
     pub memory_bytes: u64,
+    /// Whose equal requests share an answer.
+    #[serde(default, skip_serializing_if = "CacheScope::is_default")]
+    pub scope: CacheScope,
 }
 
 /// Memory of conversations.
@@ -425,10 +447,11 @@ mod tests {
         other.dynamic.log_level = LogLevel::Debug;
         other.identity.uid = "u-2".into();
         assert_eq!(other.static_hash(), config().static_hash());
-        let changes: [fn(&mut StaticConfig); 5] = [
+        let changes: [fn(&mut StaticConfig); 6] = [
             |fixed| fixed.credentials_secret = Some("openai".into()),
             |fixed| fixed.redis_secret = Some("redis".into()),
             |fixed| fixed.ca_config_map = Some("private-ca".into()),
+            |fixed| fixed.api_keys_secret = Some("keys".into()),
             |fixed| fixed.otlp_endpoint = Some("http://otel:4318".into()),
             |fixed| fixed.log_format = LogFormat::Text,
         ];

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::auth::Refusal;
 use super::backend::BackendError;
 use crate::constants;
 
@@ -68,6 +69,9 @@ pub enum ApiError {
     /// The same of the one to go on from.
     #[error("the previous response was not found: it was not stored, it has expired, or its id is another")]
     PreviousResponseNotFound,
+    /// Who sends it is not let in.
+    #[error(transparent)]
+    NotLetIn(#[from] Refusal),
     /// `Host` is missing, there twice, or not a host.
     #[error("{0}")]
     BadHost(&'static str),
@@ -192,6 +196,9 @@ impl ApiError {
                 Some("previous_response_not_found"),
                 false,
             ),
+            Self::NotLetIn(Refusal::NotAllowed { .. }) => {
+                row(S::FORBIDDEN, "caller_not_allowed", REQUEST, Some("caller_not_allowed"), false)
+            }
             Self::BadHost(_) => row(S::BAD_REQUEST, "invalid_host", REQUEST, Some("invalid_host"), false),
             Self::NotFound => row(S::NOT_FOUND, "not_found", REQUEST, Some("unknown_url"), false),
             Self::MethodNotAllowed => {
@@ -207,13 +214,17 @@ impl ApiError {
                 Some("unsupported_media_type"),
                 false,
             ),
-            Self::RateLimited { .. } => row(
+            Self::RateLimited { .. } | Self::NotLetIn(Refusal::Shut { .. }) => row(
                 S::TOO_MANY_REQUESTS,
                 "rate_limit_exceeded",
                 "requests",
                 Some("rate_limit_exceeded"),
                 true,
             ),
+            // One code for all: it is the one that SDKs know.
+            Self::NotLetIn(_) => {
+                row(S::UNAUTHORIZED, "invalid_api_key", REQUEST, Some("invalid_api_key"), false)
+            }
             Self::BudgetSpent { .. } => row(
                 S::TOO_MANY_REQUESTS,
                 "insufficient_quota",
@@ -258,6 +269,7 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. }
+            | Self::NotLetIn(Refusal::Shut { retry_after })
             | Self::Overloaded { retry_after }
             | Self::LimitsUnknown { retry_after }
             | Self::Backend(BackendError::Overloaded { retry_after, .. }) => Some(*retry_after),
@@ -323,6 +335,9 @@ impl ApiError {
         let retried = row.status.is_server_error() || row.status == StatusCode::TOO_MANY_REQUESTS;
         if retried && !row.retry {
             headers.insert(constants::header::SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if row.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // Read by the access log and the metrics, which see only the response.
         response.extensions_mut().insert(ErrorCode(row.simple));

@@ -30,6 +30,7 @@ use super::store::{CacheKey, ConversationId, Retention, Said, Share};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
 use super::trace::RequestTrace;
+use crate::crd::CacheScope;
 
 /// What a route made of a request.
 pub struct Ask {
@@ -118,7 +119,7 @@ impl Keep {
         let config = live.config.dynamic.cache.filter(|_| control.store)?;
         let scope = KeyScope {
             uid: &live.config.identity.uid,
-            scope: caller.identity(),
+            scope: caller.identity().filter(|_| config.scope == CacheScope::Caller),
             backend_host: &live.origin,
             operation: operation.name(),
             model: &model.name,
@@ -150,7 +151,8 @@ async fn run(
     ask: Ask,
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
-    let guard = state.settlements().guard().ok_or_else(busy)?;
+    let mut guard = state.settlements().guard().ok_or_else(busy)?;
+    guard.settlement.caller = Some(ask.caller.clone());
     ask.trace.asks(ask.operation, live.config.dynamic.backend.name(), &ask.model.name);
     let looked_for = ask.keep.filter(|_| ask.cache.read);
     let id = ask.id.clone();

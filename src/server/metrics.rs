@@ -9,6 +9,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+use super::auth::Refusal;
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
 use super::trace::CallTrace;
@@ -47,6 +48,8 @@ pub struct ServerMetrics {
     pub cache_requests: IntCounterVec,
     /// `limit`.
     pub rate_limited: IntCounterVec,
+    /// `reason`.
+    pub auth_failures: IntCounterVec,
     /// `op`.
     pub store_errors: IntCounterVec,
     /// `reason`.
@@ -103,6 +106,11 @@ impl ServerMetrics {
             )?,
             cache_requests: counter(metric::CACHE_REQUESTS, "Requests by what the cache did.", &["result"])?,
             rate_limited: counter(metric::RATE_LIMITED, "Requests refused.", &["limit"])?,
+            auth_failures: counter(
+                metric::AUTH_FAILURES,
+                "Requests whose sender did not prove to be a caller.",
+                &["reason"],
+            )?,
             store_errors: counter(metric::STORE_ERRORS, "Operations the store failed.", &["op"])?,
             backend_retries: counter(
                 metric::BACKEND_RETRIES,
@@ -142,6 +150,7 @@ impl ServerMetrics {
             Box::new(metrics.store_mode.clone()),
             Box::new(metrics.cache_requests.clone()),
             Box::new(metrics.rate_limited.clone()),
+            Box::new(metrics.auth_failures.clone()),
             Box::new(metrics.store_errors.clone()),
             Box::new(metrics.backend_retries.clone()),
             Box::new(metrics.breaker_state.clone()),
@@ -150,6 +159,10 @@ impl ServerMetrics {
             Box::new(build),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
+        // Before the first failure too, so that an alert on a rate sees it.
+        for reason in Refusal::LABELS {
+            metrics.auth_failures.with_label_values(&[reason]);
+        }
         for collector in collectors {
             metrics.registry.register(collector)?;
         }

@@ -20,6 +20,7 @@ pub mod sse;
 #[cfg(test)]
 mod sse_properties;
 
+pub mod auth;
 mod backlog;
 pub mod cache;
 mod call;
@@ -51,6 +52,7 @@ mod pages;
 pub mod reload;
 pub mod secrets;
 pub mod state;
+pub mod terms;
 pub mod trace;
 pub mod upstream_body;
 

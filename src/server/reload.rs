@@ -290,6 +290,10 @@ fn merge(previous: Option<&Loaded>, found: Loaded, config: &ServerConfig) -> Loa
         credentials: found.credentials.or(kept),
         redis: found.redis.or_else(|| previous.and_then(|previous| previous.redis.clone())),
         authorities: found.authorities.or_else(|| previous.and_then(|previous| previous.authorities.clone())),
+        api_keys: match found.api_keys {
+            Some(keys) => Some(keys.or_previous(previous.and_then(|previous| previous.api_keys.as_ref()))),
+            None => previous.and_then(|previous| previous.api_keys.clone()),
+        },
         problems: found.problems,
     }
 }

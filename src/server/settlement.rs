@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::backend::attempts::{Attempt, AttemptLog};
 use super::backlog::Owed;
+use super::caller::Caller;
 use super::models::Model;
 use super::pricing::NanoUsd;
 use super::store::{CacheKey, Reserve, Settle};
@@ -41,6 +42,8 @@ impl Usage {
 /// What one request used, and what it reserved for it.
 #[derive(Clone, Default)]
 pub struct Settlement {
+    /// Who sent it.
+    pub caller: Option<Arc<Caller>>,
     /// The calls to backends. None for a hit of the cache.
     pub attempts: AttemptLog,
     /// Whether a stream was asked for: then what was delivered is known.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::backlog::{Backlog, Owed};
+use super::caller::Caller;
 use super::metrics::{OTHER, ServerMetrics};
 use super::settlement::{Bill, Settlement};
 use super::state::{Charging, Live, LiveHandle};
@@ -91,7 +92,7 @@ impl Settler {
         let mut answers = Vec::new();
         for settlement in batch.drain(..) {
             let bill = settlement.bill();
-            self.count(&bill);
+            self.count(settlement.caller.as_deref(), &bill);
             for (owed, outage) in settlement.settles(&bill) {
                 self.charging.local.settle(&owed.settle, outage);
                 charges.push(owed);
@@ -111,9 +112,10 @@ impl Settler {
         futures::future::join(kept, told).await;
     }
 
-    fn count(&self, bill: &Bill) {
+    fn count(&self, caller: Option<&Caller>, bill: &Bill) {
+        let caller = caller.map_or(OTHER, Caller::label);
         for line in &bill.lines {
-            self.metrics.settle(&line.model.name, OTHER, line.usage, line.cost);
+            self.metrics.settle(&line.model.name, caller, line.usage, line.cost);
             // What writes no answer says nothing of how long answers are.
             if line.reported && line.usage.completion_tokens > 0 {
                 self.charging.learned.learn(&line.model.name, line.usage.completion_tokens);
@@ -172,7 +174,7 @@ impl Settler {
         }
         // Servers start together: a young one looks around more often.
         self.next_beat = Instant::now() + BEAT.min(self.started.elapsed());
-        if !live.store.shared() || !live.limits_anything() {
+        if !live.store.shared() || !live.terms.limit_anything() {
             return self.metrics.store_mode(self.charging.local.mode_of(&live));
         }
         let since = Instant::now();

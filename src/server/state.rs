@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 
+use super::auth::{Access, ApiKeys, Failures};
 use super::backend::Backend;
 use super::backend::upstreams::Upstreams;
 use super::cache::AnswerCache;
@@ -19,6 +20,7 @@ use super::models::{Model, Models};
 use super::settlement::SettlementQueue;
 use super::store::Store;
 use super::store_failure::LocalLimits;
+use super::terms::AllTerms;
 use super::trace::Tracer;
 use crate::shutdown::Shutdown;
 
@@ -39,15 +41,20 @@ pub struct Live {
     pub models: Models,
     /// Part of cache keys: what the answers come from.
     pub origin: String,
+    /// Who is let in.
+    pub access: Access,
+    /// Who may ask how much.
+    pub terms: AllTerms,
 }
 
 impl Live {
-    /// Derives what follows from the configuration. The memory cache of `previous` is kept where it has the same size:
+    /// Derives what follows from the configuration and callers' API keys. The memory cache of `previous` is kept where it has the same size:
     /// its keys hold whatever decides an answer, so a new configuration finds there what is still right.
     pub fn new(
         config: Arc<ServerConfig>,
         backend: Arc<dyn Backend>,
         store: Arc<dyn Store>,
+        keys: Option<&ApiKeys>,
         previous: Option<&Self>,
     ) -> Self {
         let origin = match &config.dynamic.backend {
@@ -62,11 +69,12 @@ impl Live {
         let health =
             previous.filter(|live| live.origin == origin).map(|live| live.upstreams.health().clone());
         // A budget reserves the worst case, which is one only if the backend is told.
-        let capped = config.dynamic.budget.is_some();
-        let charged = capped || config.dynamic.limits.tokens_per_minute.is_some();
+        let terms = AllTerms::new(&config.dynamic);
+        let (capped, charged) = (terms.spend(), terms.charge());
+        let access = Access::new(&config, keys, previous.map(|live| &live.access));
         let (health, attempts) = (health.unwrap_or_default(), config.dynamic.max_attempts);
         let upstreams = Upstreams::new(backend, health, attempts, capped, charged);
-        Self { config, upstreams, store, cache, models, origin }
+        Self { config, upstreams, store, cache, models, origin, access, terms }
     }
 
     /// The model that a request gets: the one it names, when it is ours, else the service's.
@@ -116,6 +124,7 @@ struct Inner {
     charging: Charging,
     flights: Flights,
     body_room: Arc<Semaphore>,
+    failures: Failures,
     started_at: i64,
 }
 
@@ -144,7 +153,18 @@ impl AppState {
         let started_at = jiff::Timestamp::now().as_second();
         let body_room = Arc::new(Semaphore::new(BODY_ROOM));
         let flights = Flights::default();
-        let inner = Inner { live, metrics, settlements, shutdown, charging, flights, body_room, started_at };
+        let failures = Failures::default();
+        let inner = Inner {
+            live,
+            metrics,
+            settlements,
+            shutdown,
+            charging,
+            flights,
+            body_room,
+            failures,
+            started_at,
+        };
         Self { inner: Arc::new(inner), tracer: Tracer::default() }
     }
 
@@ -187,6 +207,12 @@ impl AppState {
     #[must_use]
     pub fn body_room(&self) -> &Arc<Semaphore> {
         &self.inner.body_room
+    }
+
+    /// Which addresses were not let in lately.
+    #[must_use]
+    pub fn failures(&self) -> &Failures {
+        &self.inner.failures
     }
 
     /// Calls that equal requests share.

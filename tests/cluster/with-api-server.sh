@@ -11,7 +11,7 @@ set -euo pipefail
 [ $# -gt 0 ] || { sed -n '2,/^set -e/{/^set -e/!s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 
 ASSETS=${KUBEBUILDER_ASSETS:-}
-NEEDED=(kube-controller-manager kube-scheduler kwok)
+NEEDED=(kube-controller-manager kube-scheduler kubectl kwok)
 if [ -n "$ASSETS" ]; then
   for p in etcd kube-apiserver; do
     [ -x "$ASSETS/$p" ] || { echo "KUBEBUILDER_ASSETS=$ASSETS holds no program $p: unset it, or point it at a folder with etcd and kube-apiserver" >&2; exit 1; }
@@ -89,10 +89,18 @@ until_ok() {
 run "$ASSETS/etcd" --data-dir "$D/etcd" --unsafe-no-fsync --log-level warn \
   --listen-client-urls "http://127.0.0.1:$ETCD" --advertise-client-urls "http://127.0.0.1:$ETCD" \
   --listen-peer-urls "http://127.0.0.1:$PEER" --initial-advertise-peer-urls "http://127.0.0.1:$PEER" --initial-cluster "default=http://127.0.0.1:$PEER"
-run "$ASSETS/kube-apiserver" --etcd-servers "http://127.0.0.1:$ETCD" --bind-address 127.0.0.1 --secure-port "$API" \
-  --cert-dir "$D" --tls-cert-file server.crt --tls-private-key-file server.key --client-ca-file ca.crt \
-  --service-account-issuer https://kubernetes.default.svc --service-account-key-file sa.key --service-account-signing-key-file sa.key \
+cat > api-server.sh <<E
+#!/bin/bash
+# api-server.sh PORT KEY...: one more API server of this cluster. It signs tokens with the first key and accepts those of all.
+port=\$1 signing=\$2 keys=(); shift
+for key in "\$@"; do keys+=(--service-account-key-file "\$key"); done
+exec "$ASSETS/kube-apiserver" --etcd-servers http://127.0.0.1:$ETCD --bind-address 127.0.0.1 --secure-port "\$port" \\
+  --cert-dir "$D" --tls-cert-file server.crt --tls-private-key-file server.key --client-ca-file ca.crt \\
+  --service-account-issuer https://kubernetes.default.svc "\${keys[@]}" --service-account-signing-key-file "\$signing" \\
   --service-cluster-ip-range 10.96.0.0/16 --authorization-mode RBAC --endpoint-reconciler-type none
+E
+chmod +x api-server.sh
+run "$D/api-server.sh" "$API" sa.key
 until_ok 120 "the API server" api /readyz
 # A busy machine delays the heartbeats of the fake node; its pods must not turn unready for that.
 run "$B/kube-controller-manager" --kubeconfig kubeconfig --leader-elect=false --secure-port 0 \
@@ -113,7 +121,7 @@ until_ok 60 "the node's taints to go" untainted
 READY=1
 echo "API server with controllers, scheduler and kwok ready after $SECONDS s" >&2
 
-export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig CHATSERVICE_TEST_ETCD=http://127.0.0.1:$ETCD
+export CHATSERVICE_TEST_KUBECONFIG=$D/kubeconfig KUBECONFIG=$D/kubeconfig CHATSERVICE_TEST_ETCD=http://127.0.0.1:$ETCD PATH=$B:$PATH
 cd "$OLDPWD"
 code=0; "$@" || code=$?
 exit "$code"

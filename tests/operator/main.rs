@@ -10,6 +10,7 @@
 )]
 
 mod autoscaling;
+mod callers;
 mod conditions;
 mod election;
 mod init_secret;

@@ -90,6 +90,8 @@ pub struct Rig {
     pub image: String,
     /// How many ChatServices the operator rolls at a time.
     pub max_concurrent_rollouts: usize,
+    /// Where the operator finds the API server, if not where the kubeconfig says.
+    pub server: Option<String>,
     /// Whether the operator's watches are there.
     pub readiness: Readiness,
     registry: Registry,
@@ -132,6 +134,7 @@ impl Rig {
             also_watched: Vec::new(),
             image: IMAGE.to_owned(),
             max_concurrent_rollouts: 5,
+            server: None,
             readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
             registry: Registry::new(),
             pods: Address::default(),
@@ -155,6 +158,9 @@ impl Rig {
         let kubeconfig = std::env::var(KUBECONFIG).unwrap();
         let mut config = config(&kubeconfig).await;
         config.default_retry = false;
+        if let Some(server) = &self.server {
+            config.cluster_url = server.parse().unwrap();
+        }
         let bottom = || ClientBuilder::try_from(config.clone()).unwrap().with_layer(&layer);
         let metrics = ControllerMetrics::new(&self.registry).unwrap();
         let pods = Arc::clone(&self.pods);
@@ -178,6 +184,7 @@ impl Rig {
                 settled: Duration::from_secs(2),
                 // Most tests have pods without a server, and nothing to wait for.
                 patience: Duration::from_millis(300),
+                signing_keys: Duration::from_secs(2),
             },
             address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
         };

@@ -20,9 +20,12 @@ mod redis_server;
 mod redis_sets;
 #[path = "../support/server.rs"]
 mod server;
+#[path = "../support/tokens.rs"]
+mod tokens;
 
 mod bad_input;
 mod cache_and_limits;
+mod callers;
 mod charging;
 mod coalescing;
 mod coalescing_pods;

@@ -10,6 +10,10 @@ use crate::http;
 use crate::mock_openai::{End, MockOpenAi, Script, event};
 
 const KEY: &str = "sk-canary-key";
+/// What callers prove themselves with: a good key, a wrong one, a token.
+const CALLER_KEY: &str = "sk-canary-of-a-caller";
+const WRONG_KEY: &str = "sk-canary-of-nobody";
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImNhbmFyeSJ9.eyJzdWIiOiJjYW5hcnkifQ.Y2FuYXJ5";
 const PROMPT: &str = "canary-prompt";
 const ANSWER: &str = "canary-answer";
 
@@ -42,7 +46,7 @@ async fn canaries_reach_neither_log_nor_metrics_nor_status() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let service = format!(
         "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata: {{name: canary}}\nspec:\n  model: gpt-4o-mini\n  \
-         logging: {{level: debug}}\n  backend: {{openai: {{baseURL: '{}', credentialsSecretRef: {{name: key}}}}}}\n",
+         logging: {{level: debug}}\n  auth: {{apiKeysSecretRef: {{name: keys}}, callers: [{{name: app}}]}}\n  backend: {{openai: {{baseURL: '{}', credentialsSecretRef: {{name: key}}}}}}\n",
         mock.base_url()
     );
     std::fs::write(file.path(), service).unwrap();
@@ -51,6 +55,7 @@ async fn canaries_reach_neither_log_nor_metrics_nor_status() {
         .arg(file.path())
         .env_clear()
         .env("OPENAI_API_KEY", KEY)
+        .env("CHATSERVICE_API_KEYS", format!("app={CALLER_KEY}"))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -82,16 +87,36 @@ async fn canaries_reach_neither_log_nor_metrics_nor_status() {
         let url = format!("http://{address}/v1/chat/completions");
         let body = json!({"messages": [{"role": "user", "content": PROMPT}], "stream": stream}).to_string();
         let id = format!("request-{index}");
-        let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
+        let bearer = format!("Bearer {CALLER_KEY}");
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-request-id", id.as_str()),
+            ("authorization", bearer.as_str()),
+        ];
         let answer = http::send(::http::Method::POST, &url, &headers, body.as_bytes()).await;
         assert!(!String::from_utf8_lossy(&answer.body).contains(KEY), "the caller sees the key: {answer:?}");
         log.extend(log_until(&mut lines, &id).await);
     }
     for broken in [format!("{{\"{PROMPT}"), format!("{{\"messages\": \"{PROMPT}\"}}")] {
-        let headers = [("content-type", "application/json"), ("x-request-id", "bad-input")];
+        let bearer = format!("Bearer {CALLER_KEY}");
+        let headers =
+            [("content-type", "application/json"), ("x-request-id", "bad-input"), ("authorization", &bearer)];
         let url = format!("http://{address}/v1/chat/completions");
         http::send(::http::Method::POST, &url, &headers, broken.as_bytes()).await;
         log.extend(log_until(&mut lines, "bad-input").await);
+    }
+    for (credential, id) in [(WRONG_KEY, "wrong-key"), (TOKEN, "forged-token"), (CALLER_KEY, "two-keys")] {
+        let bearer = format!("Bearer {credential}");
+        let mut headers =
+            vec![("content-type", "application/json"), ("x-request-id", id), ("authorization", &bearer)];
+        if credential == CALLER_KEY {
+            headers.push(("authorization", &bearer));
+        }
+        let url = format!("http://{address}/v1/chat/completions?api_key={CALLER_KEY}&token={TOKEN}");
+        let refused = http::send(::http::Method::POST, &url, &headers, b"{}").await;
+        assert_eq!(refused.status, 401, "{id}");
+        log.push(String::from_utf8_lossy(&refused.body).into_owned());
+        log.extend(log_until(&mut lines, id).await);
     }
     for path in ["/metrics", "/status"] {
         let page = http::get(&format!("http://{admin}{path}")).await;
@@ -99,7 +124,7 @@ async fn canaries_reach_neither_log_nor_metrics_nor_status() {
         log.push(String::from_utf8_lossy(&page.body).into_owned());
     }
     let all = log.join("\n");
-    for canary in [KEY, PROMPT, ANSWER] {
+    for canary in [KEY, CALLER_KEY, WRONG_KEY, TOKEN, PROMPT, ANSWER] {
         assert!(!all.contains(canary), "{canary} is in\n{all}");
     }
 }

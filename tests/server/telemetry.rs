@@ -16,7 +16,7 @@ use crate::server::{TestServer, cache, openai};
 use crate::{http, metrics};
 
 /// Every metric of the API: its name, its type, its labels in alphabetical order.
-const API: [(&str, &str, &[&str]); 23] = [
+const API: [(&str, &str, &[&str]); 24] = [
     ("http_requests_total", "counter", &["endpoint", "method", "status"]),
     ("http_request_duration_seconds", "histogram", &["endpoint", "method"]),
     ("openai_api_calls_total", "counter", &["model", "status"]),
@@ -30,6 +30,7 @@ const API: [(&str, &str, &[&str]); 23] = [
     ("chat_rate_limited_total", "counter", &["limit"]),
     ("chat_backend_retries_total", "counter", &["reason"]),
     ("chat_backend_breaker_state", "gauge", &["model"]),
+    ("chat_auth_failures_total", "counter", &["reason"]),
     ("chat_store_errors_total", "counter", &["op"]),
     ("chat_store_mode", "gauge", &["mode"]),
     ("chat_config_generation", "gauge", &[]),

@@ -84,6 +84,8 @@ const BURST: &str = "burst needs requestsPerMinute: set it too, or take burst ou
 const ORDER: &str = "connect, firstToken and idle must be at most request, which is 10m when it is left out";
 const OTLP: &str =
     "must be http(s)://host[:port][/path] without user, query or fragment, such as http://otel-collector";
+const NEEDS_AUTH: &str = "Caller needs auth, which says who a caller is: add it, or write Service";
+const PROXIES: &str = "must be addresses or CIDRs, such as 10.0.0.0/8, and not all addresses (/0)";
 const MEMORY: &str = "must be a whole number of bytes from 1Mi to 16Gi";
 const IMAGE: &str = "must be an image with a tag or digest";
 const METRIC: &str = "type must be Resource, ContainerResource, Pods, Object or External, with exactly the member of that name";
@@ -862,6 +864,103 @@ pub const INVALID: &[InvalidSpec] = &[
         "spec.telemetry.otlpEndpoint: ",
         PLAIN,
     ),
+    // Callers.
+    rule(
+        "auth by nothing",
+        "{model: m, backend: {echo: {}}, auth: {}}",
+        "spec.auth: ",
+        "set apiKeysSecretRef, serviceAccounts or both, or leave auth out",
+    ),
+    rule(
+        "no name of a Secret with keys",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: ../keys}}}",
+        "spec.auth.apiKeysSecretRef.name: ",
+        SECRET,
+    ),
+    schema(
+        "tokens of nobody",
+        "{model: m, backend: {echo: {}}, auth: {serviceAccounts: {allowed: []}}}",
+        "spec.auth.serviceAccounts.allowed: must have at least 1 item",
+        "should have at least 1 items",
+    ),
+    rule(
+        "an audience with a blank",
+        "{model: m, backend: {echo: {}}, auth: {serviceAccounts: {audience: 'a b', allowed: [{namespace: shop, name: web}]}}}",
+        "spec.auth.serviceAccounts.audience: ",
+        "must be visible ASCII without blanks",
+    ),
+    rule(
+        "no namespace",
+        "{model: m, backend: {echo: {}}, auth: {serviceAccounts: {allowed: [{namespace: a.b, name: web}]}}}",
+        "spec.auth.serviceAccounts.allowed[0].namespace: ",
+        "must be the name of a namespace",
+    ),
+    rule(
+        "every account",
+        "{model: m, backend: {echo: {}}, auth: {serviceAccounts: {allowed: [{namespace: shop, name: '*'}]}}}",
+        "spec.auth.serviceAccounts.allowed[0].name: ",
+        "must be the name of a ServiceAccount",
+    ),
+    rule(
+        "a caller with two slashes",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: k}, callers: [{name: a/b/c}]}}",
+        "spec.auth.callers[0].name: ",
+        "must be a data key of the Secret with the API keys",
+    ),
+    rule(
+        "a caller with limits of nothing",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: k}, callers: [{name: a, rateLimits: {}}]}}",
+        "spec.auth.callers[0].rateLimits: ",
+        ONE_LIMIT,
+    ),
+    rule(
+        "a caller with a burst of nothing",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: k}, callers: [{name: a, rateLimits: {burst: 1, tokensPerMinute: 1}}]}}",
+        "spec.auth.callers[0].rateLimits: ",
+        BURST,
+    ),
+    rule(
+        "a caller with a budget in words",
+        "{model: m, models: [{name: m, maxOutputTokens: 1}], backend: {echo: {}}, auth: {apiKeysSecretRef: {name: k}, callers: [{name: a, budget: {amount: much, period: Day}}]}}",
+        "spec.auth.callers[0].budget.amount: ",
+        AMOUNT,
+    ),
+    rule(
+        "a caller with a budget without caps",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: k}, callers: [{name: a, budget: {amount: '1', period: Day}}]}}",
+        "spec.auth.callers: a budget ",
+        CAPS,
+    ),
+    rule(
+        "a budget of each address",
+        "{model: m, models: [{name: m, maxOutputTokens: 1}], backend: {echo: {}}, budget: {amount: '1', period: Day, per: Caller}}",
+        "spec.budget.per: ",
+        NEEDS_AUTH,
+    ),
+    rule(
+        "a cache of each address",
+        "{model: m, backend: {echo: {}}, cache: {ttl: 1h, scope: Caller}}",
+        "spec.cache.scope: ",
+        NEEDS_AUTH,
+    ),
+    rule(
+        "a proxy by name",
+        "{model: m, backend: {echo: {}}, trustedProxies: [ingress]}",
+        "spec.trustedProxies: ",
+        PROXIES,
+    ),
+    rule(
+        "a proxy that is everybody",
+        "{model: m, backend: {echo: {}}, trustedProxies: [10.0.0.0/8, 0.0.0.0/0]}",
+        "spec.trustedProxies: ",
+        PROXIES,
+    ),
+    rule(
+        "a network that is none",
+        "{model: m, backend: {echo: {}}, trustedProxies: [10.0.0.0/33]}",
+        "spec.trustedProxies: ",
+        PROXIES,
+    ),
     // The name.
     named("a name with a dot", "de.mo"),
     named("a name that begins with a digit", "1demo"),
@@ -1098,6 +1197,19 @@ pub const VALID: &[(&str, &str)] = &[
         "{model: m, backend: {echo: {}}, defaults: {systemPrompt: 'Be brief.', temperature: 0, maxTokens: 4000}}",
     ),
     ("demo", "{model: m, backend: {echo: {}}, redis: {secretRef: {name: redis}}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, auth: {apiKeysSecretRef: {name: keys}}, cache: {ttl: 1h, scope: Caller}}",
+    ),
+    ("demo", "{model: m, backend: {echo: {}}, cache: {ttl: 1h, scope: Service}, trustedProxies: []}"),
+    (
+        "demo",
+        "{model: m, models: [{name: m, maxOutputTokens: 1}], backend: {echo: {}}, budget: {amount: '1', period: Day, per: Caller}, auth: {serviceAccounts: {audience: '', allowed: [{namespace: shop, name: web.v2}]}, callers: [{name: shop/web.v2}, {name: A_b.c-d, rateLimits: {requestsPerMinute: 1}, budget: {amount: '2', period: Month}}]}}",
+    ),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, trustedProxies: [10.0.0.0/8, 192.168.7.9, '2001:db8::/32', '::1', 10.1.2.3/8]}",
+    ),
     ("demo", "{model: m, backend: {echo: {}}, replicas: 3.0}"),
     ("demo", "{model: m, backend: {echo: {}}, image: 'registry.example.com:5000/a/b:0.1.0'}"),
     (

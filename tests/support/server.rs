@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chatservice::crd::LogFormat;
+use chatservice::crd::{CacheScope, LogFormat};
 use chatservice::server::config::{
     BackendConfig, CacheConfig, DynamicConfig, FORMAT_VERSION, Identity, ServerConfig, StaticConfig,
 };
@@ -42,7 +42,7 @@ fn config(model: &str, backend: BackendConfig) -> ServerConfig {
 
 /// An hour, and 16 MiB.
 pub fn cache() -> CacheConfig {
-    CacheConfig { ttl_ms: 3_600_000, memory_bytes: 16 << 20 }
+    CacheConfig { ttl_ms: 3_600_000, memory_bytes: 16 << 20, scope: CacheScope::default() }
 }
 
 /// A running server.

@@ -1,21 +1,36 @@
 //! Who sends a request. In: a request on a path that is somebody's. Out: the same with its [`Caller`] in the extensions,
-//! where [`From`](crate::server::routes::input::From) finds it.
+//! where [`From`](crate::server::routes::input::From) finds it; or a refusal, before anything of it is read or spent.
+//!
+//! [`Caller`]: crate::server::caller::Caller
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::server::caller::Caller;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::state::AppState;
 
 /// The layer.
 pub async fn authenticate(
+    State(state): State<AppState>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    request.extensions_mut().insert(Arc::new(Caller::at(peer.ip())));
-    next.run(request).await
+    let identified = state.live().and_then(|live| {
+        let identified = live.access.identify(peer.ip(), request.headers(), state.failures());
+        identified.map_err(|refusal| {
+            state.metrics().auth_failures.with_label_values(&[refusal.label()]).inc();
+            ApiError::from(refusal)
+        })
+    });
+    match identified {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(Dialect::of(request.uri().path())),
+    }
 }

@@ -78,6 +78,7 @@ fn loaded(key: Option<&str>, redis: Option<&str>, reason: Option<&str>) -> Loade
             .map(|key| Credentials { api_key: key.into(), allowed_hosts: vec!["api.openai.com".into()] }),
         redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
         authorities: None,
+        api_keys: None,
         problems: reason
             .map(|reason| StatusProblem { reason: reason.into(), message: "m".into() })
             .into_iter()
@@ -141,6 +142,7 @@ impl Pod {
                 credentials: self.root.path().join("credentials"),
                 redis: self.root.path().join("redis"),
                 ca: self.root.path().join("ca"),
+                api_keys: self.root.path().join("api-keys"),
             },
         };
         let live = LiveHandle::default();

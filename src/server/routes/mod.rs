@@ -27,7 +27,7 @@ pub mod responses;
 /// Every path of the API listener, and the document that describes them.
 pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let admitted = axum::middleware::from_fn_with_state((state.clone(), overload), load::admit);
-    let authenticated = axum::middleware::from_fn(authenticate::authenticate);
+    let authenticated = axum::middleware::from_fn_with_state(state.clone(), authenticate::authenticate);
     let asked = OpenApiRouter::new()
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))

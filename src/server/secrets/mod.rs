@@ -11,12 +11,14 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::mount::Mount;
+use super::auth::ApiKeys;
 use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig};
 use super::store::redis::{RedisAddress, RedisAddressError, RedisCertificates};
 use crate::admin::StatusProblem;
 use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
+mod api_keys;
 mod authorities;
 mod mount;
 
@@ -31,8 +33,10 @@ pub enum SecretSource {
         redis: PathBuf,
         /// Directory of the ConfigMap with the backend's authority.
         ca: PathBuf,
+        /// Directory of the Secret with callers' API keys.
+        api_keys: PathBuf,
     },
-    /// Outside a cluster: `OPENAI_API_KEY` and `REDIS_URL`, in a copy of the environment.
+    /// Outside a cluster: `OPENAI_API_KEY`, `REDIS_URL` and `CHATSERVICE_API_KEYS`, in a copy of the environment.
     Environment(BTreeMap<String, String>),
 }
 
@@ -44,6 +48,7 @@ impl SecretSource {
             credentials: paths::CREDENTIALS_DIR.into(),
             redis: paths::REDIS_DIR.into(),
             ca: paths::CA_DIR.into(),
+            api_keys: paths::API_KEYS_DIR.into(),
         }
     }
 }
@@ -66,6 +71,8 @@ pub struct Loaded {
     pub redis: Option<RedisAddress>,
     /// None: the public ones alone, or there is a problem.
     pub authorities: Option<Authorities>,
+    /// None: no key lets anybody in, or there is a problem. There may be one with a part of them too.
+    pub api_keys: Option<ApiKeys>,
     /// Empty: everything that the configuration names is there.
     pub problems: Vec<StatusProblem>,
 }
@@ -107,7 +114,8 @@ pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
         problems.push(problem);
         None
     });
-    Loaded { credentials, redis, authorities, problems }
+    let api_keys = api_keys::load(config, source, &mut problems);
+    Loaded { credentials, redis, authorities, api_keys, problems }
 }
 
 fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Credentials>, StatusProblem> {

@@ -43,6 +43,11 @@ impl Mount {
         self.names.is_empty()
     }
 
+    /// All data keys.
+    pub(super) fn keys(&self) -> &[String] {
+        &self.names
+    }
+
     fn has(&self, key: &str) -> bool {
         self.names.iter().any(|name| name == key)
     }

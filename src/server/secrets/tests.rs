@@ -74,11 +74,17 @@ impl Pod {
         self
     }
 
+    fn api_keys(self, data: &[(&str, &str)]) -> Self {
+        mount(&self.root.path().join("api-keys"), data);
+        self
+    }
+
     fn source(&self) -> SecretSource {
         SecretSource::Mounted {
             credentials: self.root.path().join("credentials"),
             redis: self.root.path().join("redis"),
             ca: self.root.path().join("ca"),
+            api_keys: self.root.path().join("api-keys"),
         }
     }
 
@@ -301,5 +307,73 @@ fn the_backends_authority_is_read_from_its_config_map_or_what_is_wrong_with_that
             assert!(message.contains(words), "{message}");
             assert!(message.contains("ConfigMap \"private-ca\" in namespace \"chat\""), "{message}");
         }
+    }
+}
+
+fn with_api_keys() -> ServerConfig {
+    let mut config = config(OPENAI, false);
+    config.fixed.credentials_secret = None;
+    config.fixed.api_keys_secret = Some("demo-keys".to_owned());
+    config
+}
+
+#[test]
+fn api_keys_are_the_data_keys_of_their_secret_and_a_bad_one_costs_no_other_caller() {
+    let good = ("mobile", "sk-0123456789abcdef\n");
+    let loaded = Pod::new().api_keys(&[good, ("web", "two\nshort")]).load(&with_api_keys());
+    let mut mobile = ApiKeys::default();
+    mobile.add("mobile", "sk-0123456789abcdef").unwrap();
+    mobile.refuse("web");
+    assert_eq!(loaded.api_keys, Some(mobile));
+    let (reason, message) = only_problem(&loaded);
+    assert_eq!(reason, reason::SECRET_KEY_MISSING);
+    assert!(
+        message.starts_with("key \"web\" of Secret \"demo-keys\" in namespace \"chat\" lets nobody in"),
+        "{message}"
+    );
+    assert!(
+        message.contains("Fix: kubectl -n chat patch secret demo-keys") && !message.contains("two"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_secret_of_api_keys_that_is_missing_is_told_with_the_command_that_makes_it() {
+    for pod in [Pod::new(), Pod::new().api_keys(&[])] {
+        let loaded = pod.load(&with_api_keys());
+        assert_eq!(loaded.api_keys, None);
+        let (reason, message) = only_problem(&loaded);
+        assert_eq!(reason, reason::SECRET_NOT_FOUND);
+        assert!(
+            message.contains("kubectl -n chat create secret generic demo-keys --from-literal=my-app=..."),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn outside_a_cluster_api_keys_are_a_variable_that_has_to_be_there() {
+    let of = |value: Option<&str>| {
+        let variables = value.map(|value| ("CHATSERVICE_API_KEYS".to_owned(), value.to_owned()));
+        load(&with_api_keys(), &SecretSource::Environment(variables.into_iter().collect()))
+    };
+    let mut keys = ApiKeys::default();
+    keys.add("web", "sk-0123456789=bcdef").unwrap();
+    keys.add("app", "sk-of-the-application").unwrap();
+    keys.add("web", "sk-of-web-the-second").unwrap();
+    let loaded = of(Some("web=sk-0123456789=bcdef,app=sk-of-the-application,web=sk-of-web-the-second"));
+    assert_eq!((loaded.api_keys, loaded.problems), (Some(keys), vec![]));
+    for (value, says) in [
+        (None, "CHATSERVICE_API_KEYS is not set"),
+        (Some("sk-0123456789abcdef"), "its entry 1 is not name=key"),
+        (Some("web=sk-0123456789abcdef,"), "its entry 2 is not name=key"),
+        (Some("a b=sk-0123456789abcdef"), "the name of its entry 1 is not letters"),
+        (Some("web=short"), "cannot be used for web: a key in it is shorter than 16 characters"),
+    ] {
+        let loaded = of(value);
+        assert_eq!(loaded.api_keys, None, "{value:?}");
+        let (_, message) = only_problem(&loaded);
+        assert!(message.contains(says) && message.contains("Fix: export CHATSERVICE_API_KEYS="), "{message}");
+        assert!(!message.contains("0123456789"), "{message}");
     }
 }
