@@ -206,6 +206,8 @@ pub mod mount {
     pub const REDIS_DIR: &str = "/etc/chatservice/secrets/redis";
     /// Directory of the Secret that `spec.auth.apiKeysSecretRef` names.
     pub const API_KEYS_DIR: &str = "/etc/chatservice/secrets/api-keys";
+    /// Directory of the Secret that `spec.service.tls.secretRef` names.
+    pub const TLS_DIR: &str = "/etc/chatservice/secrets/tls";
     /// Directory of the ConfigMap that `spec.backend.openai.caBundleConfigMapRef` names.
     pub const CA_DIR: &str = "/etc/chatservice/ca";
     /// The data key in that ConfigMap: certificates in PEM.
@@ -236,6 +238,10 @@ pub mod secret_key {
     pub const REDIS_CERTIFICATE: &str = "tls.crt";
     /// Its key, in PEM.
     pub const REDIS_KEY: &str = "tls.key";
+    /// The API's own certificate and what leads from it to its root, in PEM.
+    pub const TLS_CERTIFICATE: &str = "tls.crt";
+    /// Its key, in PEM.
+    pub const TLS_KEY: &str = "tls.key";
 }
 
 /// The host that a key may be sent to when its owner names none.

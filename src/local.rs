@@ -39,7 +39,7 @@ pub struct Prepared {
     pub log_format: LogFormat,
     secrets: SecretSource,
     /// What is otherwise than it would be in a cluster.
-    note: Option<String>,
+    notes: Vec<String>,
 }
 
 /// Why a ChatService cannot be served here.
@@ -113,13 +113,19 @@ pub fn prepare(file: &Path, variables: Variables) -> Result<Prepared, LocalError
         return Err(LocalError::Invalid { file, problem: problem.to_owned() });
     }
     let without_redis = config.fixed.redis_secret.is_some() && !variables.contains_key(env::REDIS_URL);
-    let note = without_redis.then(|| {
+    let without_redis = without_redis.then(|| {
         format!("{} is not set: what spec.redis would keep stays in this process's memory.", env::REDIS_URL)
     });
+    let without_tls = config
+        .fixed
+        .tls_secret
+        .as_ref()
+        .map(|_| "spec.service.tls needs its Secret: this is plain HTTP.".to_owned());
+    let notes = without_redis.into_iter().chain(without_tls).collect();
     let secrets = SecretSource::Environment(variables);
     secrets::check(&config, &secrets)?;
     let log_format = service.spec.logging.and_then(|logging| logging.format).unwrap_or(LogFormat::Text);
-    Ok(Prepared { config, log_format, secrets, note })
+    Ok(Prepared { config, log_format, secrets, notes })
 }
 
 /// Serves until `shutdown` begins and the drain is over.
@@ -153,7 +159,7 @@ fn banner(prepared: &Prepared, address: SocketAddr) -> String {
         config.dynamic.model,
         config.dynamic.backend.name()
     );
-    if let Some(note) = &prepared.note {
+    for note in &prepared.notes {
         text.push_str(note);
         text.push('\n');
     }

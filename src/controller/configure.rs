@@ -63,6 +63,7 @@ pub(super) fn config_of(
             redis_secret,
             ca_config_map,
             api_keys_secret: callers::api_keys_secret(cs, checks),
+            tls_secret: tls_secret(cs, checks),
             otlp_endpoint: otlp_endpoint(cs, checks),
             log_format: logging.format.unwrap_or_default(),
             grace_seconds: grace_seconds(cs),
@@ -84,6 +85,12 @@ pub(super) fn config_of(
             log_level: logging.level.unwrap_or_default(),
         },
     })
+}
+
+fn tls_secret(cs: &ChatService, checks: &mut Checks) -> Option<String> {
+    let tls = cs.spec.service.as_ref()?.tls.as_ref()?;
+    checks.object_name("spec.service.tls.secretRef.name", "Secret", &tls.secret_ref.name);
+    Some(tls.secret_ref.name.clone())
 }
 
 /// `workload` checks its range.

@@ -84,7 +84,8 @@ impl ValidatedChatService {
     /// The base URL for OpenAI SDKs inside the cluster.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}.{}.svc:{}/v1", self.name, self.namespace, self.service_port)
+        let scheme = if self.config.fixed.tls_secret.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}.{}.svc:{}/v1", self.name, self.namespace, self.service_port)
     }
 }
 

@@ -14,4 +14,4 @@ pub use definition::custom_resource_definition;
 pub use engine::*;
 pub use status::{ChatServiceStatus, ConfigStatus};
 pub use v1alpha1::*;
-pub use workload::{Autoscaling, Destination, IpBlock, NetworkRules, Peer, Pod};
+pub use workload::{Autoscaling, Destination, IpBlock, NetworkRules, Peer, Pod, ServiceTls};

@@ -21,7 +21,7 @@ use super::rules::{
     REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
 };
 use super::status::ChatServiceStatus;
-use super::workload::{Autoscaling, NetworkRules, Pod, annotations};
+use super::workload::{Autoscaling, NetworkRules, Pod, ServiceTls, annotations};
 
 /// Most resources named in `resources.requests` or `.limits`.
 const RESOURCES_MAX: u32 = 16;
@@ -442,6 +442,10 @@ pub struct Service {
     #[x_kube(validation = Rule::new(OWN_ANNOTATIONS_RULE).message(
         "keys must not begin with chatservice.dev/: the operator sets those"))]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// TLS on this port, with HTTP/2 for clients that ask for it. Absent: plain HTTP/1.1. Example: {secretRef: {name:
+    /// demo-tls}}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTls>,
 }
 
 /// ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.

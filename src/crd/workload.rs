@@ -202,6 +202,15 @@ pub struct IpBlock {
     pub except: Option<Vec<String>>,
 }
 
+/// TLS on the port of the API, with HTTP/2 for clients that ask for it.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceTls {
+    /// The Secret with the data keys `tls.crt` (the certificate and what leads to its root, in PEM) and `tls.key`, as
+    /// cert-manager writes it. It is read again when it changes; a bad one does not take the place of a good one.
+    pub secret_ref: SecretRef,
+}
+
 /// Annotations: bounded, which the rules over them need.
 pub(super) fn annotations(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

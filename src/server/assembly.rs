@@ -21,7 +21,7 @@ use super::backend::echo::Echo;
 use super::backend::openai::{OpenAi, OpenAiOptions};
 use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig, TimeoutConfig};
-use super::edge::{self, EdgeOptions};
+use super::edge::{self, EdgeOptions, Tls};
 use super::metrics::ServerMetrics;
 use super::middleware::{observe, panic};
 use super::overload::{LoadOptions, Overload};
@@ -88,6 +88,9 @@ pub enum ServeError {
     /// The metrics contradict each other: a fault of ours.
     #[error("cannot register the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// No version of TLS can be spoken: a fault of ours.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// Opens a listener; `flag` is what the message tells to change.
@@ -119,8 +122,11 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let end = CancellationToken::new();
 
     let in_cluster = matches!(options.secrets, SecretSource::Mounted { .. });
+    // Outside a cluster there is no Secret to take a certificate from.
+    let tls = if in_cluster && options.config.fixed.tls_secret.is_some() { Some(Tls::new()?) } else { None };
     let assembler = Assembler::new(live.clone(), ready.clone(), in_cluster, connections.clone())
-        .with_log_level(options.log_level);
+        .with_log_level(options.log_level)
+        .with_tls(tls.clone());
     let sources = Sources { file: options.config_file, secrets: options.secrets };
     let (reloader, report) = Reloader::start(options.config, sources, assembler, metrics.clone()).await;
 
@@ -137,7 +143,8 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     settling.spawn(settler.run());
 
     let router = build_router(state, Overload::new(options.load));
-    let report = edge::serve(listeners.api, router, options.edge, shutdown).await;
+    let edge = EdgeOptions { tls, ..options.edge };
+    let report = edge::serve(listeners.api, router, edge, shutdown).await;
     // The router and the shared calls were the last to hold a handle to the queue: the settler ends when it is empty.
     let settled = tokio::time::timeout(SETTLE, settling.join_next());
     // Those that still tell other pods owe nothing: these find out by themselves.
@@ -215,6 +222,8 @@ pub struct Assembler {
     /// The tasks of connections to backends.
     connections: TaskTracker,
     log_level: LevelHandle,
+    /// The API listener's, where it is encrypted.
+    tls: Option<Tls>,
     /// Kept here and not only in what runs: conversations in memory outlive a key that is revoked for a moment.
     store: Option<(Option<RedisAddress>, Arc<dyn Store>)>,
     /// What the last backend was made of, and it.
@@ -252,6 +261,7 @@ impl Assembler {
             in_cluster,
             connections,
             log_level: LevelHandle::default(),
+            tls: None,
             store: None,
             backend: None,
         }
@@ -263,6 +273,12 @@ impl Assembler {
         Self { log_level, ..self }
     }
 
+    /// Gives the API listener the certificate of what runs.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// Lets a configuration run, if everything that it needs is there. If not, nothing changes.
     pub fn take(&mut self, config: &Arc<ServerConfig>, loaded: &Loaded) -> Result<(), Unfit> {
         let wants = &config.fixed;
@@ -271,7 +287,8 @@ impl Assembler {
             && ((wants.credentials_secret.is_some() && loaded.credentials.is_none())
                 || (wants.redis_secret.is_some() && loaded.redis.is_none())
                 || (wants.ca_config_map.is_some() && loaded.authorities.is_none())
-                || (wants.api_keys_secret.is_some() && loaded.api_keys.is_none()))
+                || (wants.api_keys_secret.is_some() && loaded.api_keys.is_none())
+                || (wants.tls_secret.is_some() && loaded.certificate.is_none()))
         {
             return Err(Unfit::Secrets(problem.message.clone()));
         }
@@ -279,6 +296,9 @@ impl Assembler {
         let store = self.store(config, loaded);
         let previous = self.live.load_full();
         let live = Live::new(config.clone(), backend, store, loaded.api_keys.as_ref(), previous.as_deref());
+        if let (Some(tls), Some(certificate)) = (&self.tls, &loaded.certificate) {
+            tls.present(certificate);
+        }
         self.live.store(Some(Arc::new(live)));
         self.log_level.set(config.dynamic.log_level);
         self.ready.done(readiness::CREDENTIALS);
@@ -393,6 +413,7 @@ mod tests {
             redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
             authorities: None,
             api_keys: None,
+            certificate: None,
             problems: problem.into_iter().collect(),
         }
     }

@@ -69,6 +69,9 @@ pub struct StaticConfig {
     /// Name of the Secret with callers' API keys, for messages; its files are in `mount::API_KEYS_DIR`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys_secret: Option<String>,
+    /// Name of the Secret with the API's certificate, for messages; its files are in `mount::TLS_DIR`. None: plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_secret: Option<String>,
     /// Where traces go, an OTLP endpoint over HTTP. The exporter is made once, at the start. None: no traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
@@ -87,6 +90,7 @@ impl Default for StaticConfig {
             redis_secret: None,
             ca_config_map: None,
             api_keys_secret: None,
+            tls_secret: None,
             otlp_endpoint: None,
             log_format: LogFormat::default(),
             grace_seconds: drain::DEFAULT_GRACE_SECONDS,
@@ -447,7 +451,9 @@ mod tests {
         other.dynamic.log_level = LogLevel::Debug;
         other.identity.uid = "u-2".into();
         assert_eq!(other.static_hash(), config().static_hash());
-        let changes: [fn(&mut StaticConfig); 6] = [
+        let changes: [fn(&mut StaticConfig); 8] = [
+            |fixed| fixed.tls_secret = Some("tls".into()),
+            |fixed| fixed.grace_seconds = 90,
             |fixed| fixed.credentials_secret = Some("openai".into()),
             |fixed| fixed.redis_secret = Some("redis".into()),
             |fixed| fixed.ca_config_map = Some("private-ca".into()),

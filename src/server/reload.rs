@@ -294,6 +294,7 @@ fn merge(previous: Option<&Loaded>, found: Loaded, config: &ServerConfig) -> Loa
             Some(keys) => Some(keys.or_previous(previous.and_then(|previous| previous.api_keys.as_ref()))),
             None => previous.and_then(|previous| previous.api_keys.clone()),
         },
+        certificate: found.certificate.or_else(|| previous.and_then(|previous| previous.certificate.clone())),
         problems: found.problems,
     }
 }

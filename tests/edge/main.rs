@@ -8,3 +8,4 @@ mod drain;
 mod http1;
 mod process;
 mod support;
+mod tls;

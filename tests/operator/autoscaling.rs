@@ -1,5 +1,6 @@
 //! Who sets the number of pods: the spec, an autoscaler of ours, one of somebody else.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::metrics;
 use crate::rig::{self, Rig, claim, until_some};
 
 fn fixed(replicas: i32) -> Value {
@@ -380,5 +382,33 @@ async fn a_name_at_its_limit_has_every_child() {
         let said = refused.unwrap_err().to_string();
         assert!(said.contains("metadata.name must be at most 52 characters of a-z, 0-9 and '-'"), "{said}");
     }
+    rig.stop().await;
+}
+
+/// O10, by load: a metrics API says how much CPU the pods use, and the number follows it up and down without our hand in it.
+#[tokio::test]
+async fn load_sets_the_number_of_pods_and_the_operator_leaves_it_alone() {
+    let Some(mut rig) = rig::start().await else { return };
+    let percent = metrics::serve(&mut rig).await;
+    let mut spec = autoscaled(2, 6);
+    spec["autoscaling"]["targetCPUUtilizationPercentage"] = json!(50);
+    spec["autoscaling"]["behavior"] = json!({ "scaleDown": { "stabilizationWindowSeconds": 0 } });
+    rig.create("demo", &spec).await;
+    let message = until_autoscaling(&rig, "True", "ScalingActive").await;
+    assert!(message.contains("from 2 to 6 pods"), "{message}");
+    rig.until_settled("demo").await;
+    let (written, samples) = (numbers_written(&rig), Samples::watch(&rig));
+    for (used, replicas) in [(200, 6), (50, 6), (5, 2), (100, 4)] {
+        percent.store(used, Ordering::SeqCst);
+        until_wanted(&rig, replicas).await;
+        until_some(&format!("{replicas} ready pods"), async || {
+            let pods = rig.until_settled("demo").await.status.unwrap().pods;
+            if pods == Some(format!("{replicas}/{replicas}")) { Ok(()) } else { Err(format!("{pods:?}")) }
+        })
+        .await;
+        percent.store(50, Ordering::SeqCst);
+    }
+    assert_eq!(numbers_written(&rig), written, "all of it was the autoscaler's");
+    assert!(samples.take().iter().all(|replicas| (2..=6).contains(replicas)));
     rig.stop().await;
 }

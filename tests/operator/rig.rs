@@ -237,6 +237,11 @@ impl Rig {
         self.tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
     }
 
+    /// Runs a part of a test until the rig is gone.
+    pub fn run(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(part);
+    }
+
     /// What every fake pod says is wrong from now on.
     pub fn report(&self, problems: &[(&str, &str)]) {
         let problems = problems

@@ -1160,6 +1160,18 @@ pub const INVALID: &[InvalidSpec] = &[
         "spec.networkPolicy.egressTo[0].ports[0]: must be from 1 to 65535, not 70000",
         "spec.networkPolicy.egressTo[0].ports[0] in body should be less than or equal to 65535",
     ),
+    rule(
+        "a certificate in a path",
+        "{model: m, backend: {echo: {}}, service: {tls: {secretRef: {name: ../tls}}}}",
+        "spec.service.tls.secretRef.name: ",
+        SECRET,
+    ),
+    schema(
+        "TLS without its Secret",
+        "{model: m, backend: {echo: {}}, service: {tls: {}}}",
+        "spec.service.tls.secretRef: is required. The Secret with the data keys",
+        "spec.service.tls.secretRef: Required value",
+    ),
 ];
 
 /// What is accepted: (`metadata.name`, `spec`).
@@ -1301,4 +1313,5 @@ pub const VALID: &[(&str, &str)] = &[
         "demo",
         "{model: m, backend: {echo: {}}, networkPolicy: {enabled: true, ingressFrom: [{podSelector: {}}], scrapeFrom: [{namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [obs]}]}, podSelector: {}}], egressTo: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16, 10.0.0.0/8]}, ports: [443]}, {ipBlock: {cidr: '2001:db8::/32'}}]}}",
     ),
+    ("demo", "{model: m, backend: {echo: {}}, service: {port: 443, tls: {secretRef: {name: demo-tls.v1}}}}"),
 ];

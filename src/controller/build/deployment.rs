@@ -209,6 +209,7 @@ fn mounts(service: &ValidatedChatService) -> Vec<(Volume, &'static str)> {
     );
     mounts.extend(fixed.api_keys_secret.iter().map(|name| (secret("api-keys", name), mount::API_KEYS_DIR)));
     mounts.extend(fixed.redis_secret.iter().map(|name| (secret("redis", name), mount::REDIS_DIR)));
+    mounts.extend(fixed.tls_secret.iter().map(|name| (secret("tls", name), mount::TLS_DIR)));
     mounts.extend(
         fixed.ca_config_map.iter().map(|name| (config_map("ca", name.clone(), Some(true)), mount::CA_DIR)),
     );

@@ -215,7 +215,8 @@ mod tests {
             },
             "image": "registry.example.com/chatservice:0.2.0",
             "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } },
-            "service": { "type": "NodePort", "port": 80, "annotations": { "example.com/lb": "internal" } },
+            "service": { "type": "NodePort", "port": 80, "annotations": { "example.com/lb": "internal" },
+                "tls": { "secretRef": { "name": "prod-tls" } } },
             "logging": { "level": "warn", "format": "text" },
             "telemetry": { "otlpEndpoint": "http://otel-collector.observability.svc:4318" },
         })
@@ -319,6 +320,7 @@ mod tests {
             ("/backend/openai/credentialsSecretRef/name", json!("other")),
             ("/backend/openai/caBundleConfigMapRef/name", json!("other")),
             ("/redis/secretRef/name", json!("other")),
+            ("/service/tls/secretRef/name", json!("other")),
             ("/telemetry/otlpEndpoint", json!("")),
             ("/logging/format", json!("json")),
             ("/image", json!("registry.example.com/chatservice:0.3.0")),

@@ -16,14 +16,16 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::EdgeOptions;
+use super::http2;
 use super::socket::{Phase, Pulse, Socket, peer_left};
+use super::tls::{Tls, is_http_2};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::held_body::HeldBody;
 use crate::shutdown::Shutdown;
@@ -61,12 +63,10 @@ pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     let stream = Arc::new(stream);
     let pulse = Arc::new(Pulse::new());
     let socket = Socket::new(stream.clone(), pulse.clone(), shared.options.write_stall);
-    let service = Service { shared: shared.clone(), peer, pulse: pulse.clone() };
-    let mut http = Box::pin(shared.http.serve_connection(TokioIo::new(socket), service));
-
-    let end = watch(http.as_mut(), &stream, &pulse, &shared).await;
-    // Drops the request in hand: what it was waiting for is cancelled.
-    drop(http);
+    let end = match &shared.options.tls {
+        None => http_1(socket, peer, &stream, &pulse, &shared).await,
+        Some(tls) => Box::pin(encrypted(tls, socket, peer, &stream, &pulse, &shared)).await,
+    };
     match end {
         End::TimedOut(phase) => {
             tracing::debug!(connection.phase = ?phase, "closed a connection that was too slow");
@@ -84,13 +84,63 @@ pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     end
 }
 
+/// Shakes hands, within the time for a request's head, and answers in the protocol that the client chose.
+async fn encrypted(
+    tls: &Tls,
+    socket: Socket,
+    peer: SocketAddr,
+    stream: &TcpStream,
+    pulse: &Arc<Pulse>,
+    shared: &Arc<Shared>,
+) -> End {
+    let socket = tokio::select! {
+        biased;
+        () = shared.close_idle.cancelled() => return End::Closed,
+        () = shared.close_all.cancelled() => return End::Closed,
+        shaken = timeout(shared.options.head, tls.accept(socket)) => match shaken {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "a client and we did not agree on TLS");
+                return End::Closed;
+            }
+            Err(_) => return End::TimedOut(pulse.phase()),
+        },
+    };
+    if is_http_2(&socket) {
+        return http2::drive(socket, peer, shared).await;
+    }
+    // What came so far was no request.
+    pulse.set(Phase::Silent);
+    http_1(socket, peer, stream, pulse, shared).await
+}
+
+/// Answers one request after the other.
+async fn http_1<I>(
+    socket: I,
+    peer: SocketAddr,
+    stream: &TcpStream,
+    pulse: &Arc<Pulse>,
+    shared: &Arc<Shared>,
+) -> End
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = Service { shared: shared.clone(), peer, pulse: pulse.clone() };
+    let mut http = Box::pin(shared.http.serve_connection(TokioIo::new(socket), service));
+    // With the connection the request in hand is dropped: what it was waiting for is cancelled.
+    watch(http.as_mut(), stream, pulse, shared).await
+}
+
 /// Runs the connection and its deadlines.
-async fn watch(
-    mut http: Pin<&mut http1::Connection<TokioIo<Socket>, Service>>,
+async fn watch<I>(
+    mut http: Pin<&mut http1::Connection<TokioIo<I>, Service>>,
     stream: &TcpStream,
     pulse: &Pulse,
     shared: &Shared,
-) -> End {
+) -> End
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let options = &shared.options;
     let close_idle = shared.close_idle.cancelled();
     let close_all = shared.close_all.cancelled();
@@ -144,20 +194,25 @@ async fn watch(
 
 /// The deadline of a phase. It is moved at every request, mostly to later, and the timer behind it only when it rings too
 /// early.
-struct Deadline {
+pub(super) struct Deadline {
     at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
-    fn new(first: Duration) -> Self {
+    pub(super) fn new(first: Duration) -> Self {
         let timer = Box::pin(sleep(first));
         Self { at: Some(timer.deadline()), timer }
     }
 
     /// From now on it is this long until then; None: there is none.
     fn begin(&mut self, limit: Option<Duration>) {
-        self.at = limit.map(|limit| Instant::now() + limit);
+        self.move_to(limit.map(|limit| Instant::now() + limit));
+    }
+
+    /// Then; None: there is none.
+    pub(super) fn move_to(&mut self, at: Option<Instant>) {
+        self.at = at;
         if let Some(at) = self.at
             && at < self.timer.deadline()
         {
@@ -165,7 +220,7 @@ impl Deadline {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };
         while self.timer.as_mut().poll(context).is_ready() {
             if at <= Instant::now() {
@@ -240,7 +295,7 @@ fn host_error(version: Version, headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-fn is_host_and_port(value: &HeaderValue) -> bool {
+pub(super) fn is_host_and_port(value: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let host = authority.host();
     // What is not host is a port, or a user in front, which has no place here.
@@ -249,7 +304,7 @@ fn is_host_and_port(value: &HeaderValue) -> bool {
 }
 
 /// In the dialect of the path: SDKs read an error's body.
-fn bad_host(message: &'static str, path: &str) -> Response<Body> {
+pub(super) fn bad_host(message: &'static str, path: &str) -> Response<Body> {
     let mut response = ApiError::BadHost(message).into_response(Dialect::of(path));
     close_after(&mut response);
     response

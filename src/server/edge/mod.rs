@@ -1,6 +1,8 @@
 //! Where connections come in and how they are let go. In: a listener, a router, [`Shutdown`]. Out: answers until the
 //! process is told to stop, then a drain within the grace period and a [`DrainReport`].
 //!
+//! With [`EdgeOptions::tls`] connections are encrypted, and speak HTTP/2 (`http2`) where a client asks for it.
+//!
 //! `axum::serve` has no deadlines and its graceful shutdown waits for open streams for ever, hence our own loop over
 //! hyper's HTTP/1 connection. hyper's `header_read_timeout` also runs while a connection is idle (1.12), which would
 //! close the connections that proxies pool, so it is off and `connection` keeps the deadlines of each phase.
@@ -30,7 +32,11 @@ use crate::constants::drain;
 use crate::shutdown::Shutdown;
 
 mod connection;
+mod http2;
 mod socket;
+mod tls;
+
+pub use tls::{CertificateError, ServerCertificate, Tls};
 
 /// Bytes of a request's head. OpenAI's SDKs send about 1 KiB; proxies that add tokens some more.
 const HEAD_BYTES: usize = 32 * 1024;
@@ -67,6 +73,8 @@ pub struct EdgeOptions {
     pub min_drain: Duration,
     /// From the start of a drain to the moment the process is killed.
     pub grace: Duration,
+    /// How connections are encrypted; None: they are not, and speak HTTP/1.1.
+    pub tls: Option<Tls>,
 }
 
 impl Default for EdgeOptions {
@@ -80,6 +88,7 @@ impl Default for EdgeOptions {
             write_stall: Duration::from_mins(1),
             min_drain: drain::MINIMUM,
             grace: Duration::from_secs(u64::from(drain::DEFAULT_GRACE_SECONDS)),
+            tls: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::admin::Readiness;
 use crate::constants::readiness;
 use crate::server::backend::tls::Authorities;
 use crate::server::config::{DynamicConfig, FORMAT_VERSION, Identity, StaticConfig};
+use crate::server::edge::ServerCertificate;
 use crate::server::secrets::Credentials;
 use crate::server::state::LiveHandle;
 use crate::server::store::redis::RedisAddress;
@@ -79,6 +80,7 @@ fn loaded(key: Option<&str>, redis: Option<&str>, reason: Option<&str>) -> Loade
         redis: redis.map(|url| RedisAddress::from_url(url).unwrap()),
         authorities: None,
         api_keys: None,
+        certificate: None,
         problems: reason
             .map(|reason| StatusProblem { reason: reason.into(), message: "m".into() })
             .into_iter()
@@ -107,6 +109,11 @@ fn the_last_good_secret_stays_in_use_unless_its_host_is_no_longer_allowed() {
     let kept =
         merge(Some(&trusting), loaded(Some("k1"), None, Some(reason::CONFIG_MAP_NOT_FOUND)), &config());
     assert!(kept.authorities.is_some() && kept.authorities == trusting.authorities);
+    let pair = rcgen::generate_simple_self_signed(["demo".to_owned()]).unwrap();
+    let pair = ServerCertificate::from_pem(&pair.cert.pem(), &pair.signing_key.serialize_pem());
+    let encrypting = Loaded { certificate: pair.ok(), ..good.clone() };
+    let kept = merge(Some(&encrypting), loaded(Some("k1"), None, Some(reason::SECRET_NOT_FOUND)), &config());
+    assert!(kept.certificate.is_some() && kept.certificate == encrypting.certificate);
 
     let found = loaded(None, Some("redis://a"), Some(reason::CREDENTIAL_HOST_MISMATCH));
     assert!(merge(Some(&good), found.clone(), &config()) == found);
@@ -143,6 +150,7 @@ impl Pod {
                 redis: self.root.path().join("redis"),
                 ca: self.root.path().join("ca"),
                 api_keys: self.root.path().join("api-keys"),
+                tls: self.root.path().join("tls"),
             },
         };
         let live = LiveHandle::default();

@@ -14,12 +14,14 @@ use self::mount::Mount;
 use super::auth::ApiKeys;
 use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig};
+use super::edge::ServerCertificate;
 use super::store::redis::{RedisAddress, RedisAddressError, RedisCertificates};
 use crate::admin::StatusProblem;
 use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret_key};
 
 mod api_keys;
 mod authorities;
+mod certificate;
 mod mount;
 
 /// Where secrets are.
@@ -35,6 +37,8 @@ pub enum SecretSource {
         ca: PathBuf,
         /// Directory of the Secret with callers' API keys.
         api_keys: PathBuf,
+        /// Directory of the Secret with the API's certificate.
+        tls: PathBuf,
     },
     /// Outside a cluster: `OPENAI_API_KEY`, `REDIS_URL` and `CHATSERVICE_API_KEYS`, in a copy of the environment.
     Environment(BTreeMap<String, String>),
@@ -49,6 +53,7 @@ impl SecretSource {
             redis: paths::REDIS_DIR.into(),
             ca: paths::CA_DIR.into(),
             api_keys: paths::API_KEYS_DIR.into(),
+            tls: paths::TLS_DIR.into(),
         }
     }
 }
@@ -73,6 +78,8 @@ pub struct Loaded {
     pub authorities: Option<Authorities>,
     /// None: no key lets anybody in, or there is a problem. There may be one with a part of them too.
     pub api_keys: Option<ApiKeys>,
+    /// None: plain HTTP, or there is a problem.
+    pub certificate: Option<ServerCertificate>,
     /// Empty: everything that the configuration names is there.
     pub problems: Vec<StatusProblem>,
 }
@@ -114,8 +121,12 @@ pub fn load(config: &ServerConfig, source: &SecretSource) -> Loaded {
         problems.push(problem);
         None
     });
+    let certificate = certificate::load(config, source).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
     let api_keys = api_keys::load(config, source, &mut problems);
-    Loaded { credentials, redis, authorities, api_keys, problems }
+    Loaded { credentials, redis, authorities, api_keys, certificate, problems }
 }
 
 fn credentials(config: &ServerConfig, source: &SecretSource) -> Result<Option<Credentials>, StatusProblem> {
@@ -241,11 +252,16 @@ impl std::fmt::Display for Secret<'_> {
 impl Secret<'_> {
     /// The mounted Secret; `key` is the one that a new Secret would need.
     fn open(&self, directory: &std::path::Path, key: &str) -> Result<Mount, StatusProblem> {
+        self.open_or(directory, &self.create(key))
+    }
+
+    /// The same; `fix` makes a new one.
+    fn open_or(&self, directory: &std::path::Path, fix: &str) -> Result<Mount, StatusProblem> {
         match Mount::open(directory) {
             Ok(mount) if !mount.is_empty() => Ok(mount),
             Ok(_) => Err(problem(
                 reason::SECRET_NOT_FOUND,
-                format!("{self} does not exist or is empty. Fix: {}", self.create(key)),
+                format!("{self} does not exist or is empty. Fix: {fix}"),
             )),
             Err(error) => Err(problem(
                 reason::SECRET_NOT_FOUND,
@@ -266,13 +282,15 @@ impl Secret<'_> {
 
     fn key_missing(&self, mount: &Mount, key: &str) -> StatusProblem {
         // `create` alone fails on a Secret that exists.
+        let fix = format!("{} --dry-run=client -o yaml | kubectl apply -f -", self.create(key));
+        self.key_missing_or(mount, key, &fix)
+    }
+
+    fn key_missing_or(&self, mount: &Mount, key: &str, fix: &str) -> StatusProblem {
+        let found = mount.names();
         problem(
             reason::SECRET_KEY_MISSING,
-            format!(
-                "{self} has no key \"{key}\" (found: {}). Fix: {} --dry-run=client -o yaml | kubectl apply -f -",
-                mount.names(),
-                self.create(key)
-            ),
+            format!("{self} has no key \"{key}\" (found: {found}). Fix: {fix}"),
         )
     }
 

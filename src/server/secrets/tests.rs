@@ -79,12 +79,18 @@ impl Pod {
         self
     }
 
+    fn tls(self, data: &[(&str, &str)]) -> Self {
+        mount(&self.root.path().join("tls"), data);
+        self
+    }
+
     fn source(&self) -> SecretSource {
         SecretSource::Mounted {
             credentials: self.root.path().join("credentials"),
             redis: self.root.path().join("redis"),
             ca: self.root.path().join("ca"),
             api_keys: self.root.path().join("api-keys"),
+            tls: self.root.path().join("tls"),
         }
     }
 
@@ -375,5 +381,45 @@ fn outside_a_cluster_api_keys_are_a_variable_that_has_to_be_there() {
         let (_, message) = only_problem(&loaded);
         assert!(message.contains(says) && message.contains("Fix: export CHATSERVICE_API_KEYS="), "{message}");
         assert!(!message.contains("0123456789"), "{message}");
+    }
+}
+
+#[test]
+fn a_certificate_is_taken_as_cert_manager_writes_it_and_what_is_wrong_with_it_is_said() {
+    let mut config = config(OPENAI, false);
+    config.fixed.credentials_secret = None;
+    config.fixed.tls_secret = Some("demo-tls".to_owned());
+    let pair = || {
+        let made = rcgen::generate_simple_self_signed(["demo".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let ((certificate, key), (_, other)) = (pair(), pair());
+    let loaded = Pod::new().tls(&[("tls.crt", &certificate), ("tls.key", &key)]).load(&config);
+    assert_eq!(loaded.problems, []);
+    assert!(loaded.certificate.is_some());
+    let create = "kubectl -n chat create secret tls demo-tls --cert=tls.crt --key=tls.key";
+    for (data, reason, part) in [
+        (&[][..], reason::SECRET_NOT_FOUND, "does not exist or is empty"),
+        (
+            &[("tls.crt", certificate.as_str())],
+            reason::SECRET_KEY_MISSING,
+            "no key \"tls.key\" (found: tls.crt)",
+        ),
+        (
+            &[("tls.crt", "x"), ("tls.key", key.as_str())],
+            reason::SECRET_KEY_MISSING,
+            "key \"tls.crt\" of Secret \"demo-tls\" in namespace \"chat\" cannot be used: it must be certificates",
+        ),
+        (
+            &[("tls.crt", certificate.as_str()), ("tls.key", other.as_str())],
+            reason::SECRET_KEY_MISSING,
+            "it must be the key of the first certificate",
+        ),
+    ] {
+        let loaded = Pod::new().tls(data).load(&config);
+        let (found, message) = only_problem(&loaded);
+        assert_eq!(found, reason);
+        assert!(message.contains(part) && message.contains(create), "{message}");
+        assert!(loaded.certificate.is_none() && !message.contains("PRIVATE"), "{message}");
     }
 }
