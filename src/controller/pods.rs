@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::build::CONTAINER;
 use crate::admin::{RejectedConfig, ServerStatus, StatusProblem, StoreMode};
-use crate::constants::{annotation, reason};
+use crate::constants::{annotation, label, reason};
 
 /// A pod as the status of its ChatService sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,9 +200,15 @@ fn crashing(pod: &Pod, server: &ContainerStatus) -> Option<Trouble> {
         return Some(Trouble {
             reason: reason::CRASH_LOOPING,
             message: format!(
-                "the server of pod \"{}\" needs more memory than its limit and is killed for it (OOMKilled) again and again. Fix: raise spec.resources.limits.memory (256Mi is the default): {}",
+                "the server of pod \"{}\" needs more memory than its limit and is killed for it (OOMKilled) again and again. Fix: raise spec.resources.limits.memory (256Mi is the default): kubectl -n {} patch chat/{} --type=merge -p '{{\"spec\": {{\"resources\": {{\"limits\": {{\"memory\": \"512Mi\"}}}}}}}}'",
                 name(pod),
-                command(pod, "describe pod")
+                pod.metadata.namespace.as_deref().unwrap_or_default(),
+                pod.metadata
+                    .labels
+                    .iter()
+                    .flatten()
+                    .find(|(key, _)| *key == label::INSTANCE)
+                    .map_or("NAME", |(_, name)| name),
             ),
         });
     }
@@ -238,9 +244,10 @@ mod tests {
     use super::*;
 
     fn pod(status: &Value) -> Pod {
-        serde_json::from_value(
-            json!({ "metadata": { "name": "demo-x", "namespace": "chat" }, "status": status }),
-        )
+        serde_json::from_value(json!({
+            "metadata": { "name": "demo-x", "namespace": "chat", "labels": { label::INSTANCE: "demo" } },
+            "status": status,
+        }))
         .unwrap()
     }
 
@@ -268,7 +275,7 @@ mod tests {
             (
                 container(&json!({ "waiting": { "reason": "CrashLoopBackOff" } }), 3, &ended),
                 reason::CRASH_LOOPING,
-                "raise spec.resources.limits.memory",
+                "kubectl -n chat patch chat/demo --type=merge -p '{\"spec\": {\"resources\": {\"limits\": {\"memory\"",
             ),
             (
                 container(

@@ -42,6 +42,8 @@ pub struct Toucher(Mutex<HashMap<ObjectKey, BTreeMap<String, Touch>>>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Touch {
     hash: String,
+    /// Reasons that its server gave: other ones are progress, and begin anew.
+    lacked: Vec<String>,
     attempt: u32,
     at: Instant,
 }
@@ -71,9 +73,14 @@ fn lacks(pod: &PodView, wanted: Wanted<'_>) -> bool {
     is_behind || report.problems.iter().any(|problem| MOUNTED.contains(&problem.reason.as_str()))
 }
 
+/// What the server of a pod says that it lacks.
+fn reasons(pod: &PodView) -> Vec<String> {
+    pod.server.iter().flat_map(|report| &report.problems).map(|problem| problem.reason.clone()).collect()
+}
+
 /// What to do with a pod that lacks something, which has `annotation` now.
-fn next(last: Option<&Touch>, annotation: Option<&str>, hash: &str, now: Instant) -> Next {
-    let Some(last) = last.filter(|last| last.hash == hash) else {
+fn next(last: Option<&Touch>, annotation: Option<&str>, hash: &str, lacked: &[String], now: Instant) -> Next {
+    let Some(last) = last.filter(|last| last.hash == hash && last.lacked == lacked) else {
         // A touch has to change something: a value that is there already is not written again.
         let first = format!("{hash}.1");
         return Next::Touch(if annotation == Some(first.as_str()) { 2 } else { 1 });
@@ -102,14 +109,14 @@ impl Toucher {
         let wanted = Wanted { hash: &hash, static_hash: &static_hash };
         let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
         let mut soonest: Option<Duration> = None;
-        for (pod, next) in self.due(key, wanted, observed, touched) {
+        for (pod, lacked, next) in self.due(key, wanted, observed, touched) {
             let wait = match next {
                 Next::GiveUp => continue,
                 Next::Wait(wait) => wait,
                 Next::Touch(attempt) => {
                     write(&api, &key.namespace, &pod, &format!("{hash}.{attempt}")).await?;
                     tracing::debug!(pod, attempt, "touched, so that its node looks at its mounts");
-                    let touch = Touch { hash: hash.clone(), attempt, at: Instant::now() };
+                    let touch = Touch { hash: hash.clone(), lacked, attempt, at: Instant::now() };
                     let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                     all.entry(key.clone()).or_default().insert(pod, touch);
                     FIRST_PAUSE
@@ -127,7 +134,7 @@ impl Toucher {
         wanted: Wanted<'_>,
         observed: &Observed,
         touched: impl Fn(&str) -> Option<String>,
-    ) -> Vec<(String, Next)> {
+    ) -> Vec<(String, Vec<String>, Next)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let needy: Vec<&PodView> = observed.pods.iter().filter(|pod| lacks(pod, wanted)).collect();
         if needy.is_empty() {
@@ -137,9 +144,12 @@ impl Toucher {
         let known = all.entry(key.clone()).or_default();
         known.retain(|name, _| needy.iter().any(|pod| pod.name == *name));
         let now = Instant::now();
-        let decide =
-            |pod: &PodView| next(known.get(&pod.name), touched(&pod.name).as_deref(), wanted.hash, now);
-        needy.into_iter().map(|pod| (pod.name.clone(), decide(pod))).collect()
+        let decide = |pod: &PodView| {
+            let (lacked, annotation) = (reasons(pod), touched(&pod.name));
+            let next = next(known.get(&pod.name), annotation.as_deref(), wanted.hash, &lacked, now);
+            (pod.name.clone(), lacked, next)
+        };
+        needy.into_iter().map(decide).collect()
     }
 
     /// The object is gone.
@@ -205,34 +215,29 @@ mod tests {
     fn a_pod_is_touched_at_once_then_ever_later_and_five_times_at_most() {
         let start = Instant::now();
         let second = |second: u64| start + Duration::from_secs(second);
+        let nothing: &[String] = &[];
         let mut last: Option<Touch> = None;
         let mut touched = Vec::new();
         for at in 0..200 {
-            match next(last.as_ref(), None, "h", second(at)) {
+            match next(last.as_ref(), None, "h", nothing, second(at)) {
                 Next::Touch(attempt) => {
                     touched.push((at, attempt));
-                    last = Some(Touch { hash: "h".into(), attempt, at: second(at) });
+                    last = Some(Touch { hash: "h".into(), lacked: vec![], attempt, at: second(at) });
                 }
                 Next::Wait(wait) => assert!(wait <= Duration::from_secs(40)),
                 Next::GiveUp => assert!(at > 75),
             }
         }
         assert_eq!(touched, [(0, 1), (5, 2), (15, 3), (35, 4), (75, 5)]);
-        assert_eq!(
-            next(last.as_ref(), Some("h.5"), "other", second(200)),
-            Next::Touch(1),
-            "a new one begins anew"
-        );
-        assert_eq!(
-            next(None, Some("h.5"), "h", second(200)),
-            Next::Touch(1),
-            "so does a pod that was well between"
-        );
-        assert_eq!(
-            next(None, Some("h.1"), "h", second(200)),
-            Next::Touch(2),
-            "the same value would change nothing"
-        );
+        let mismatch = [reason::CREDENTIAL_HOST_MISMATCH.to_owned()];
+        for (case, last, annotation, hash, lacked, expected) in [
+            ("another configuration", last.as_ref(), Some("h.5"), "other", nothing, 1),
+            ("another reason", last.as_ref(), Some("h.5"), "h", &mismatch[..], 1),
+            ("it was well between", None, Some("h.5"), "h", nothing, 1),
+            ("the same value would change nothing", None, Some("h.1"), "h", nothing, 2),
+        ] {
+            assert_eq!(next(last, annotation, hash, lacked, second(200)), Next::Touch(expected), "{case}");
+        }
     }
 
     #[test]
@@ -240,16 +245,14 @@ mod tests {
         let toucher = Toucher::default();
         let key = ObjectKey { namespace: "chat".into(), name: "demo".into() };
         let due = |pods: Vec<PodView>| toucher.due(&key, WANTED, &Observed { pods }, |_| None);
-        assert_eq!(due(vec![pod("old", None)]), [("demo-x".to_owned(), Next::Touch(1))]);
-        toucher
-            .0
-            .lock()
-            .unwrap()
-            .entry(key.clone())
-            .or_default()
-            .insert("demo-x".into(), Touch { hash: "new".into(), attempt: 5, at: Instant::now() });
-        assert_eq!(due(vec![pod("old", None)]), [("demo-x".to_owned(), Next::GiveUp)]);
+        let first = || [("demo-x".to_owned(), vec![], Next::Touch(1))];
+        assert_eq!(due(vec![pod("old", None)]), first());
+        toucher.0.lock().unwrap().entry(key.clone()).or_default().insert(
+            "demo-x".into(),
+            Touch { hash: "new".into(), lacked: vec![], attempt: 5, at: Instant::now() },
+        );
+        assert_eq!(due(vec![pod("old", None)]), [("demo-x".to_owned(), vec![], Next::GiveUp)]);
         assert_eq!(due(vec![pod("new", None)]), []);
-        assert_eq!(due(vec![pod("old", None)]), [("demo-x".to_owned(), Next::Touch(1))]);
+        assert_eq!(due(vec![pod("old", None)]), first());
     }
 }

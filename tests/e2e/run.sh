@@ -163,15 +163,6 @@ refuses_bad_spec() {
 # Pods with their restarts: whether any was replaced or started again
 running() { k get pods -l "app.kubernetes.io/instance=$1" -o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}'; }
 
-# The kubelet brings the new file to the pods that run, at most 100 s later, and they take it up.
-change_model() {
-  local before; before=$(running demo)
-  k patch chat demo --type=merge -p '{"spec": {"model": "echo-2"}}'
-  with_service demo retry 100 ask_both_dialects echo-2
-  k wait --for=condition=Ready chat/demo --timeout=10s
-  [ "$(running demo)" = "$before" ] || { echo "pods before: $before, now: $(running demo)"; return 1; }
-}
-
 scales() {
   k scale chat/demo --replicas=2
   k wait --for=jsonpath='{.status.pods}'=2/2 chat/demo --timeout=120s
@@ -200,16 +191,18 @@ reason_and_fix() {
 missing_secret_is_named() {
   k apply -f tests/e2e/relay.yaml
   reason_and_fix relay SecretNotFound > "$WORK/fix"
+  show relay
 }
 
 secret_heals_by_the_printed_commands() {
-  local fix; fix=$(< "$WORK/fix")
+  local fix start=$SECONDS; fix=$(< "$WORK/fix")
   # What a user does: paste, and put the key where the dots are.
   bash -euc "${fix/.../test-key}"
   # The key may only go where its Secret says; the message tells how to say so.
   fix=$(reason_and_fix relay CredentialHostMismatch)
   bash -euc "$fix"
   k wait --for=condition=Ready chat/relay --timeout=120s
+  echo "healed after $((SECONDS - start)) s, two commands"
   with_service relay retry 30 ask_both_dialects echo-2
 }
 
@@ -239,6 +232,9 @@ uninstall() {
   [ -z "$left" ] || { echo "left behind: $left"; return 1; }
 }
 
+# shellcheck source=conditions.sh
+. tests/e2e/conditions.sh
+
 step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
   step "image of the static binary" make image
@@ -259,10 +255,18 @@ step "both dialects answer through the Service" with_service demo ask_both_diale
 step "the OpenAI SDK works unchanged" with_service demo ask_with_sdk echo-1
 step "bad spec is refused by the API server" refuses_bad_spec
 step "changed model is served by the same pods" change_model
+step "a pause is told and ends" paused_is_told
+step "missing image is named" missing_image_is_named
+step "too little memory is named" memory_limit_is_named
+if [ "$OWN" = 1 ]; then
+  step "crash is named" crash_is_named
+  step "pods are replaced under load without a failure" rolls_without_a_failure
+fi
 step "kubectl scale works both ways" scales
 step "deleted child comes back" deleted_child_comes_back
 step "missing Secret is named with its fix" missing_secret_is_named
 step "printed commands heal it" secret_heals_by_the_printed_commands
+step "refused configuration is told, the last good one serves" refused_configuration_is_told
 step "lost Secret is named with its fix" lost_secret_is_named
 step "printed commands heal it again" secret_heals_by_the_printed_commands
 step "deletion leaves nothing" deletes_without_a_trace

@@ -1,5 +1,7 @@
 //! The conditions beside Ready: what pods say of the configuration, the backend and the store.
 
+use std::sync::atomic::Ordering;
+
 use chatservice::admin::{RejectedConfig, StoreMode};
 use chatservice::constants::{annotation, condition, mount, reason};
 use chatservice::crd::ChatService;
@@ -116,6 +118,38 @@ async fn pods_that_do_not_answer_make_it_unknown_and_hold_nothing_up() {
     assert!(message.contains("port 9090"), "{message}");
     let status = rig.until_settled("demo").await.status.unwrap();
     assert_eq!(status.config.unwrap().applied, "0/1");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn pods_that_say_the_same_again_and_again_wake_nobody() {
+    let Some(mut rig) = rig::start().await else { return };
+    rig.answer_for_pods().await;
+    rig.create("demo", &echo(3)).await;
+    until_claim(&rig, condition::CONFIG_APPLIED, "True", "Applied").await;
+    rig.until_settled("demo").await;
+    let asked = || rig.asked.load(Ordering::Relaxed);
+    let ask_more = async |times: usize| {
+        let begun = asked();
+        until_some("more questions", async || {
+            if asked() >= begun + times { Ok(()) } else { Err(asked().to_string()) }
+        })
+        .await;
+    };
+    let written = || rig.recorded.count("PATCH", "/status?") + rig.recorded.count("PATCH", "/pods/");
+    // What the first answers changed is looked at meanwhile.
+    ask_more(6).await;
+    let (reconciles, patches) = (rig.reconciles(), written());
+    ask_more(12).await;
+    let more = rig.reconciles() - reconciles;
+    assert!(more <= 1, "{more} reconciles for four rounds of the same answers");
+    assert_eq!(written(), patches);
+    // A fact is one reconcile, and one more where its status is seen to be written.
+    rig.answer.lock().unwrap().backend_reachable = Some(true);
+    until_claim(&rig, condition::BACKEND_REACHABLE, "True", "Reachable").await;
+    ask_more(3).await;
+    let more = rig.reconciles() - reconciles;
+    assert!((1..=5).contains(&more), "{more} reconciles for what three pods said");
     rig.stop().await;
 }
 

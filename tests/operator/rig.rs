@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct Rig {
     pub namespace: String,
     /// The fake pods' answer to `/status`.
     pub answer: Arc<Mutex<ServerStatus>>,
+    /// How often they were asked.
+    pub asked: Arc<AtomicUsize>,
     /// Namespaces that the operator is told to watch before this test's own.
     pub also_watched: Vec<String>,
     /// The servers' image where a ChatService names none.
@@ -131,6 +134,7 @@ impl Rig {
             recorded: Recorded::default(),
             namespace,
             answer: Arc::default(),
+            asked: Arc::default(),
             also_watched: Vec::new(),
             image: IMAGE.to_owned(),
             max_concurrent_rollouts: 5,
@@ -222,11 +226,12 @@ impl Rig {
     pub async fn answer_for_pods(&mut self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         *self.pods.lock().unwrap() = Some(listener.local_addr().unwrap());
-        let answer = Arc::clone(&self.answer);
+        let (answer, asked) = (Arc::clone(&self.answer), Arc::clone(&self.asked));
         let maps = self.api::<ConfigMap>();
         let router = Router::new().route(
             path::STATUS,
             get(async move || {
+                asked.fetch_add(1, Ordering::Relaxed);
                 let mut said = answer.lock().unwrap().clone();
                 if said.config_hash.is_empty() {
                     said.config_hash = wanted_hash(&maps).await.unwrap_or_default();

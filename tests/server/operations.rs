@@ -28,6 +28,26 @@ async fn the_admin_listener_tells_what_runs() {
 }
 
 #[tokio::test]
+async fn the_admin_listener_tells_what_calls_to_the_backend_have_met() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let status = async || http::get(&format!("{}/status", server.admin)).await.json();
+    let now = status().await;
+    assert_eq!((&now["backendReachable"], &now["storeMode"]), (&Value::Null, &json!("local")), "{now}");
+    mock.script(Script::Words(1));
+    http::post(&server.at("/v1/chat/completions"), &ask("works")).await;
+    assert_eq!(status().await["backendReachable"], true);
+    // Until the breaker opens.
+    let deadline = tokio::time::Instant::now() + http::DEADLINE;
+    while status().await["backendReachable"] == true {
+        mock.script(Script::Status(500, vec![], "{}".to_owned()));
+        http::post(&server.at("/v1/chat/completions"), &ask("fails")).await;
+        assert!(tokio::time::Instant::now() < deadline, "{}", status().await);
+    }
+    assert_eq!(status().await["backendReachable"], false);
+}
+
+#[tokio::test]
 async fn metrics_count_what_happened_under_bounded_labels() {
     let mock = crate::answering(12).await;
     let mut config = openai(&mock.base_url());

@@ -79,7 +79,7 @@ pub(super) fn judge(
     });
     let claim = if let Some((pod, message)) = refusal {
         // What a server says of a Secret holds the command; of other things it says what is wrong.
-        let see = if message.contains("Fix:") {
+        let see = if message.contains("Fix") {
             String::new()
         } else {
             format!(
