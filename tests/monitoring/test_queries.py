@@ -24,6 +24,7 @@ KUBECONFIG = os.environ.get("CHATSERVICE_TEST_KUBECONFIG")
 pytestmark = pytest.mark.skipif(not KUBECONFIG, reason="CHATSERVICE_TEST_KUBECONFIG is not set: run it under tests/cluster/with-api-server.sh")
 PROGRAM = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", queries.ROOT / "target")) / "debug/chatservice"
 PATIENCE = 120
+KEY = "a-key-of-a-test-that-is-long-enough-0123456789"
 
 LIMITED = """
 apiVersion: chatservice.dev/v1alpha1
@@ -42,7 +43,7 @@ SIMPLE = """
 apiVersion: chatservice.dev/v1alpha1
 kind: ChatService
 metadata: {name: demo}
-spec: {model: m, backend: {%s}}
+spec: {model: m, backend: {%s}%s}
 """
 # Refuses a child of one ChatService: a failure that a reconcile meets again and again
 REFUSAL = """
@@ -74,9 +75,10 @@ def until(what, look):
     return found
 
 
-def fetch(url, body=None):
+def fetch(url, body=None, key=None):
     """Status and text; a connection that cannot be made is status 0."""
-    request = urllib.request.Request(url, data=body and json.dumps(body).encode(), headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
+    request = urllib.request.Request(url, data=body and json.dumps(body).encode(), headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
@@ -142,14 +144,16 @@ def drive_failing(folder, start):
     backend = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing)
     threading.Thread(target=backend.serve_forever, daemon=True).start()
     api, admin = free_port(), free_port()
-    (folder / "failing.yaml").write_text(SIMPLE % f'openai: {{baseURL: "http://127.0.0.1:{backend.server_port}/v1"}}')
-    start("failing", PROGRAM, "local", "-f", "failing.yaml", f"--address=127.0.0.1:{api}", f"--admin-address=127.0.0.1:{admin}")
+    (folder / "failing.yaml").write_text(SIMPLE % (f'openai: {{baseURL: "http://127.0.0.1:{backend.server_port}/v1"}}', ", auth: {apiKeysSecretRef: {name: keys}}"))
+    start("failing", PROGRAM, "local", "-f", "failing.yaml", f"--address=127.0.0.1:{api}", f"--admin-address=127.0.0.1:{admin}",
+          CHATSERVICE_API_KEYS=f"app={KEY}")
     until("the failing server", lambda: fetch(f"http://127.0.0.1:{admin}/readyz")[0] == 200)
     ask = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
     def again():
         for _ in range(20):
-            assert fetch(f"http://127.0.0.1:{api}/v1/chat/completions", ask)[0] >= 500
+            assert fetch(f"http://127.0.0.1:{api}/v1/chat/completions", ask, KEY)[0] >= 500
+            assert fetch(f"http://127.0.0.1:{api}/v1/chat/completions", ask)[0] == 401
 
     again()
     return admin, again
@@ -158,7 +162,7 @@ def drive_failing(folder, start):
 def drive_reloading(folder, start):
     """As a pod runs it: with the file that the operator writes."""
     api, admin, config = free_port(), free_port(), folder / "config.json"
-    rendered = subprocess.run([PROGRAM, "render", "-f", "-"], input=SIMPLE % "echo: {}", capture_output=True, text=True, check=True).stdout
+    rendered = subprocess.run([PROGRAM, "render", "-f", "-"], input=SIMPLE % ("echo: {}", ""), capture_output=True, text=True, check=True).stdout
     content = next(json.loads(item["data"]["config.json"]) for item in yaml.safe_load_all(rendered)
                    if item["kind"] == "ConfigMap" and "config.json" in item["data"])
 
