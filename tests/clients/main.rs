@@ -21,9 +21,12 @@ mod process;
 
 use rig::Rig;
 
+mod browser;
 mod chat;
+mod document;
 mod errors;
 mod examples;
+mod others;
 mod programs;
 mod retries;
 mod rig;

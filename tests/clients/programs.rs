@@ -59,7 +59,7 @@ pub fn node_modules() -> Option<PathBuf> {
     found(modules.join("openai").exists(), "the packages from npm").then_some(modules)
 }
 
-fn found(is_there: bool, what: &str) -> bool {
+pub fn found(is_there: bool, what: &str) -> bool {
     assert!(is_there || std::env::var_os("CI").is_none(), "{what} must be there in CI: run make tools");
     if !is_there {
         println!("skipped: {what} is not installed (make tools)");

@@ -35,6 +35,7 @@ mod disconnects;
 mod embeddings;
 mod models;
 mod openai_dialect;
+mod openapi;
 mod operations;
 mod overload;
 mod pages;

@@ -280,7 +280,6 @@ async function learnModels() {
     select.value = known.names.includes(before) ? before : known.names[0];
     select.disabled = false;
     at("service").textContent = service || "Playground";
-    current.view.querySelector(".welcome")?.replaceWith(welcome());
     document.title = titleOf(current);
     return null;
   } catch (failure) {
@@ -289,15 +288,17 @@ async function learnModels() {
   }
 }
 
-/** The first look: a service that wants a key, or is not there, says so before anything is asked. */
+/** The first look, and the one after a key: a service that wants one, or is not there, says so before anything is asked. */
 async function greet() {
   const failure = await learnModels();
-  if (!failure || current.view.querySelector("article")) return;
+  if (!failure && at("key").value) say("The key is accepted");
+  if (!current.loaded) return load(current);
+  if (conversations.includes(current)) return undefined;
+  if (!failure) return current.view.replaceChildren(welcome());
   const answer = new Answer(name());
-  const help = { key: openKey, retry: () => { answer.node.remove(); current.view.append(welcome()); greet(); } };
-  const told = answer.fail(failure, { hasKey: false, help });
+  const told = answer.fail(failure, { hasKey: Boolean(at("key").value), help: { key: openKey, retry: greet } });
   current.view.replaceChildren(answer.node);
-  alarm(told);
+  return alarm(told);
 }
 
 function openSide() {

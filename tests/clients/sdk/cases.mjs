@@ -211,6 +211,41 @@ const cases = {
     const answer = await ask(client(url, { maxRetries: 1 }));
     assert.equal(answer.choices[0].message.content, "word0");
   },
+
+  async embeddings(url) {
+    const answer = await client(url).embeddings.create({ model: MODEL, input: ["The quick brown fox"] });
+    assert.deepEqual([...answer.data[0].embedding], [0.5, -1]);
+    assert.equal(answer.usage.total_tokens, 2);
+  },
+
+  async responses(url) {
+    const api = client(url);
+    const first = await api.responses.create({ model: MODEL, input: "Begin" });
+    assert.deepEqual([first.object, first.status, first.output_text], ["response", "completed", "word0 word1"]);
+    assert.equal(first.usage.total_tokens, 9);
+    const second = await api.responses.create({ model: MODEL, input: "Go on", previous_response_id: first.id });
+    assert.deepEqual([second.output_text, second.previous_response_id], ["word0 word1 word2", first.id]);
+    assert.equal((await api.responses.retrieve(second.id)).output_text, second.output_text);
+    assert.deepEqual((await all(api.responses.inputItems.list(first.id))).map((item) => item.role), ["user"]);
+    await api.responses.delete(first.id);
+    await raised(OpenAI.NotFoundError, () => api.responses.retrieve(first.id));
+    const gone = await raised(OpenAI.NotFoundError, () =>
+      api.responses.create({ model: MODEL, input: "Go on", previous_response_id: first.id }));
+    assert.deepEqual([gone.code, gone.param], ["previous_response_not_found", "previous_response_id"]);
+    const refused = await raised(OpenAI.BadRequestError, () => api.responses.create({ model: MODEL, input: "x", background: true }));
+    assert.deepEqual([refused.code, refused.param], ["unsupported_parameter", "background"]);
+  },
+
+  async responses_as_events(url) {
+    const stream = client(url).responses.stream({ model: MODEL, input: "Begin" });
+    const events = await all(stream);
+    assert.deepEqual(events.map((event) => event.sequence_number), events.map((_, number) => number));
+    assert.equal(events[0].type, "response.created");
+    assert.equal(events.at(-1).type, "response.completed");
+    const text = events.filter((event) => event.type === "response.output_text.delta").map((event) => event.delta).join("");
+    assert.equal(text, "word0 word1 word2");
+    assert.equal((await stream.finalResponse()).output_text, text);
+  },
 };
 
 const [name, ...rest] = process.argv.slice(2);

@@ -214,6 +214,43 @@ def unavailable_is_tried_again(url: str) -> None:
     assert ask(client(url, max_retries=1)).choices[0].message.content == "word0"
 
 
+def embeddings(url: str) -> None:
+    answer = client(url).embeddings.create(model=MODEL, input=["The quick brown fox"])
+    assert answer.data[0].embedding == [0.5, -1.0], answer
+    assert answer.usage.total_tokens == 2
+
+
+def responses(url: str) -> None:
+    api = client(url)
+    first = api.responses.create(model=MODEL, input="Begin")
+    assert (first.object, first.status, first.output_text) == ("response", "completed", "word0 word1"), first
+    assert first.usage.total_tokens == 9
+    second = api.responses.create(model=MODEL, input="Go on", previous_response_id=first.id)
+    assert second.output_text == "word0 word1 word2" and second.previous_response_id == first.id
+    stored = api.responses.retrieve(second.id)
+    assert stored.output_text == second.output_text
+    assert [item.role for item in api.responses.input_items.list(first.id)] == ["user"]
+    api.responses.delete(first.id)
+    raised(openai.NotFoundError, lambda: api.responses.retrieve(first.id))
+    error = raised(
+        openai.NotFoundError,
+        lambda: api.responses.create(model=MODEL, input="Go on", previous_response_id=first.id),
+    )
+    assert (error.code, error.param) == ("previous_response_not_found", "previous_response_id")
+    error = raised(openai.BadRequestError, lambda: api.responses.create(model=MODEL, input="x", background=True))
+    assert (error.code, error.param) == ("unsupported_parameter", "background")
+
+
+def responses_as_events(url: str) -> None:
+    with client(url).responses.stream(model=MODEL, input="Begin") as stream:
+        events = list(stream)
+        whole = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == "response.completed"
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == "word0 word1 word2"
+
+
 if __name__ == "__main__":
     case, *arguments = sys.argv[1:]
     globals()[case](*arguments)

@@ -1,0 +1,319 @@
+//! Examples of what goes right. In: an operation. Out: requests, and under the same name what comes back. `tests/server/openapi.rs`
+//! sends each request to a server and holds the answer beside the one that is written here.
+
+use serde_json::{Value, json};
+use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::{Content, RefOr};
+
+use super::put;
+use super::schemas::{EVENTS, JSON};
+
+/// One exchange.
+struct Exchange {
+    name: &'static str,
+    summary: &'static str,
+    request: Option<Value>,
+    /// An object; or a text, for events.
+    answer: Value,
+}
+
+fn exchange(name: &'static str, summary: &'static str, request: Value, answer: Value) -> Exchange {
+    Exchange { name, summary, request: Some(request), answer }
+}
+
+fn shown(summary: &'static str, answer: Value) -> Vec<Exchange> {
+    vec![Exchange { name: "answer", summary, request: None, answer }]
+}
+
+/// Adds them.
+pub(super) fn describe(path: &str, method: &HttpMethod, operation: &mut Operation) {
+    for Exchange { name, summary, request, answer } in exchanges(path, method) {
+        if let (Some(RefOr::T(body)), Some(request)) = (&mut operation.request_body, request)
+            && let Some(RefOr::T(json)) = body.content.get_mut(JSON)
+        {
+            put(json, name, summary, request);
+        }
+        let media = if answer.is_string() { EVENTS } else { JSON };
+        if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
+            let content = response.content.entry(media.to_owned());
+            if let RefOr::T(content) = content.or_insert_with(|| RefOr::T(Content::new::<RefOr<_>>(None))) {
+                put(content, name, summary, answer);
+            }
+        }
+    }
+}
+
+fn exchanges(path: &str, method: &HttpMethod) -> Vec<Exchange> {
+    match (method, path) {
+        (HttpMethod::Get, "/") => shown(
+            "What runs here",
+            json!({"name": "chatservice", "version": env!("CARGO_PKG_VERSION"), "docs": "/docs", "playground": "/playground"}),
+        ),
+        (HttpMethod::Get, "/health") => {
+            shown("It answers", json!({"status": "healthy", "timestamp": "2026-01-02T03:04:05Z"}))
+        }
+        (HttpMethod::Post, "/api/v1/chat") => chat(),
+        (HttpMethod::Post, "/api/v1/chat/stream") => {
+            vec![exchange(
+                "question",
+                "A question",
+                json!({"message": "Hello, how are you?"}),
+                events_of_chat(),
+            )]
+        }
+        (HttpMethod::Get, "/api/v1/conversations/{id}") => shown(
+            "A conversation of one turn",
+            json!({
+                "conversation_id": CONVERSATION,
+                "messages": [
+                    {"role": "user", "content": "Hello, how are you?"},
+                    {"role": "assistant", "content": "Well, thank you."},
+                ],
+                "total_tokens": 18,
+                "total_cost": 0.000_009,
+                "updated_at": "2026-01-02T03:04:05Z",
+            }),
+        ),
+        (HttpMethod::Get, "/v1/models") => shown("One model", json!({"object": "list", "data": [model()]})),
+        (HttpMethod::Get, "/v1/models/{model}") => shown("A model", model()),
+        (HttpMethod::Post, "/v1/chat/completions") => completions(),
+        (HttpMethod::Post, "/v1/embeddings") => embeddings(),
+        (HttpMethod::Post, "/v1/responses") => responses(),
+        (HttpMethod::Get, "/v1/responses/{id}") => shown("A response", response()),
+        (HttpMethod::Delete, "/v1/responses/{id}") => {
+            shown("It is gone", json!({"id": RESPONSE, "object": "response", "deleted": true}))
+        }
+        (HttpMethod::Get, "/v1/responses/{id}/input_items") => shown(
+            "What a response was made from",
+            json!({
+                "object": "list",
+                "data": [{
+                    "id": "msg_6f1d", "type": "message", "status": "completed", "role": "user",
+                    "content": [{"type": "input_text", "text": "Hello, how are you?"}],
+                }],
+                "first_id": "msg_6f1d", "last_id": "msg_6f1d", "has_more": false,
+            }),
+        ),
+        _ => Vec::new(),
+    }
+}
+
+/// The id of a conversation that everybody can guess.
+const CONVERSATION: &str = "9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10";
+
+fn chat() -> Vec<Exchange> {
+    let answer = json!({
+        "message": "Well, thank you.",
+        "conversation_id": CONVERSATION,
+        "tokens_used": 18,
+        "model": "gpt-4o-mini",
+        "timestamp": "2026-01-02T03:04:05Z",
+        "cost_estimate": 0.000_009,
+        "cached": false,
+        "persisted": true,
+        "finish_reason": "stop",
+    });
+    let follow_up = json!({"message": "And yesterday?", "conversation_id": CONVERSATION});
+    let everything = json!({
+        "message": "Hello, how are you?",
+        "system_prompt": "Answer like a pirate.",
+        "temperature": 1.2,
+        "max_tokens": 200,
+        "model": "gpt-4o-mini",
+        "stream": false,
+    });
+    vec![
+        exchange("question", "A question", json!({"message": "Hello, how are you?"}), answer.clone()),
+        exchange("follow_up", "Going on with a conversation", follow_up, answer.clone()),
+        exchange("everything", "With every setting", everything, answer),
+        exchange(
+            "stream",
+            "As events",
+            json!({"message": "Hello, how are you?", "stream": true}),
+            events_of_chat(),
+        ),
+    ]
+}
+
+fn events_of_chat() -> Value {
+    let first =
+        json!({"delta": "Well, ", "conversation_id": CONVERSATION, "finished": false, "tokens_used": null});
+    let last = json!({
+        "delta": "", "conversation_id": CONVERSATION, "finished": true, "tokens_used": 18, "model": "gpt-4o-mini",
+        "cost_estimate": 0.000_009, "cached": false, "persisted": true, "finish_reason": "stop",
+    });
+    json!(format!("data: {first}\n\ndata: {last}\n\n"))
+}
+
+fn model() -> Value {
+    json!({"id": "gpt-4o-mini", "object": "model", "created": 1_767_323_045, "owned_by": "demo"})
+}
+
+fn completion(message: &Value, finish_reason: &str) -> Value {
+    json!({
+        "id": "chatcmpl-8f1c", "object": "chat.completion", "created": 1_767_323_045, "model": "gpt-4o-mini",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18},
+    })
+}
+
+fn chunk(choices: &Value, usage: &Value) -> Value {
+    let mut chunk = json!({
+        "id": "chatcmpl-8f1c", "object": "chat.completion.chunk", "created": 1_767_323_045, "model": "gpt-4o-mini", "choices": choices,
+    });
+    if !usage.is_null() {
+        chunk["usage"] = usage.clone();
+    }
+    chunk
+}
+
+fn completions() -> Vec<Exchange> {
+    let said = completion(&json!({"role": "assistant", "content": "Well, thank you."}), "stop");
+    let question = json!([{"role": "user", "content": "Hello, how are you?"}]);
+    let weather = json!([{"type": "function", "function": {
+        "name": "weather", "description": "The temperature in a city, in degrees Celsius",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    }}]);
+    let called = completion(
+        &json!({"role": "assistant", "content": null, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}},
+        ]}),
+        "tool_calls",
+    );
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "city", "strict": true, "schema": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": false,
+    }}});
+    let picture = json!([{"role": "user", "content": [
+        {"type": "text", "text": "What is on this picture?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}},
+    ]}]);
+    let chunks = [
+        chunk(
+            &json!([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}]),
+            &Value::Null,
+        ),
+        chunk(
+            &json!([{"index": 0, "delta": {"content": "Well, thank you."}, "finish_reason": null}]),
+            &Value::Null,
+        ),
+        chunk(&json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]), &Value::Null),
+        chunk(
+            &json!([]),
+            &json!({"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18, "cost_usd": 0.000_005_4}),
+        ),
+    ];
+    let events = chunks.map(|chunk| format!("data: {chunk}\n\n")).concat();
+    vec![
+        exchange(
+            "question",
+            "A question",
+            json!({"model": "gpt-4o-mini", "messages": question}),
+            said.clone(),
+        ),
+        exchange(
+            "stream",
+            "As events, with the usage at the end",
+            json!({"model": "gpt-4o-mini", "messages": question, "stream": true, "stream_options": {"include_usage": true}}),
+            json!(events + "data: [DONE]\n\n"),
+        ),
+        exchange(
+            "tools",
+            "With a function that the model may call",
+            json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How cold is it in Oslo?"}], "tools": weather, "tool_choice": "auto"}),
+            called,
+        ),
+        exchange(
+            "json_schema",
+            "An answer in the form of a schema",
+            json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "A city in Norway?"}], "response_format": schema}),
+            completion(&json!({"role": "assistant", "content": "{\"city\":\"Oslo\"}"}), "stop"),
+        ),
+        exchange(
+            "picture",
+            "With a picture",
+            json!({"model": "gpt-4o-mini", "messages": picture, "max_completion_tokens": 300}),
+            said,
+        ),
+    ]
+}
+
+fn embeddings() -> Vec<Exchange> {
+    let list = |vectors: usize| {
+        let data: Vec<Value> = (0..vectors)
+            .map(|index| json!({"object": "embedding", "index": index, "embedding": [0.25, -0.5, 0.125]}))
+            .collect();
+        json!({"object": "list", "data": data, "model": "text-embedding-3-small", "usage": {"prompt_tokens": 4, "total_tokens": 4}})
+    };
+    vec![
+        exchange(
+            "text",
+            "One text",
+            json!({"model": "gpt-4o-mini", "input": "The quick brown fox"}),
+            list(1),
+        ),
+        exchange(
+            "texts",
+            "Several, with shorter vectors",
+            json!({"model": "gpt-4o-mini", "input": ["The quick brown fox", "The lazy dog"], "dimensions": 3, "encoding_format": "float"}),
+            list(2),
+        ),
+    ]
+}
+
+/// The id of a response that everybody can guess.
+const RESPONSE: &str = "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69";
+
+fn response() -> Value {
+    json!({
+        "id": RESPONSE,
+        "object": "response",
+        "created_at": 1_767_323_045,
+        "status": "completed",
+        "background": false,
+        "completed_at": 1_767_323_046,
+        "error": null,
+        "incomplete_details": null,
+        "instructions": null,
+        "max_output_tokens": null,
+        "max_tool_calls": null,
+        "model": "gpt-4o-mini",
+        "output": [{
+            "id": "msg_7a2e", "type": "message", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "Well, thank you.", "annotations": [], "logprobs": []}],
+        }],
+        "parallel_tool_calls": true,
+        "previous_response_id": null,
+        "reasoning": {"effort": null, "summary": null},
+        "store": true,
+        "temperature": null,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": null,
+        "truncation": "disabled",
+        "usage": {
+            "input_tokens": 12, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 6,
+            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 18,
+        },
+        "user": null,
+        "metadata": {},
+    })
+}
+
+fn responses() -> Vec<Exchange> {
+    let question = json!({"model": "gpt-4o-mini", "input": "Hello, how are you?"});
+    let mut streamed = question.clone();
+    streamed["stream"] = json!(true);
+    let delta = json!({"type": "response.output_text.delta", "item_id": "msg_7a2e", "output_index": 0, "content_index": 0, "delta": "Well, ", "logprobs": [], "sequence_number": 4});
+    let events = format!("event: response.output_text.delta\ndata: {delta}\n\n");
+    vec![
+        exchange("question", "A question", question, response()),
+        exchange(
+            "follow_up",
+            "Going on from a response",
+            json!({"model": "gpt-4o-mini", "input": "And yesterday?", "previous_response_id": RESPONSE}),
+            response(),
+        ),
+        exchange("stream", "As events: one of them", streamed, json!(events)),
+    ]
+}

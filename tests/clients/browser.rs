@@ -1,0 +1,137 @@
+//! The pages for people in a headless Chromium: what is done by hand, by keyboard, on a phone, and what a screen reader and
+//! the rules of axe-core find. In: a server, scripts of its backend. Out: nothing, when all is well. The cases are in
+//! `browser/cases.mjs`.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use crate::Rig;
+use crate::mock_openai::{End, Piece, Script, event, whole_stream};
+use crate::programs::{NodeScripts, found};
+
+/// Everything of a case, on a machine that does much else.
+const DEADLINE: std::time::Duration = std::time::Duration::from_mins(3);
+
+/// A service with what the page shows: two models and limits.
+async fn rig() -> Rig {
+    Rig::with(SPEC).await
+}
+
+const SPEC: &str = "models: [{name: gpt-4o-mini}, {name: gpt-4.1-nano}], retries: {maxAttempts: 1}, \
+    rateLimits: {requestsPerMinute: 600, burst: 100, tokensPerMinute: 100000}";
+
+/// Runs a case. A line "gate" of it opens the backend's.
+async fn passes(case: &str, rig: &Rig) {
+    let Some(scripts) = scripts() else { return };
+    let mut command = scripts.command("cases.mjs");
+    command.args([case, rig.url()]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut errors = child.stderr.take().unwrap();
+    let wrong = tokio::time::timeout(DEADLINE, async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            assert_eq!(line, "gate", "a case says nothing else");
+            rig.mock.open_gate();
+        }
+        let mut wrong = String::new();
+        errors.read_to_string(&mut wrong).await.unwrap();
+        wrong
+    });
+    let wrong = wrong.await.unwrap_or_else(|_| panic!("{case} did not end within {DEADLINE:?}"));
+    assert!(child.wait().await.unwrap().success(), "{wrong}");
+}
+
+fn scripts() -> Option<NodeScripts> {
+    let chromium = found(Path::new("/usr/bin/chromium").exists(), "chromium");
+    NodeScripts::of("tests/clients/browser").filter(|_| chromium)
+}
+
+/// A stream that waits after two words.
+fn halting() -> Script {
+    let mut pieces: Vec<Piece> = whole_stream(3, true).into_iter().map(Piece::Send).collect();
+    pieces.insert(3, Piece::Gate);
+    Script::Events(pieces, End::Clean)
+}
+
+/// A stream of this text in one piece.
+fn saying(text: &str) -> Script {
+    let mut pieces: Vec<Bytes> = whole_stream(0, true);
+    let chunk = json!({"id": "chatcmpl-mock", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "mock",
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]});
+    pieces.insert(1, event(&chunk.to_string()));
+    Script::Events(pieces.into_iter().map(Piece::Send).collect(), End::Clean)
+}
+
+const CODE: &str =
+    "Look:\n\n```html\n<b>not bold</b>\n  indented\n```\n\nand `x < 1` <script>alert(1)</script>";
+
+/// Send, stream, figures, a cache hit, another conversation, a reload, deletion.
+#[tokio::test]
+async fn playground_converses() {
+    let rig = Rig::with(&format!("{SPEC}, cache: {{ttl: 1h}}")).await;
+    rig.mock.script(halting()).script(Script::Words(2));
+    passes("converse", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_shows_text_as_text() {
+    let rig = rig().await;
+    rig.mock.script(saying(CODE));
+    passes("text_is_text", &rig).await;
+}
+
+/// The page's button and key end the call to the backend.
+#[tokio::test]
+async fn playground_stops() {
+    let rig = rig().await;
+    rig.mock.script(halting()).script(halting());
+    passes("stop", &rig).await;
+    if scripts().is_some() {
+        rig.mock.wait_disconnects(2).await;
+    }
+}
+
+#[tokio::test]
+async fn playground_tells_errors_in_words() {
+    let rig = rig().await;
+    rig.mock.script(Script::cut_stream(2, End::Cut));
+    rig.mock.script(Script::Status(500, Vec::new(), "{}".to_owned()));
+    let slow_down = r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
+    rig.mock.script(Script::Status(429, vec![("retry-after", "2".to_owned())], slow_down.to_owned()));
+    rig.mock.script(Script::Words(1)).script(Script::Words(2));
+    passes("errors", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_is_used_by_keyboard_alone() {
+    let rig = rig().await;
+    rig.mock.script(Script::Words(1)).script(Script::Words(2));
+    passes("keyboard", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_fits_a_phone() {
+    let rig = rig().await;
+    rig.mock.script(saying(CODE));
+    passes("phone", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_breaks_no_rule_of_axe() {
+    let rig = rig().await;
+    for _ in 0..4 {
+        rig.mock.script(saying(CODE)).script(Script::Status(500, Vec::new(), "{}".to_owned()));
+    }
+    passes("accessible", &rig).await;
+}
+
+#[tokio::test]
+async fn docs_page_sends_what_it_shows() {
+    let rig = rig().await;
+    rig.mock.script(Script::Words(2));
+    passes("docs", &rig).await;
+}

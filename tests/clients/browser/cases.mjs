@@ -1,0 +1,300 @@
+// One case of the pages in a headless Chromium. In: the case, the server's URL. Out: exit code 0, or what was wrong; the
+// line "gate" when the backend is to go on. Every page fails that asks another host, or that its own policy stops.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+const DESK = { viewport: { width: 1280, height: 820 } };
+const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true };
+/** On a busy machine everything takes long; nothing waits longer than it must. */
+const PATIENCE = 60_000;
+
+const [name, url] = process.argv.slice(2);
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+const wrong = [];
+
+/** A tab of its own. `expected` are statuses that the page is meant to meet. */
+async function tab(path, options = DESK, expected = []) {
+  const context = await browser.newContext(options);
+  context.setDefaultTimeout(PATIENCE);
+  const page = await context.newPage();
+  page.on("request", (request) => {
+    const { hostname, protocol } = new URL(request.url());
+    if (hostname !== "127.0.0.1" && protocol !== "data:") wrong.push(`asked ${request.url()}`);
+  });
+  page.on("pageerror", (error) => wrong.push(`threw ${error.stack}`));
+  page.on("console", (message) => {
+    const text = message.text();
+    if (message.type() === "error" && !expected.some((part) => text.includes(part))) wrong.push(`said ${text}`);
+  });
+  await page.goto(url + path);
+  return page;
+}
+
+async function playground(options, expected) {
+  const page = await tab("/playground", options, expected);
+  await page.locator("#model:not([disabled])").waitFor();
+  return page;
+}
+
+const gate = () => console.log("gate");
+const answers = (page) => page.locator(".theirs");
+const last = (page) => answers(page).last();
+
+async function ask(page, text) {
+  await page.locator("#message").fill(text);
+  await page.locator("#send").click();
+}
+
+/** The last answer has ended, in whatever way. */
+async function ended(page) {
+  await page.locator(".theirs:last-child:not(.busy)").waitFor();
+  return last(page);
+}
+
+async function figure(page, term) {
+  return (await last(page)).locator(".facts > div").filter({ has: page.locator("dt", { hasText: new RegExp(`^${term}$`) }) }).locator("dd").textContent();
+}
+
+async function holds(locator, text) {
+  await locator.filter({ hasText: text }).first().waitFor();
+}
+
+/** What a screen reader is told, once it is told this. */
+const told = (page, id, text) => holds(page.locator(`#${id}`), text);
+
+const cases = {
+  async converse() {
+    const page = await playground();
+    await holds(page.locator(".welcome h2"), "demo");
+    await ask(page, "A first question");
+    await holds(last(page).locator(".text"), "word0 word1");
+    assert.equal(await last(page).locator(".facts").count(), 0, "the figures come at the end");
+    assert.ok(await page.locator("#stop").isVisible(), "it can be stopped");
+    gate();
+    const answer = await ended(page);
+    assert.equal(await answer.locator(".text").textContent(), "word0 word1 word2");
+    assert.equal(await figure(page, "Tokens"), "10");
+    assert.match(await figure(page, "Cost"), /^\$0\.0000\d+$/);
+    assert.equal(await figure(page, "Cache"), "miss");
+    assert.match(await figure(page, "Requests left"), /^\d+ of 600$/);
+    assert.match(await figure(page, "Tokens left"), /^[\d,]+ of 100,000$/);
+    await told(page, "said", "gpt-4o-mini answered: word0 word1 word2");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "message", "the focus stays where one writes");
+
+    await ask(page, "A second one");
+    await ended(page);
+    await page.locator("#new").click();
+    await ask(page, "A first question");
+    await ended(page);
+    assert.equal(await figure(page, "Cache"), "hit");
+    assert.equal(await figure(page, "Cost"), "$0");
+
+    // The list survives a reload, the text comes from the service, and the other conversation is still there.
+    await page.reload();
+    assert.equal(await page.locator("#list li").count(), 2);
+    await holds(page.locator(".theirs .text"), "word0 word1 word2");
+    await page.locator("#list .open").nth(1).click();
+    await page.waitForFunction(() => document.querySelectorAll(".theirs").length === 2);
+    assert.equal(await figure(page, "Tokens"), "9", "figures are remembered");
+    await page.locator("#list .erase").nth(1).click();
+    await page.locator("#confirm .danger").click();
+    await page.waitForFunction(() => document.querySelectorAll("#list li").length === 1);
+    await told(page, "said", "Conversation deleted");
+  },
+
+  async text_is_text() {
+    const page = await playground();
+    await ask(page, "<img src=x onerror=alert(1)> and `code`");
+    const answer = await ended(page);
+    assert.equal(await page.locator(".thread img, .thread script, .thread b").count(), 0);
+    assert.equal(await answer.locator("pre code").textContent(), "<b>not bold</b>\n  indented");
+    assert.equal(await answer.locator("p code").textContent(), "x < 1");
+    assert.match(await answer.locator(".text").textContent(), /<script>alert\(1\)<\/script>/);
+    assert.equal(await page.locator(".mine code").textContent(), "code");
+    await assert.rejects(page.evaluate(() => { document.body.innerHTML = "<p>markup</p>"; }), /TrustedHTML/);
+    wrong.splice(0, wrong.length, ...wrong.filter((one) => !one.includes("TrustedHTML")));
+  },
+
+  async stop() {
+    const page = await playground();
+    await ask(page, "Begin");
+    await holds(last(page).locator(".text"), "word0");
+    await page.locator("#stop").click();
+    await holds(await ended(page), "Stopped. It is not part of the conversation.");
+    await told(page, "said", "Stopped");
+    await last(page).getByRole("button", { name: "Ask again" }).click();
+    await holds(last(page).locator(".text"), "word0");
+    await page.keyboard.press("Escape");
+    await holds(await ended(page), "Stopped");
+    assert.equal(await answers(page).count(), 1, "who asks again replaces what was stopped");
+  },
+
+  async errors() {
+    const page = await playground(DESK, ["status of 429", "status of 503", "ERR_INTERNET_DISCONNECTED"]);
+    await ask(page, "Break off");
+    await holds(await ended(page), "The answer broke off");
+    await holds(last(page).locator(".text"), "word0 word1");
+    await told(page, "alarm", "The answer broke off");
+
+    await last(page).getByRole("button", { name: "Try again" }).click();
+    await holds(await ended(page), "The model cannot be reached");
+
+    await last(page).getByRole("button", { name: "Try again" }).click();
+    await holds(last(page), "A limit is reached");
+    const again = last(page).locator(".solid-button");
+    assert.ok(await again.isDisabled(), "not before its time");
+    assert.match(await again.textContent(), /^Try again in \d s$/);
+    await page.locator(".solid-button:enabled").click();
+    await holds(await ended(page), "word0");
+    assert.equal(await page.locator(".failure").count(), 0);
+
+    await page.context().setOffline(true);
+    await ask(page, "Nobody there");
+    await holds(await ended(page), "The service cannot be reached");
+    await page.context().setOffline(false);
+    await last(page).getByRole("button", { name: "Try again" }).click();
+    await holds(last(page).locator(".text"), "word0 word1");
+    await ended(page);
+
+    await page.locator("#message").fill("x".repeat(5001));
+    assert.ok(await page.locator("#send").isDisabled());
+    await holds(page.locator("#count"), "5001 of 5000 characters");
+  },
+
+  async keyboard() {
+    const page = await playground();
+    const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim());
+    assert.equal(await focused(), "message", "one can write at once");
+    await page.keyboard.type("By hand");
+    await page.keyboard.press("Shift+Enter");
+    await page.keyboard.type("two lines");
+    await page.keyboard.press("Enter");
+    await ended(page);
+    assert.equal(await page.locator(".mine .text").textContent(), "By hand\ntwo lines");
+
+    const walk = async (until, key = "Tab") => {
+      for (let step = 0; step < 40; step++) {
+        if ((await focused()) === until) return;
+        await page.keyboard.press(key);
+      }
+      assert.fail(`${until} is not reached with ${key}`);
+    };
+    await walk("toggle-settings", "Shift+Tab");
+    await page.keyboard.press("Enter");
+    assert.equal(await focused(), "close-settings");
+    await walk("temperature");
+    await page.keyboard.press("ArrowRight");
+    assert.equal(await page.locator("#temperature-now").textContent(), "0.8");
+    await page.keyboard.press("Escape");
+    assert.ok(await page.locator("#settings").isHidden());
+    assert.equal(await focused(), "toggle-settings");
+
+    await walk("open-code", "Shift+Tab");
+    await page.keyboard.press("Enter");
+    await page.locator("#code[open]").waitFor();
+    await walk("tab-python");
+    await page.keyboard.press("ArrowRight");
+    await holds(page.locator("#snippet"), 'import OpenAI from "openai"');
+    await page.keyboard.press("Escape");
+    await page.locator("#code:not([open])").waitFor({ state: "attached" });
+
+    await walk("model", "Shift+Tab");
+    await page.keyboard.press("ArrowDown");
+    assert.equal(await page.locator("#model").inputValue(), "gpt-4.1-nano");
+    await walk("message");
+    await page.keyboard.type("To the other one");
+    await page.keyboard.press("Enter");
+    await ended(page);
+    await page.waitForFunction(() => document.querySelectorAll(".theirs:not(.busy)").length === 2);
+
+    await walk("Delete “By hand”", "Shift+Tab");
+    await page.keyboard.press("Enter");
+    await walk("Delete");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.querySelectorAll("#list li").length === 0);
+    assert.equal(await focused(), "message");
+  },
+
+  async phone() {
+    const page = await playground(PHONE);
+    const wide = () => page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+    assert.ok(!(await wide()));
+    await ask(page, "From a phone");
+    await ended(page);
+    assert.ok(!(await wide()), "an answer with code does not widen the page");
+    const small = await page.evaluate(() => [...document.querySelectorAll("button, select")]
+      .filter((one) => one.checkVisibility({ visibilityProperty: true }) && one.getBoundingClientRect().height < 40)
+      .map((one) => one.textContent));
+    assert.deepEqual(small, [], "fingers need room");
+    await page.locator("#open-side").tap();
+    await page.locator("#new").waitFor();
+    assert.ok(await page.evaluate(() => document.getElementById("main").inert), "what is behind cannot be reached");
+    await page.locator("#new").tap();
+    await page.waitForFunction(() => !document.getElementById("main").inert);
+    await page.locator(".welcome").waitFor();
+    await page.locator("#toggle-settings").tap();
+    await page.locator("#key").fill("sk-secret");
+    assert.ok(!(await wide()));
+    await page.locator("#close-settings").tap();
+    const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
+    assert.ok(!kept.includes("sk-secret"), "a key is kept nowhere");
+    await page.reload();
+    assert.equal(await page.locator("#key").inputValue(), "");
+  },
+
+  async accessible() {
+    const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+    for (const [size, colorScheme] of [[DESK, "light"], [DESK, "dark"], [PHONE, "light"], [PHONE, "dark"]]) {
+      // The page's policy would keep the rules out, which are no part of it.
+      const page = await playground({ ...size, colorScheme, bypassCSP: true }, ["status of 503"]);
+      await page.evaluate(axe);
+      const clean = async (state) => {
+        const { violations } = await page.evaluate(() => globalThis.axe.run());
+        const found = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`);
+        assert.deepEqual(found, [], `${state}, ${colorScheme}, ${size.viewport.width} wide`);
+      };
+      await clean("empty");
+      await ask(page, "Say something");
+      await ended(page);
+      await clean("an answer");
+      await ask(page, "Fail");
+      await holds(last(page), "The model cannot be reached");
+      await clean("an error");
+      await page.locator("#toggle-settings").click();
+      await clean("settings");
+      await page.locator("#close-settings").click();
+      await page.locator("#open-code").click();
+      await clean("code");
+      await page.context().close();
+    }
+  },
+
+  async docs() {
+    const page = await tab("/redoc", { viewport: { width: 1200, height: 1600 } });
+    await page.locator(".opblock").first().waitFor();
+    assert.equal(new URL(page.url()).pathname, "/docs/");
+    await page.locator("#operations-chat-chat .opblock-summary-control").click();
+    await page.locator("#operations-chat-chat .execute").click();
+    await holds(page.locator("#operations-chat-chat .live-responses-table"), "word0");
+    assert.equal(await page.locator("#operations-chat-chat .live-responses-table tbody .response-col_status").first().innerText(), "200");
+    await page.locator(".models").waitFor();
+  },
+};
+
+let failed = null;
+try {
+  await cases[name]();
+} catch (error) {
+  failed = error;
+}
+await browser.close();
+if (failed) console.error(failed.stack);
+if (wrong.length) console.error(wrong.join("\n"));
+process.exit(failed || wrong.length ? 1 : 0);
