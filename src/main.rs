@@ -7,6 +7,11 @@ use chatservice::cli::{self, Cli};
 use chatservice::{output, telemetry};
 use clap::Parser;
 
+/// A request makes some hundred small allocations, on one thread and freed on another: a sixth of its time with the C
+/// library's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // One provider for the whole process, before anything can open a connection. It fails only when there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,8 +1,8 @@
 //! Equal requests that are in flight in this pod share one call to the backend. In: cache keys, and the call of whoever
 //! leads. Out: a [`Seat`] for everyone, through which the answer is read, from its start and however late one came.
 //!
-//! A call flies in a task of its own: whoever began it may leave, and it goes on for those who still wait. When the last
-//! seat is given up it is cancelled. The call settles by itself, once, as the request that began it was admitted; all
+//! Whoever began a call drives it, for as long as nobody else waits for it: then it moves to a task of its own, since who
+//! began it may leave or read slowly, and it goes on for those who still wait. When the last seat is given up it is cancelled. The call settles by itself, once, as the request that began it was admitted; all
 //! others are charged a request each. A failure is told to whoever led; of the others one tries once more, and the rest
 //! gets that result. Nothing of a failed flight is kept.
 
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use tokio_util::task::TaskTracker;
 
 use super::cache::CachedAnswer;
@@ -69,7 +70,7 @@ impl Flights {
     /// kept. It is called under a lock that all requests take.
     pub(super) fn board(&self, key: CacheKey, known: impl FnOnce() -> Option<CachedAnswer>) -> Boarded {
         let mut flying = self.inner.flying();
-        match flying.entry(key) {
+        let boarded = match flying.entry(key) {
             Entry::Occupied(found) => Boarded::Follow(self.seat(found.get())),
             Entry::Vacant(free) => match known() {
                 Some(answer) => Boarded::Known(answer),
@@ -79,7 +80,9 @@ impl Flights {
                     true,
                 ))))),
             },
-        }
+        };
+        drop(flying);
+        self.inner.go_on_alone_if_followed(boarded)
     }
 
     /// Waits for the end of all flights; at the end of a server, when nobody has a seat any more.
@@ -91,15 +94,19 @@ impl Flights {
     /// The flight that takes the place of one that failed or was not begun: the same for all who had a seat on that one.
     fn after(&self, old: &Flight, again: bool) -> Boarded {
         let mut flying = self.inner.flying();
-        if let Some(next) = old.successor.get() {
-            return Boarded::Follow(self.seat(next));
-        }
-        let (next, new) = match flying.entry(old.key) {
-            Entry::Occupied(found) => (found.get().clone(), false),
-            Entry::Vacant(free) => (free.insert(Arc::new(Flight::new(old.key, old.id, again))).clone(), true),
+        let boarded = if let Some(next) = old.successor.get() {
+            Boarded::Follow(self.seat(next))
+        } else {
+            let new = || Arc::new(Flight::new(old.key, old.id, again));
+            let (next, new) = match flying.entry(old.key) {
+                Entry::Occupied(found) => (found.get().clone(), false),
+                Entry::Vacant(free) => (free.insert(new()).clone(), true),
+            };
+            let next = old.successor.get_or_init(|| next);
+            if new { Boarded::Lead(self.lead(next)) } else { Boarded::Follow(self.seat(next)) }
         };
-        let next = old.successor.get_or_init(|| next);
-        if new { Boarded::Lead(self.lead(next)) } else { Boarded::Follow(self.seat(next)) }
+        drop(flying);
+        self.inner.go_on_alone_if_followed(boarded)
     }
 
     fn lead(&self, flight: &Arc<Flight>) -> Pilot {
@@ -118,6 +125,9 @@ impl Flights {
         if flight.give_up_seat() {
             forget(&mut flying, flight);
         }
+        drop(flying);
+        // Where the one who drove it leaves, it goes on for the others, or finds out that there is nobody.
+        self.inner.go_on_alone(flight);
     }
 }
 
@@ -125,6 +135,20 @@ impl Inner {
     fn flying(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<Flight>>> {
         // Nothing panics while it holds the lock, and the map would be whole if it did.
         self.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves a call to a task of its own, unless it is there already. Not under the lock of `flying`, which its end takes.
+    fn go_on_alone(&self, flight: &Flight) {
+        if let Some(rest) = flight.take_rest() {
+            self.tasks.spawn(rest);
+        }
+    }
+
+    fn go_on_alone_if_followed(&self, boarded: Boarded) -> Boarded {
+        if let Boarded::Follow(seat) = &boarded {
+            self.go_on_alone(seat.flight());
+        }
+        boarded
     }
 }
 
@@ -143,11 +167,14 @@ impl Pilot {
         self.landing.flight.id
     }
 
-    /// Begins the flight.
+    /// Begins the flight. It is driven by the seat that this returns.
     pub(super) fn fly(mut self, call: Call, rank: Rank) -> Seat {
         self.landing.begun = true;
         let inner = self.landing.inner.clone();
-        inner.tasks.spawn(self.landing.fly(call, rank));
+        self.seat.flight().begin(self.landing.fly(call, rank).boxed());
+        if self.seat.flight().is_followed() {
+            inner.go_on_alone(self.seat.flight());
+        }
         self.seat
     }
 

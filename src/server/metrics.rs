@@ -1,6 +1,7 @@
 //! The server's metrics. In: what happened. Out: the Prometheus registry that the admin listener shows.
 //! Labels come from allow-lists: the matched route, configured model names, constants.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,20 @@ use super::trace::CallTrace;
 use crate::admin::StoreMode;
 use crate::constants::metric;
 
-/// Handles to every metric of a server. Cloning is cheap.
+/// Handles to every metric of a server. Clones are the same ones.
 #[derive(Clone)]
-pub struct ServerMetrics {
+pub struct ServerMetrics(Arc<Metrics>);
+
+impl Deref for ServerMetrics {
+    type Target = Metrics;
+
+    fn deref(&self) -> &Metrics {
+        &self.0
+    }
+}
+
+/// What [`ServerMetrics`] holds.
+pub struct Metrics {
     registry: Registry,
     /// `method`, `endpoint`, `status`.
     pub http_requests: IntCounterVec,
@@ -71,7 +83,7 @@ impl ServerMetrics {
         let counter =
             |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-        let metrics = Self {
+        let metrics = Metrics {
             registry: Registry::new(),
             http_requests: counter(
                 metric::HTTP_REQUESTS,
@@ -166,7 +178,7 @@ impl ServerMetrics {
         for collector in collectors {
             metrics.registry.register(collector)?;
         }
-        Ok(metrics)
+        Ok(Self(Arc::new(metrics)))
     }
 
     /// For the admin listener.

@@ -4,11 +4,15 @@
 //! Events are held once, for all seats together, and no more of them than an answer may be long. Upstream is read as fast
 //! as the fastest reader, not faster: a single slow one is backpressure, and among others it holds nobody up.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +33,8 @@ pub(super) struct Flight {
     /// Whether those who wait may try once more when it fails: it is not itself that second try.
     again: bool,
     log: watch::Sender<Log>,
+    /// What is left to do of it, while it has no task of its own.
+    rest: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Bytes that the fastest reader has read.
     read: AtomicUsize,
     /// Seats that wait for all of it.
@@ -76,6 +82,7 @@ impl Flight {
             id,
             again,
             log: watch::Sender::new(Log::default()),
+            rest: Mutex::default(),
             read: AtomicUsize::new(0),
             want_all: AtomicUsize::new(0),
             hungry: Notify::new(),
@@ -83,6 +90,36 @@ impl Flight {
             left: CancellationToken::new(),
             successor: OnceLock::new(),
         }
+    }
+
+    /// This is to be done. Who has a seat does it.
+    pub(super) fn begin(&self, rest: BoxFuture<'static, ()>) {
+        *self.rest() = Some(rest);
+    }
+
+    /// Whether more than one has a seat.
+    pub(super) fn is_followed(&self) -> bool {
+        self.seats.load(Ordering::Relaxed) > 1
+    }
+
+    /// What is left to do, to be done elsewhere.
+    pub(super) fn take_rest(&self) -> Option<BoxFuture<'static, ()>> {
+        self.rest().take()
+    }
+
+    /// Does what can be done now, if it is to be done here.
+    fn drive(&self, context: &mut Context<'_>) {
+        let mut rest = self.rest();
+        if let Some(going) = &mut *rest
+            && going.as_mut().poll(context).is_ready()
+        {
+            *rest = None;
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Option<BoxFuture<'static, ()>>> {
+        // What panics in there has ended the flight by being dropped.
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up a seat; true when it was the last of a flight that has not ended.
@@ -201,7 +238,9 @@ impl Seat {
             self.flight.wants_all();
         }
         let again = self.flight.again;
-        let told = self.log.wait_for(|log| log.end.is_some() || (stream && log.stream)).await;
+        let flight = self.flight.clone();
+        let told = self.log.wait_for(|log| log.end.is_some() || (stream && log.stream));
+        let told = driving(&flight, told).await;
         let Ok(log) = told else { return News::Abandoned };
         match (&log.end, log.stream) {
             (Some(End::Failed(error)), _) => News::Failed(error.clone(), again && worth_another(error)),
@@ -232,16 +271,32 @@ impl Seat {
                     None => {}
                 }
             }
-            if self.log.changed().await.is_err() {
+            let flight = self.flight.clone();
+            if driving(&flight, self.log.changed()).await.is_err() {
                 return Step::Failed(lost());
             }
         }
+    }
+
+    /// What it is a seat on.
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// A place on what takes the place of a flight without an answer: `failed` or not begun at all.
     pub(in crate::server) fn change(self, failed: bool) -> Boarded {
         self.flights.after(&self.flight, !failed && self.flight.again)
     }
+}
+
+/// Waits for what a flight comes to, and does what is left to do of it meanwhile.
+async fn driving<T>(flight: &Flight, waits: impl Future<Output = T>) -> T {
+    let mut waits = pin!(waits);
+    poll_fn(|context| {
+        flight.drive(context);
+        waits.as_mut().poll(context)
+    })
+    .await
 }
 
 impl Drop for Seat {
