@@ -20,6 +20,8 @@ use super::store::{CacheKey, PodId, Settle, StoreError};
 
 /// Charges sent to the store in one trip.
 const BATCH: usize = 256;
+/// Settlements that are taken from the queue together, at most as often as every [`GATHER`]: more than it can hold by then.
+const TAKEN: usize = 4096;
 /// From one batch to the next: what comes meanwhile is told with it. Nobody waits for a settlement.
 const GATHER: Duration = Duration::from_millis(5);
 /// From one heartbeat to the next; a server is counted for three times as long.
@@ -67,10 +69,10 @@ impl Settler {
     pub async fn run(mut self) {
         let mut tick = tokio::time::interval(KNOCK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::new();
         loop {
             tokio::select! {
-                count = self.receiver.recv_many(&mut batch, BATCH) => {
+                count = self.receiver.recv_many(&mut batch, TAKEN) => {
                     if count == 0 { break }
                     let next = tokio::time::Instant::now() + GATHER;
                     self.settle(&mut batch).await;
