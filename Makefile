@@ -35,21 +35,20 @@ bench: ## the chat server beside nginx on the same cores: ratios, latencies, mem
 
 lint: ## clippy and shellcheck
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 
 fmt: ## format the sources
 	cargo fmt
 
-fuzz: ## fuzz the parser of event streams for FUZZ_SECONDS (60)
-	RUSTFLAGS='$(SANCOV)' cargo run --locked --release --manifest-path fuzz/Cargo.toml --target $(TARGET) --bin sse -- \
-	  -max_len=4096 -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(FUZZ_SECONDS),60)
+fuzz: ## fuzz the parsers of event streams and of request bodies, for FUZZ_SECONDS (60) each
+	for target in sse json; do \
+	  RUSTFLAGS='$(SANCOV)' cargo run --locked --release --manifest-path fuzz/Cargo.toml --target $(TARGET) --bin $$target -- \
+	    -max_len=4096 -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(FUZZ_SECONDS),60); \
+	done
 
-chaos: ## the faults in numbers that make test has no time for: ten thousand disconnects, a thousand slow readers
-	cargo test --locked --test server -- --ignored --nocapture --test-threads=1
-
-package: ## the charts as archives and install.yaml in OUT, with the image of REPOSITORY
-	@tests/tools.sh helm
-	@charts/package.sh "$(REPOSITORY)" "$(OUT)"
+chaos: ## the faults in figures, over real processes: a release build and half an hour of a machine with nothing else to do
+	cargo test --locked --release --test chaos --test server -- --ignored --nocapture --test-threads=1
 
 openapi: ## write docs/openapi.json from the handlers' types
 	UPDATE_OPENAPI=1 cargo test --quiet --locked --test server the_committed_document

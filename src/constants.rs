@@ -351,6 +351,8 @@ pub mod header {
     pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
     /// Time until the bucket of tokens is full, as `6m0s`.
     pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
+    /// How often an SDK has sent this request before.
+    pub const CLIENT_RETRY_COUNT: &str = "x-stainless-retry-count";
     /// W3C Trace Context: which trace a request belongs to.
     pub const TRACE_PARENT: &str = "traceparent";
     /// `retry-after` in milliseconds.
@@ -405,6 +407,8 @@ pub mod metric {
     pub const COST: &str = "chat_cost_usd_total";
     /// Counter: tokens. Labels `model`, `caller`, `kind`: `prompt`, `completion`.
     pub const TOKENS: &str = "chat_tokens_total";
+    /// Counter: requests that an SDK sent again, as its `x-stainless-retry-count` says. Label `retry`: `1`, `2`, `3` or more.
+    pub const CLIENT_RETRIES: &str = "chat_client_retries_total";
     /// Counter. Label `reason`.
     pub const BACKEND_RETRIES: &str = "chat_backend_retries_total";
     /// Gauge: 0 closed, 1 half open, 2 open. Label `model`.

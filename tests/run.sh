@@ -22,7 +22,8 @@ if has shellcheck; then stage "shell scripts" lint_scripts; else skip "shell scr
 if has cargo-deny; then stage "licences, bans, sources" cargo deny --locked --log-level error check bans licenses sources; else skip "licences, bans, sources" "cargo-deny is not installed"; fi
 stage "clippy" cargo clippy --locked --all-targets -- -D warnings
 stage "documentation" docs
-if has c++; then stage "fuzzing, 5 s" make --no-print-directory fuzz FUZZ_SECONDS=5
+if has c++; then stage "clippy of fuzz targets" cargo clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
+  stage "fuzzing, 5 s" make --no-print-directory fuzz FUZZ_SECONDS=5
 else skip "fuzzing" "a C++ compiler is not installed"; fi
 stage "compile tests" cargo nextest run --locked --no-run
 [ "$LAST" = 0 ] || { summary || :; exit 1; }

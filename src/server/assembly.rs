@@ -116,7 +116,7 @@ pub async fn run(listeners: Listeners, options: ServerOptions, shutdown: Shutdow
     let state = AppState::new(live.clone(), metrics.clone(), settlements, charging, shutdown.clone());
     let connections = TaskTracker::new();
     let (export, tracer) = traces(&options.config, &connections).unzip();
-    let state = state.with_tracer(tracer.unwrap_or_default());
+    let state = state.with_tracer(tracer.unwrap_or_default()).with_body_bytes(options.load.body_bytes);
     let flights = state.flights().clone();
     let ready = Readiness::new(shutdown.clone(), &[readiness::CREDENTIALS]);
     let end = CancellationToken::new();

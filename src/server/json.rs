@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
+// Named, so that the fuzz target finds it too.
+#[path = "json/scanner.rs"]
 mod scanner;
 
 use scanner::Scanner;

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub auth_failures: IntCounterVec,
     /// `op`.
     pub store_errors: IntCounterVec,
+    /// `retry`.
+    pub client_retries: IntCounterVec,
     /// `reason`.
     pub backend_retries: IntCounterVec,
     /// `model`.
@@ -124,6 +126,11 @@ impl ServerMetrics {
                 &["reason"],
             )?,
             store_errors: counter(metric::STORE_ERRORS, "Operations the store failed.", &["op"])?,
+            client_retries: counter(
+                metric::CLIENT_RETRIES,
+                "Requests that an SDK sent again, by how often.",
+                &["retry"],
+            )?,
             backend_retries: counter(
                 metric::BACKEND_RETRIES,
                 "Calls to the backend after the first one of a request, by what the one before came to.",
@@ -164,6 +171,7 @@ impl ServerMetrics {
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.auth_failures.clone()),
             Box::new(metrics.store_errors.clone()),
+            Box::new(metrics.client_retries.clone()),
             Box::new(metrics.backend_retries.clone()),
             Box::new(metrics.breaker_state.clone()),
             Box::new(metrics.config_generation.clone()),
@@ -207,6 +215,17 @@ impl ServerMetrics {
         for other in StoreMode::ALL {
             self.store_mode.with_label_values(&[other.name()]).set(i64::from(other == mode));
         }
+    }
+
+    /// Counts a request that its sender says it has sent before.
+    pub fn client_retry(&self, count: &str) {
+        let retry = match count.parse::<u32>() {
+            Ok(0) | Err(_) => return,
+            Ok(1) => "1",
+            Ok(2) => "2",
+            Ok(_) => "3",
+        };
+        self.client_retries.with_label_values(&[retry]).inc();
     }
 
     /// Counts an operation that the store failed.

@@ -16,6 +16,8 @@ pub mod backend;
 pub mod completion;
 mod held_body;
 pub mod json;
+#[cfg(test)]
+mod json_properties;
 pub mod sse;
 #[cfg(test)]
 mod sse_properties;

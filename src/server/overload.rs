@@ -16,6 +16,8 @@ const A_REQUEST: u64 = 128 << 10;
 const UNBOUNDED: u64 = 512 << 20;
 /// Few, so that even a small pod answers some; and no more than there are connections.
 const PERMITS: std::ops::RangeInclusive<u64> = 64..=4096;
+/// Of large bodies at least the largest has room, and no more than half a GiB, whatever there is.
+const BODIES: std::ops::RangeInclusive<u64> = 16 << 20..=512 << 20;
 /// Where a container's limit of memory stands: cgroup v2, then v1.
 const LIMIT_FILES: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// What v1 says of no limit is a number near 2^63.
@@ -28,6 +30,8 @@ pub struct LoadOptions {
     pub permits: usize,
     /// Longest wait.
     pub wait: Duration,
+    /// Bytes of all large request bodies together.
+    pub body_bytes: usize,
 }
 
 impl Default for LoadOptions {
@@ -41,9 +45,14 @@ impl LoadOptions {
     #[must_use]
     pub fn of_memory(bytes: Option<u64>) -> Self {
         // The other half is for the cache, large bodies and the program itself.
-        let permits = bytes.unwrap_or(UNBOUNDED) / 2 / A_REQUEST;
-        let permits = permits.clamp(*PERMITS.start(), *PERMITS.end());
-        Self { permits: usize::try_from(permits).unwrap_or_default(), wait: Duration::from_secs(1) }
+        let bytes = bytes.unwrap_or(UNBOUNDED);
+        let permits = (bytes / 2 / A_REQUEST).clamp(*PERMITS.start(), *PERMITS.end());
+        let body_bytes = (bytes / 4).clamp(*BODIES.start(), *BODIES.end());
+        Self {
+            permits: usize::try_from(permits).unwrap_or_default(),
+            wait: Duration::from_secs(1),
+            body_bytes: usize::try_from(body_bytes).unwrap_or_default(),
+        }
     }
 
     /// For this process.
@@ -96,17 +105,17 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn permits_follow_the_memory_within_bounds() {
-        for (mib, permits) in [
-            (Some(16), 64),
-            (Some(64), 256),
-            (Some(256), 1024),
-            (None, 2048),
-            (Some(1024), 4096),
-            (Some(1 << 20), 4096),
+    fn permits_and_room_for_bodies_follow_the_memory_within_bounds() {
+        for (mib, permits, bodies) in [
+            (Some(16), 64, 16),
+            (Some(64), 256, 16),
+            (Some(256), 1024, 64),
+            (None, 2048, 128),
+            (Some(1024), 4096, 256),
+            (Some(1 << 20), 4096, 512),
         ] {
-            let bytes = mib.map(|mib: u64| mib << 20);
-            assert_eq!(LoadOptions::of_memory(bytes).permits, permits, "{mib:?} MiB");
+            let options = LoadOptions::of_memory(mib.map(|mib: u64| mib << 20));
+            assert_eq!((options.permits, options.body_bytes >> 20), (permits, bodies), "{mib:?} MiB");
         }
     }
 
@@ -125,7 +134,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn s12_as_many_wait_as_are_answered_and_the_next_is_refused_at_once() {
-        let overload = Overload::new(LoadOptions { permits: 2, wait: Duration::from_secs(1) });
+        let overload = Overload::new(LoadOptions { permits: 2, ..LoadOptions::default() });
         let first = overload.enter().await.unwrap();
         let _second = overload.enter().await.unwrap();
         let mut waiting = [Box::pin(overload.enter()), Box::pin(overload.enter())];
@@ -147,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn s10_whoever_leaves_the_queue_gives_back_the_place_and_takes_no_permit() {
-        let overload = Overload::new(LoadOptions { permits: 1, wait: Duration::from_secs(1) });
+        let overload = Overload::new(LoadOptions { permits: 1, ..LoadOptions::default() });
         let held = overload.enter().await.unwrap();
         for _ in 0..100 {
             let mut waiter = Box::pin(overload.enter());

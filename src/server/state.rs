@@ -17,15 +17,13 @@ use super::error::ApiError;
 use super::estimate::Learned;
 use super::metrics::ServerMetrics;
 use super::models::{Model, Models};
+use super::overload::LoadOptions;
 use super::settlement::SettlementQueue;
 use super::store::Store;
 use super::store_failure::LocalLimits;
 use super::terms::AllTerms;
 use super::trace::Tracer;
 use crate::shutdown::Shutdown;
-
-/// Bytes of all large request bodies together: a quarter of a pod's default memory.
-const BODY_ROOM: usize = 64 << 20;
 
 /// One configuration with everything that was made from it.
 pub struct Live {
@@ -114,6 +112,7 @@ impl Charging {
 pub struct AppState {
     inner: Arc<Inner>,
     tracer: Tracer,
+    body_room: Arc<Semaphore>,
 }
 
 struct Inner {
@@ -123,7 +122,6 @@ struct Inner {
     shutdown: Shutdown,
     charging: Charging,
     flights: Flights,
-    body_room: Arc<Semaphore>,
     failures: Failures,
     started_at: i64,
 }
@@ -133,6 +131,12 @@ impl AppState {
     #[must_use]
     pub fn with_tracer(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
+    }
+
+    /// Gives large request bodies so many bytes together.
+    #[must_use]
+    pub fn with_body_bytes(self, bytes: usize) -> Self {
+        Self { body_room: Arc::new(Semaphore::new(bytes)), ..self }
     }
 
     /// Begins spans.
@@ -151,21 +155,11 @@ impl AppState {
         shutdown: Shutdown,
     ) -> Self {
         let started_at = jiff::Timestamp::now().as_second();
-        let body_room = Arc::new(Semaphore::new(BODY_ROOM));
         let flights = Flights::default();
         let failures = Failures::default();
-        let inner = Inner {
-            live,
-            metrics,
-            settlements,
-            shutdown,
-            charging,
-            flights,
-            body_room,
-            failures,
-            started_at,
-        };
-        Self { inner: Arc::new(inner), tracer: Tracer::default() }
+        let inner = Inner { live, metrics, settlements, shutdown, charging, flights, failures, started_at };
+        let body_room = Arc::new(Semaphore::new(LoadOptions::default().body_bytes));
+        Self { inner: Arc::new(inner), tracer: Tracer::default(), body_room }
     }
 
     /// The running configuration.
@@ -206,7 +200,7 @@ impl AppState {
     /// A permit for each byte of request bodies.
     #[must_use]
     pub fn body_room(&self) -> &Arc<Semaphore> {
-        &self.inner.body_room
+        &self.body_room
     }
 
     /// Which addresses were not let in lately.

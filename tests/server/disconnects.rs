@@ -91,7 +91,7 @@ impl Rig {
 /// This many batches leave, from one state after the other; what was measured, for who looks.
 async fn leave(rounds: usize) -> String {
     let mock = MockOpenAi::start().await;
-    let load = LoadOptions { permits: BATCH, wait: DEADLINE };
+    let load = LoadOptions { permits: BATCH, wait: DEADLINE, ..LoadOptions::default() };
     let server = TestServer::start_as(openai(&mock.base_url()), |options| options.load = load).await;
     let mut rig = Rig { mock, server, reached: 0 };
     let states = [State::Plain, State::Waiting, State::Streaming, State::Pipelined, State::Queued];

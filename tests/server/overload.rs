@@ -21,7 +21,7 @@ fn ask(stream: bool) -> Value {
 
 /// One at once, one in the queue.
 fn narrow(wait: Duration) -> LoadOptions {
-    LoadOptions { permits: 1, wait }
+    LoadOptions { permits: 1, wait, ..LoadOptions::default() }
 }
 
 /// A stream that goes on until the gate is opened.

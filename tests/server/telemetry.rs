@@ -28,6 +28,7 @@ const API: [(&str, &str, &[&str]); 24] = [
     ("chat_cost_usd_total", "counter", &["caller", "model"]),
     ("chat_cache_requests_total", "counter", &["result"]),
     ("chat_rate_limited_total", "counter", &["limit"]),
+    ("chat_client_retries_total", "counter", &["retry"]),
     ("chat_backend_retries_total", "counter", &["reason"]),
     ("chat_backend_breaker_state", "gauge", &["model"]),
     ("chat_auth_failures_total", "counter", &["reason"]),
@@ -85,6 +86,9 @@ async fn the_metrics_are_those_of_the_api_with_their_types_and_labels() {
     for text in ["twice", "twice", "once"] {
         assert_eq!(http::post(&url, &ask(text)).await.status, 200, "{text}");
     }
+    let again = [("content-type", "application/json"), ("x-stainless-retry-count", "2")];
+    let body = ask("again").to_string();
+    assert_eq!(http::send(Method::POST, &url, &again, body.as_bytes()).await.status, 200);
     let mut streamed = ask("streamed");
     streamed["stream"] = json!(true);
     assert_eq!(http::post(&url, &streamed).await.status, 200);

@@ -30,6 +30,7 @@ const _: () = {
     let _ = (MockOpenAi::open_gate, MockOpenAi::requests, MockOpenAi::connections);
     let _ = (MockOpenAi::wait_requests, MockOpenAi::wait_disconnects);
     let _ = (Script::Words, Script::WordsWithoutUsage, Script::Status, Script::Events, Script::Raw);
+    let _ = (Script::After, plain_answer);
     let _ = (
         Script::silence,
         Script::gated,
@@ -56,6 +57,8 @@ pub enum Script {
     Events(Vec<Piece>, End),
     /// Nothing until [`MockOpenAi::open_gate`], then this.
     Gated(Box<Script>),
+    /// Nothing for this long, then this.
+    After(Duration, Box<Script>),
     /// These bytes in place of an HTTP response, and then this end.
     Raw(Vec<u8>, End),
 }
@@ -357,12 +360,21 @@ struct Answer<'a> {
 impl Answer<'_> {
     /// How the answer is to end; None when the client has left.
     async fn write(self, write: &mut WriteHalf<'_>, mut script: Script) -> Option<End> {
-        while let Script::Gated(inner) = script {
-            self.gate.notified().await;
-            script = *inner;
+        loop {
+            match script {
+                Script::Gated(inner) => {
+                    self.gate.notified().await;
+                    script = *inner;
+                }
+                Script::After(pause, inner) => {
+                    tokio::time::sleep(pause).await;
+                    script = *inner;
+                }
+                _ => break,
+            }
         }
         match script {
-            Script::Gated(_) => unreachable!("the gates are open"),
+            Script::Gated(_) | Script::After(..) => unreachable!("the gates are open"),
             Script::Words(words) => self.words(write, words, true).await,
             Script::WordsWithoutUsage(words) => self.words(write, words, false).await,
             Script::Status(status, headers, body) => plain(write, status, &headers, &body).await,

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -22,9 +24,16 @@ pub struct Process {
     pub url: String,
     pub admin: String,
     child: Child,
+    /// Bytes of its log.
+    logged: Arc<AtomicUsize>,
     /// Reads the log, or the server would wait for somebody to.
     _log: JoinSet<()>,
 }
+
+// Every test binary uses some of these, none all.
+const _: () = {
+    let _ = (Process::logged, Process::memory, Process::signal, Process::end);
+};
 
 impl Process {
     /// With this backend, waiting until it is ready.
@@ -70,9 +79,14 @@ impl Process {
         let listening = tokio::time::timeout(DEADLINE, listening).await.expect("it listens in time");
         let url = |key: &str| format!("http://{}", listening[key].as_str().unwrap());
         let (url, admin) = (url("api.address"), url("admin.address"));
-        let mut log = JoinSet::new();
-        log.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let process = Self { url, admin, child, _log: log };
+        let (mut log, logged) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        let count = logged.clone();
+        log.spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                count.fetch_add(line.len() + 1, Ordering::Relaxed);
+            }
+        });
+        let process = Self { url, admin, child, logged, _log: log };
         process.wait_readyz(200).await;
         process
     }
@@ -95,6 +109,11 @@ impl Process {
     /// Waits for its end.
     pub async fn end(&mut self, within: Duration) -> ExitStatus {
         tokio::time::timeout(within, self.child.wait()).await.expect("an end in time").unwrap()
+    }
+
+    /// Bytes of its log since it listens.
+    pub fn logged(&self) -> usize {
+        self.logged.load(Ordering::Relaxed)
     }
 
     /// Resident memory in bytes.

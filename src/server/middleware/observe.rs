@@ -95,6 +95,11 @@ impl Record {
     fn new(state: &AppState, request: &Request, route: String, id: Arc<str>) -> Self {
         let metrics = state.metrics().clone();
         metrics.in_flight.inc();
+        if let Some(count) =
+            request.headers().get(names::CLIENT_RETRY_COUNT).and_then(|count| count.to_str().ok())
+        {
+            metrics.client_retry(count);
+        }
         let method = method_label(request.method());
         Self {
             metrics,

@@ -1,13 +1,13 @@
 -- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only. One request
 -- after the other: those that come together share a trip, and each is decided as if it had come alone.
 -- Behind limits.lua, each.lua and share.lua.
--- In, for each request: limits.lua's; then ARGV whether limits are enforced (1 or 0), and what of the cache: `look` (then the
--- next of KEYS is the answer), `share` (then it and its lock are, and in ARGV follow an id and a lease in µs), `hit` (it was
--- found elsewhere), or nothing.
+-- In: ARGV[2] a lease in µs. For each request limits.lua's; then in ARGV what of the cache: `look` (then the next of KEYS is
+-- the answer), `share` (then it and its lock are, and in ARGV follows an id), `hit` (it was found elsewhere), or nothing.
 -- Returns now, and for each request: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget
 -- reserved by others), when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer, and
 -- what share() says. A refusal writes nothing.
 local NO_ACCOUNT = {spent = 0, reserved = 0}
+local lease = next_number()
 
 -- Which limit but that of requests refuses.
 local function refusing(demand, tokens, account)
@@ -47,7 +47,8 @@ local function take_each(demand, account)
 end
 
 -- The last of what is told are the answer and what share() says.
-local function admit(demand, enforce, cache, answer_key, lock, sharer, lease)
+local function admit(demand, cache, answer_key, lock, sharer)
+  local enforce = demand.enforce
   local refused, known = 0, false
   local at, tokens, part, account = 0, 0, 0, NO_ACCOUNT
   if demand.interval then
@@ -121,16 +122,15 @@ end
 
 local answers = {}
 while argument < #ARGV do
-  local demand = next_demand()
-  local enforce, cache = next_argument() == '1', next_argument()
-  local answer_key, lock, sharer, lease
+  local demand, cache = next_demand(), next_argument()
+  local answer_key, lock, sharer
   if cache == 'look' or cache == 'share' then
     answer_key = next_key()
   end
   if cache == 'share' then
-    lock, sharer, lease = next_key(), next_argument(), next_number()
+    lock, sharer = next_key(), next_argument()
   end
-  answers[#answers + 1] = admit(demand, enforce, cache, answer_key, lock, sharer, lease)
+  answers[#answers + 1] = admit(demand, cache, answer_key, lock, sharer)
 end
 write_rates()
 return {now, answers}

@@ -75,27 +75,39 @@ local function write_rates()
   end
 end
 
--- What one request takes. From ARGV its id, the life of its reservation in µs; of its limits, 0 where it has none: µs in
--- which a request refills, µs in which an empty bucket fills; requests at the same time; tokens a minute, tokens; a
--- budget's period (D, W or M), amount, worst case. From KEYS the record of its id, the rates where it takes of one, and
--- those of the other limits that it has.
+-- What one request takes. From ARGV its id, and whether its limits are others than those of the one before it (1 or 0). If
+-- so, they follow; 0 where there is none: the life of a reservation in µs; µs in which a request refills, µs in which an empty
+-- bucket fills; requests at the same time; tokens a minute; a budget's period (D, W or M) and amount; whether limits are
+-- enforced (1 or 0). Then tokens, where there is a bucket of them, and the worst case, where there is a budget. From KEYS, with
+-- limits that are told, the record of its id, the rates where it takes of one, and those of the other limits that it has.
+-- It is the same table each time: one request after the other.
+local demand
 local function next_demand()
-  local demand = {id = next_argument(), life = next_number(), record = next_key()}
-  local interval, bucket, most = next_number(), next_number(), next_number()
-  local size, tokens = next_number(), next_number()
-  local period, amount, worst = next_argument(), next_number(), next_number()
-  if interval > 0 or size > 0 then
-    demand.rate = read_rates(next_key())
-    demand.interval = interval > 0 and interval
-    demand.bucket = bucket
-    demand.size = size > 0 and size
-    demand.taken = tokens < size and tokens or size
+  local id = next_argument()
+  if next_argument() == '1' then
+    demand = {life = next_number(), record = next_key()}
+    local interval, bucket, most, size = next_number(), next_number(), next_number(), next_number()
+    local period, amount = next_argument(), next_number()
+    demand.enforce = next_argument() == '1'
+    if interval > 0 or size > 0 then
+      demand.rate = read_rates(next_key())
+      demand.interval = interval > 0 and interval
+      demand.bucket = bucket
+      demand.size = size > 0 and size
+    end
+    if most > 0 then
+      demand.leases, demand.most = next_key(), most
+    end
+    if period ~= '0' then
+      demand.budget = {key = next_key(), open = next_key(), period = period, amount = amount}
+    end
   end
-  if most > 0 then
-    demand.leases, demand.most = next_key(), most
+  demand.id = id
+  if demand.size then
+    demand.taken = math.min(next_number(), demand.size)
   end
-  if period ~= '0' then
-    demand.budget = {key = next_key(), open = next_key(), period = period, amount = amount, worst = worst}
+  if demand.budget then
+    demand.budget.worst = next_number()
   end
   return demand
 end

@@ -32,14 +32,19 @@ pub(super) struct Put {
 impl Base {
     /// Answers are spread over 256 slots.
     pub(super) fn cache_key(&self, key: CacheKey) -> String {
-        let hash = blake3::Hash::from_bytes(key.0).to_hex();
-        self.key(Some(&hash[..2]), &format!("c1:{hash}"))
+        self.hashed("c1:", key)
     }
 
     /// In the slot of the answer.
     pub(super) fn lock_key(&self, key: CacheKey) -> String {
+        self.hashed("l1:", key)
+    }
+
+    fn hashed(&self, kind: &str, key: CacheKey) -> String {
         let hash = blake3::Hash::from_bytes(key.0).to_hex();
-        self.key(Some(&hash[..2]), &format!("l1:{hash}"))
+        let mut named = self.key(Some(&hash[..2]), kind);
+        named.push_str(&hash);
+        named
     }
 
     /// The answer alone. A value of another type is a miss, as it is in the script.
@@ -74,32 +79,24 @@ impl Base {
 
     fn pipeline<'a>(&self, puts: impl IntoIterator<Item = &'a Put>) -> redis::Pipeline {
         let mut commands = redis::pipe();
+        let mut locks = redis::cmd("UNLINK");
         for put in puts {
             let key = self.cache_key(put.key);
             commands.cmd("SET").arg(key).arg(put.answer.as_ref()).arg("PX").arg(put.life).ignore();
             if put.shared {
-                commands.cmd("UNLINK").arg(self.lock_key(put.key)).ignore();
+                locks.arg(self.lock_key(put.key));
             }
+        }
+        if locks.args_iter().len() > 1 {
+            commands.add_command(locks).ignore();
         }
         commands
     }
 }
 
-/// For the lane of answers.
+/// For the lane of answers, all of which are in one slot.
 pub(super) fn put_all(base: Arc<Base>, all: Vec<Put>) -> BoxFuture<'static, ()> {
     async move {
-        if base.link.is_cluster() {
-            // Each is in a slot of its own.
-            let alone = |put: Put| {
-                let base = &base;
-                async move {
-                    let outcome = base.put_alone(&put).await;
-                    let _ = put.told.send(outcome);
-                }
-            };
-            futures::future::join_all(all.into_iter().map(alone)).await;
-            return;
-        }
         let (mut together, mut bytes) = (Vec::new(), 0);
         for put in all {
             if bytes + put.answer.len() > TOGETHER && !together.is_empty() {
@@ -123,8 +120,12 @@ impl RedisStore {
         shared: bool,
     ) -> Result<(), StoreError> {
         let (told, outcome) = oneshot::channel();
-        let life = self.base.life(life);
-        self.puts.send(Put { key, answer, life, shared, told }).await?;
+        let put = Put { key, answer, life: self.base.life(life), shared, told };
+        if self.is_cluster() {
+            // Each is in a slot of its own, and a node that hangs costs no other's.
+            return self.base.put_alone(&put).await;
+        }
+        self.puts.send(put).await?;
         outcome.await.unwrap_or_else(|_| Err(lane::gone()))
     }
 }

@@ -19,8 +19,8 @@ use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, Rate};
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{
-    Admit, Admitted, AnswerStore, BudgetState, CacheKey, CallerKey, Exhausted, LimitState, LimitStore, PodId,
-    Refused, Released, Reserve, Settle, Share, SharerId, Standing, StoreError,
+    Admit, Admitted, AnswerStore, BudgetDemand, BudgetState, CacheKey, CallerKey, Exhausted, LimitState,
+    LimitStore, PodId, Refused, Released, Reserve, Settle, Share, SharerId, Standing, StoreError,
 };
 
 /// Shortest life of a limit's key. A Redis that evicts by `volatile-ttl` takes what expires first, so limits outlive
@@ -80,16 +80,45 @@ impl Base {
         reserves.map(own).max().unwrap_or_default().max(others).max(millis(KEY_LIFE))
     }
 
-    /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them.
-    fn demand(&self, script: &mut ScriptCall<'_>, reserve: &Reserve) {
-        script.arg(&reserve.id.0.to_be_bytes()).arg(micros(reserve.life));
+    /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them. Limits that are those of the
+    /// request before it are not told again.
+    fn demand(&self, script: &mut ScriptCall<'_>, before: Option<&Reserve>, reserve: &Reserve) {
+        script.arg(&reserve.id.0.to_be_bytes());
+        if before.is_some_and(|before| self.same_limits(before, reserve)) {
+            script.arg(0);
+        } else {
+            script.arg(1);
+            self.limits(script, reserve);
+        }
+        if let Some(demand) = reserve.tokens {
+            script.arg(tokens::taken(demand.tokens, tokens::size(demand.per_minute)));
+        }
+        if let Some(demand) = &reserve.budget {
+            script.arg(exact(demand.worst.0));
+        }
+    }
+
+    /// Whether two requests take of the same limits, in whatever measure, and are noted in the same minute.
+    fn same_limits(&self, one: &Reserve, other: &Reserve) -> bool {
+        let bucket = |reserve: &Reserve| reserve.tokens.map(|demand| demand.per_minute);
+        let budget = |reserve: &Reserve| reserve.budget.as_ref().map(|demand| demand.budget);
+        let payer = |demand: &BudgetDemand| demand.caller.clone();
+        one.caller == other.caller
+            && one.requests == other.requests
+            && bucket(one) == bucket(other)
+            && one.concurrent == other.concurrent
+            && budget(one) == budget(other)
+            && one.budget.as_ref().map(payer) == other.budget.as_ref().map(payer)
+            && (one.life, one.enforce) == (other.life, other.enforce)
+            && self.records.minute(one) == self.records.minute(other)
+    }
+
+    fn limits(&self, script: &mut ScriptCall<'_>, reserve: &Reserve) {
+        script.arg(micros(reserve.life)).key(self.record_key(&self.records.name(reserve)));
         let rate = reserve.requests.map(Rate::from);
         script.arg(rate.map_or(0, |rate| rate.interval)).arg(rate.map_or(0, |rate| rate.bucket));
         script.arg(reserve.concurrent.map_or(0, |most| most.max(1)));
-        let bucket = reserve.tokens.map(|demand| (tokens::size(demand.per_minute), demand.tokens));
-        script.arg(bucket.map_or(0, |(size, _)| size));
-        script.arg(bucket.map_or(0, |(size, demand)| tokens::taken(demand, size)));
-        script.key(self.record_key(&self.records.name(reserve)));
+        script.arg(reserve.tokens.map_or(0, |demand| tokens::size(demand.per_minute)));
         if reserve.requests.is_some() || reserve.tokens.is_some() {
             script.key(self.limit_key("ra1", &reserve.caller));
         }
@@ -97,7 +126,7 @@ impl Base {
             script.key(self.limit_key("cl1", &reserve.caller));
         }
         match &reserve.budget {
-            None => script.arg(0).arg(0).arg(0),
+            None => script.arg(0).arg(0),
             Some(demand) => {
                 let period = match demand.budget.period {
                     BudgetPeriod::Day => "D",
@@ -106,9 +135,10 @@ impl Base {
                 };
                 script.key(self.limit_key(&format!("ba1:{period}"), &demand.caller));
                 script.key(self.limit_key(&format!("bo1:{period}"), &demand.caller));
-                script.arg(period).arg(exact(demand.budget.amount_nano_usd)).arg(exact(demand.worst.0))
+                script.arg(period).arg(exact(demand.budget.amount_nano_usd))
             }
         };
+        script.arg(u8::from(reserve.enforce));
     }
 
     /// One trip for all of these; each is told its part.
@@ -119,15 +149,16 @@ impl Base {
             return;
         }
         let mut script = self.scripts.admit.arg(self.key_life(all.iter().map(|asked| &asked.reserve)));
+        script.arg(answers::lease());
+        let mut before = None;
         for Asked { reserve, lookup, .. } in &all {
             self.records.asked(reserve);
-            self.demand(&mut script, reserve);
-            script.arg(u8::from(reserve.enforce));
+            self.demand(&mut script, before.replace(reserve), reserve);
             match lookup {
                 Lookup::None => script.arg(""),
                 Lookup::At(key) => script.key(key).arg("look"),
                 Lookup::Sharing(key, lock, id) => {
-                    script.key(key).key(lock).arg("share").arg(answers::name(*id)).arg(answers::lease())
+                    script.key(key).key(lock).arg("share").arg(answers::name(*id))
                 }
                 Lookup::Found => script.arg("hit"),
             };
@@ -189,9 +220,10 @@ impl Base {
         states: &mut HashMap<CallerKey, LimitState>,
     ) -> Result<(), StoreError> {
         let mut script = self.scripts.settle.arg(self.key_life(settles.iter().map(|settle| &settle.reserve)));
+        let mut before = None;
         for settle in settles {
             self.records.asked(&settle.reserve);
-            self.demand(&mut script, &settle.reserve);
+            self.demand(&mut script, before.replace(&settle.reserve), &settle.reserve);
             let unknown_too = !settle.reserved || !settle.reserve.forgotten();
             script.arg(u8::from(unknown_too)).arg(settle.requests);
             script.arg(exact(settle.tokens)).arg(exact(settle.cost.0));

@@ -29,7 +29,7 @@ use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
 use answers::Put;
 use clock::Clock;
-use lane::Lane;
+use lane::{Lane, Pace};
 use limits::Asked;
 use records::Records;
 use script::{Script, ScriptCall};
@@ -42,6 +42,11 @@ mod limits;
 mod records;
 mod responses;
 mod script;
+
+/// A request waits for its admission.
+const ADMISSIONS: Pace = Pace { together: 64, at_once: 2, gather: Duration::ZERO };
+/// Nobody waits for an answer to be kept; pods that wait for it look every now and then.
+const ANSWERS: Pace = Pace { together: 256, at_once: 1, gather: Duration::from_millis(5) };
 
 /// Redis' code for a script that it does not have.
 const NO_SCRIPT: &str = "NOSCRIPT";
@@ -118,8 +123,8 @@ impl RedisStore {
             clock: Clock::default(),
             longest_life: AtomicU64::new(0),
         });
-        let admissions = Lane::new(base.clone(), limits::decide_all);
-        let puts = Lane::new(base.clone(), answers::put_all);
+        let admissions = Lane::new(base.clone(), limits::decide_all, ADMISSIONS);
+        let puts = Lane::new(base.clone(), answers::put_all, ANSWERS);
         Self { base, admissions, puts }
     }
 
@@ -133,10 +138,13 @@ impl RedisStore {
 impl Base {
     /// A key in the slot of `{uid}` or, with a part, of `{uid:part}`.
     fn key(&self, part: Option<&str>, rest: &str) -> String {
-        match part {
-            None => format!("{REDIS_KEY_PREFIX}{{{}}}:{rest}", self.uid),
-            Some(part) => format!("{REDIS_KEY_PREFIX}{{{}:{part}}}:{rest}", self.uid),
-        }
+        let parts = [REDIS_KEY_PREFIX, "{", &self.uid];
+        let end = part.map_or(["", "", "}:", rest], |part| [":", part, "}:", rest]);
+        let length = parts.iter().chain(&end).map(|text| text.len()).sum::<usize>();
+        // Most are followed by a hash.
+        let mut key = String::with_capacity(length + 2 * blake3::OUT_LEN);
+        parts.iter().chain(&end).for_each(|text| key.push_str(text));
+        key
     }
 
     /// ms of a life, remembered for [`Self::key_life`].

@@ -89,8 +89,8 @@ impl Records {
         format!("{:016x}:{minute}", self.server)
     }
 
-    /// The same for a reservation each time.
-    fn minute(&self, reserve: &Reserve) -> u64 {
+    /// The minute that a reservation was named in: the same each time.
+    pub(super) fn minute(&self, reserve: &Reserve) -> u64 {
         reserve.since.saturating_duration_since(self.started).as_secs() / MINUTE.as_secs()
     }
 
