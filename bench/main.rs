@@ -89,6 +89,7 @@ fn wanted(subject: &Subject, base: &Subject) -> bool {
 }
 
 fn measure(subject: &Subject, time: Duration) -> Measured {
+    let time = time.min(subject.at_most);
     let load = Load { url: subject.url.clone(), script: subject.script.clone(), time };
     let redis = || subject.redis.as_ref().map(|redis| redis.cpu()).unwrap_or_default();
     let before = (subject.process.cpu(), redis());

@@ -31,6 +31,8 @@ pub struct Subject {
     pub url: String,
     /// Which requests.
     pub script: PathBuf,
+    /// For how long at most: hits are faster than the highest limit that can be set, so they end before its burst does.
+    pub at_most: Duration,
 }
 
 /// Everything that runs, killed when dropped.
@@ -71,6 +73,7 @@ impl Bench {
             name: name.to_owned(),
             process: process.clone(),
             redis: name.contains("Redis").then(|| store.clone()),
+            at_most: if script == &same { Duration::from_secs(2) } else { Duration::MAX },
             url: format!("http://{address}{PATH}"),
             script: script.clone(),
         };

@@ -40,7 +40,7 @@ async fn s10_ten_thousand_clients_that_leave_close_their_calls_at_once_and_leave
     let (mut asked, mut gone, mut times) = (0, 0, Vec::new());
     let mut memory = 0;
     while gone < CLIENTS {
-        let stream = gone / BATCH % 2 == 0;
+        let stream = (gone / BATCH).is_multiple_of(2);
         for _ in 0..BATCH {
             mock.script(if stream { Script::cut_stream(1, End::Hang) } else { Script::silence() });
         }

@@ -60,7 +60,7 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
     let (memory, logged, asked) = (process.memory(), process.logged(), number.load(Ordering::Relaxed));
     let usual = logged / asked.max(1);
     redis.pause(AWAY).await;
-    tokio::time::sleep_until((thaw - Duration::from_millis(500)).into()).await;
+    tokio::time::sleep_until((frozen + AWAY.saturating_sub(Duration::from_millis(500))).into()).await;
     let memory = (memory, process.memory());
     let (logged, asked) = (process.logged() - logged, number.load(Ordering::Relaxed) - asked);
     // It answers others again, and then it is seen whether the server uses it.

@@ -16,6 +16,13 @@ use chatservice::shutdown::Shutdown;
 use chatservice::telemetry::LevelHandle;
 use tokio::task::JoinSet;
 
+// Every test binary uses some of these, none all.
+const _: () = {
+    let _ = (echo, openai, cache);
+    let _ = (TestServer::start, TestServer::start_on_redis, TestServer::start_with, TestServer::start_from);
+    let _ = (TestServer::at, TestServer::stop);
+};
+
 /// A configuration that answers `echo-1` by itself, without limits and cache.
 pub fn echo() -> ServerConfig {
     config("echo-1", BackendConfig::Echo {})
