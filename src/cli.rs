@@ -4,13 +4,14 @@
 //! Flags are for people and manifests: each has a default, a sentence of help and, where a pod would set it, a variable.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -18,6 +19,7 @@ use crate::constants::{LEASE, env, path};
 use crate::controller::workload::OperatorPods;
 use crate::controller::{self, ControllerOptions, Defaults};
 use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
+use crate::doctor::DoctorOptions;
 use crate::leader_election::LeaseOptions;
 use crate::local::{self, LocalOptions};
 use crate::server::config_file::{ConfigError, ConfigFile};
@@ -26,10 +28,13 @@ use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::{Shutdown, Signals};
-use crate::{environment, healthcheck, init_secret, offline, output, telemetry};
+use crate::{doctor, environment, healthcheck, init_secret, offline, output, telemetry};
 
 /// The image of this version, for those who build it under its plain name.
 const SERVER_IMAGE: &str = concat!("chatservice:", env!("CARGO_PKG_VERSION"));
+
+/// The program as a plugin of kubectl.
+const PLUGIN: &str = "kubectl chatservice";
 
 /// A Kubernetes operator for chat APIs, and the chat server that it runs.
 #[derive(Debug, Parser)]
@@ -67,6 +72,11 @@ pub enum Command {
     /// It holds where Redis is, the servers' user and password, and the file of users for Redis, with the password's hash. The
     /// chart runs it before it installs a Redis.
     InitSecret(InitSecretArgs),
+    /// Look for what is wrong with an installation in a cluster, and print what to do.
+    ///
+    /// It reads with your permissions, by KUBECONFIG or from inside a pod: CRD, operator and its permissions, ChatServices and
+    /// their pods, Redis, the metrics API. Exit code 0: nothing is wrong; 1: something is.
+    Doctor(DoctorArgs),
     /// Ask a listener of this program whether it is well: exit code 0, or 1 and a line that says why not.
     Healthcheck(HealthcheckArgs),
 }
@@ -240,6 +250,14 @@ pub struct InitSecretArgs {
     pub print: bool,
 }
 
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Whose ChatServices are looked at; none: those of all namespaces.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
 /// Arguments of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -284,9 +302,40 @@ pub enum CliError {
     /// There is no usable Secret.
     #[error(transparent)]
     InitSecret(#[from] init_secret::InitSecretError),
+    /// Something is wrong in the cluster, or it cannot be asked.
+    #[error(transparent)]
+    Doctor(#[from] doctor::DoctorError),
     /// Not healthy.
     #[error(transparent)]
     Health(#[from] healthcheck::HealthError),
+}
+
+/// The command line as `arguments`, the program's own name first. Called as `kubectl-chatservice`, which is how kubectl calls
+/// its plugins, the program is `kubectl chatservice` to whoever reads its help.
+///
+/// # Errors
+/// A command line that is not understood, or one that asks for help.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = Cli::command();
+    if is_plugin(arguments.first().map(OsString::as_os_str)) {
+        command = command.bin_name(PLUGIN);
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+fn is_plugin(program: Option<&OsStr>) -> bool {
+    let name = program.and_then(|program| Path::new(program).file_name()).and_then(OsStr::to_str);
+    name.is_some_and(|name| name.starts_with("kubectl-"))
+}
+
+/// What somebody types to run this program.
+fn program() -> String {
+    let called = std::env::args_os().next();
+    if is_plugin(called.as_deref()) {
+        return PLUGIN.to_owned();
+    }
+    called.map_or_else(|| "chatservice".to_owned(), |called| called.to_string_lossy().into_owned())
 }
 
 /// Does what was asked.
@@ -312,6 +361,11 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Ok(output::print(&offline::yaml(&secret)?)?)
         }
         Command::InitSecret(args) => until_done(init_secret(args)),
+        Command::Doctor(args) => until_done(async move {
+            telemetry::init(LogFormat::Text, LogLevel::Error)?;
+            let options = DoctorOptions { namespace: args.namespace, program: program() };
+            Ok(doctor::run(options).await?)
+        }),
         Command::Healthcheck(args) => {
             until_done(async move { Ok(healthcheck::check(&args.address, &args.path).await?) })
         }
@@ -424,9 +478,20 @@ where
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_helps_under_that_name() {
+        let help = |program: &str| {
+            let line = [program, "doctor", "--help"].map(OsString::from);
+            parse(line).unwrap_err().to_string()
+        };
+        assert!(help("/usr/local/bin/kubectl-chatservice").contains("Usage: kubectl chatservice doctor"));
+        assert!(help("/chatservice").contains("Usage: chatservice doctor"));
+        let line = ["kubectl-chatservice", "doctor", "-n", "chat"].map(OsString::from);
+        let Ok(Cli { command: Command::Doctor(args) }) = parse(line) else { panic!("it is refused") };
+        assert_eq!(args.namespace.as_deref(), Some("chat"));
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod constants;
 pub mod controller;
 pub mod crd;
+pub mod doctor;
 pub mod document;
 pub mod environment;
 pub mod leader_election;

@@ -3,9 +3,7 @@
 
 use std::process::ExitCode;
 
-use chatservice::cli::{self, Cli};
-use chatservice::{output, telemetry};
-use clap::Parser;
+use chatservice::{cli, output, telemetry};
 
 /// A request makes some hundred small allocations, on one thread and freed on another: a sixth of its time with the C
 /// library's allocator.
@@ -15,7 +13,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // One provider for the whole process, before anything can open a connection. It fails only when there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let outcome = cli::run(Cli::parse());
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        // Help goes to standard output with exit code 0, a mistake to standard error with 2.
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = cli::run(cli);
     telemetry::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

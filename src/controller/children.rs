@@ -22,12 +22,12 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::client::WatchAnswers;
 use super::error::Error;
 use super::metrics::ControllerMetrics;
 use super::names::watch_selector;
-use super::permissions::Permissions;
 use super::{ObjectKey, Scope, Watched};
-use crate::constants::{label, readiness};
+use crate::constants::label;
 
 /// The plural of our kind, where a watch of it is named.
 pub(super) const CHATSERVICES: &str = "chatservices";
@@ -134,7 +134,7 @@ fn owned<K: Child>(
     metrics: &ControllerMetrics,
 ) -> (Cache<K>, Controller<Watched>) {
     let (store, events) =
-        watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), errors);
+        watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), strip, errors);
     let metrics = metrics.clone();
     // By label: an object that lost its owner reference would wake nobody by that.
     let controller = controller.watches_stream(events.map(Ok).touched_objects(), move |object| {
@@ -147,17 +147,23 @@ fn owned<K: Child>(
     (store, controller)
 }
 
+/// Nobody asks for the annotations of a child.
+fn strip<K>(object: &mut PartialObjectMeta<K>) {
+    object.metadata.annotations = None;
+}
+
 /// What a watch of our own objects selects.
 pub(super) fn ours() -> watcher::Config {
     watcher::Config::default().labels(&watch_selector())
 }
 
-/// A watch that fills a cache, retries with backoff and never ends. Its errors are noted instead of handed on: in a
+/// A watch that fills a cache, without what `strip` takes off, retries with backoff and never ends. Its errors are noted instead of handed on: in a
 /// controller's queue the error of one watch would hold up all others.
 pub(super) fn watch<K>(
     api: Api<K>,
     resource: &'static str,
     config: watcher::Config,
+    strip: fn(&mut K),
     errors: &Arc<WatchErrors>,
 ) -> (Store<K>, impl Stream<Item = watcher::Event<K>> + Send + 'static + use<K>)
 where
@@ -168,7 +174,10 @@ where
     let errors = Arc::clone(errors);
     let events = watcher(api, config)
         .default_backoff()
-        .modify(|object| object.meta_mut().managed_fields = None)
+        .modify(move |object| {
+            object.meta_mut().managed_fields = None;
+            strip(object);
+        })
         .reflect(writer)
         .filter_map(move |event| {
             errors.note(resource, event.as_ref().err());
@@ -178,12 +187,8 @@ where
 }
 
 /// Why watches fail, by resource; empty while all of them run.
-pub struct WatchErrors {
-    troubles: Mutex<BTreeMap<&'static str, Trouble>>,
-    permissions: Arc<Permissions>,
-    /// Stands for the scope where `permissions` name an object.
-    scope: ObjectKey,
-}
+#[derive(Debug, Default)]
+pub struct WatchErrors(Mutex<BTreeMap<&'static str, Trouble>>);
 
 #[derive(Clone, Debug)]
 struct Trouble {
@@ -191,21 +196,15 @@ struct Trouble {
     message: String,
 }
 
-impl WatchErrors {
-    /// No errors in `scope` yet.
-    pub fn new(permissions: Arc<Permissions>, scope: &Scope) -> Self {
-        let namespace = match scope {
-            Scope::Cluster => String::new(),
-            Scope::Namespace(namespace) => namespace.clone(),
-        };
-        Self { troubles: Mutex::default(), permissions, scope: ObjectKey { namespace, name: String::new() } }
+impl Trouble {
+    fn of(&self, resource: &'static str) -> Error {
+        Error::Watch { resource, forbidden: self.forbidden, message: self.message.clone() }
     }
+}
 
+impl WatchErrors {
     fn note(&self, resource: &'static str, error: Option<&watcher::Error>) {
-        if resource == CHATSERVICES {
-            self.permissions.note(readiness::WATCH_PERMISSION, &self.scope, error.is_some_and(is_forbidden));
-        }
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
             if troubles.remove(resource).is_some() {
                 tracing::info!(resource, "the watch runs again");
@@ -218,13 +217,22 @@ impl WatchErrors {
         }
     }
 
+    /// A watch of something of ours that is not allowed any more, so that its cache falls behind. A watch that runs again
+    /// says so only with its next event; `answers` know it at once.
+    pub fn refused(&self, answers: &WatchAnswers, scope: &Scope) -> Option<Error> {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forbidden = troubles
+            .iter()
+            .filter(|&(&resource, trouble)| trouble.forbidden && resource != CHATSERVICES)
+            .filter(|(resource, _)| answers.refused(resource, scope));
+        forbidden.next().map(|(resource, trouble)| trouble.of(resource))
+    }
+
     /// What to say while the caches are not filled: a missing permission first.
     pub fn why_not_initialised(&self) -> Error {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match troubles.iter().max_by_key(|(_, trouble)| trouble.forbidden) {
-            Some((resource, trouble)) => {
-                Error::Watch { resource, forbidden: trouble.forbidden, message: trouble.message.clone() }
-            }
+            Some((resource, trouble)) => trouble.of(resource),
             None => {
                 Error::Watch { resource: "children", forbidden: false, message: "no answer yet".to_owned() }
             }

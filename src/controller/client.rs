@@ -1,8 +1,10 @@
 //! How the operator talks to the API server. In: where it is. Out: two clients: one for all work, behind the barrier of
 //! [`leader_election`](crate::leader_election), and one for the Lease alone. Every request of both is counted.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 
+use super::Scope;
 use super::metrics::ControllerMetrics;
 use super::request::ApiRequest;
 use crate::leader_election::{BarrierLayer, Leadership};
@@ -28,6 +31,32 @@ pub struct Clients {
     pub lease: Client,
     /// Opens the barrier.
     pub leadership: Leadership,
+    /// What the API server says to watches.
+    pub watches: WatchAnswers,
+}
+
+/// What the API server said last to whoever lists or watches a resource in a namespace. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct WatchAnswers(Arc<Mutex<HashMap<Watch, u16>>>);
+
+/// Resource and namespace; None for all of them.
+type Watch = (String, Option<String>);
+
+impl WatchAnswers {
+    fn note(&self, request: &ApiRequest, code: u16) {
+        if request.verb == "list" || request.verb == "watch" {
+            let key = (request.resource.clone(), request.namespace.clone());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, code);
+        }
+    }
+
+    /// Whether it was refused for want of a permission.
+    #[must_use]
+    pub fn refused(&self, resource: &str, scope: &Scope) -> bool {
+        let key = (resource.to_owned(), scope.namespace().map(str::to_owned));
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.get(&key).is_some_and(|&code| code == 403)
+    }
 }
 
 impl Clients {
@@ -54,38 +83,42 @@ impl Clients {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let leadership = Leadership::default();
-        let counting = CountLayer(metrics.clone());
+        let (leadership, watches) = (Leadership::default(), WatchAnswers::default());
+        let counting = CountLayer { metrics: metrics.clone(), watches: watches.clone() };
         let barrier = BarrierLayer::new(leadership.clone());
         Self {
             work: work.with_layer(&counting).with_layer(&barrier).build(),
             lease: lease.with_layer(&counting).build(),
             leadership,
+            watches,
         }
     }
 }
 
 /// Counts requests by verb, resource and answer.
 #[derive(Clone)]
-struct CountLayer(ControllerMetrics);
+struct CountLayer {
+    metrics: ControllerMetrics,
+    watches: WatchAnswers,
+}
 
 impl<S> Layer<S> for CountLayer {
     type Service = Count<S>;
 
     fn layer(&self, inner: S) -> Count<S> {
-        Count { inner, metrics: self.0.clone() }
+        Count { inner, layer: self.clone() }
     }
 }
 
 #[derive(Clone)]
 struct Count<S> {
     inner: S,
-    metrics: ControllerMetrics,
+    layer: CountLayer,
 }
 
 /// Counts once, also when the request is given up.
 struct Counted {
-    metrics: ControllerMetrics,
+    layer: CountLayer,
     request: Option<ApiRequest>,
     code: Option<u16>,
 }
@@ -93,13 +126,16 @@ struct Counted {
 impl Counted {
     fn answered(&mut self, code: u16) {
         self.code = Some(code);
+        if let Some(request) = &self.request {
+            self.layer.watches.note(request, code);
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(request) = &self.request {
-            self.metrics.asked(request, self.code);
+            self.layer.metrics.asked(request, self.code);
         }
     }
 }
@@ -119,7 +155,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut counted = Counted {
-            metrics: self.metrics.clone(),
+            layer: self.layer.clone(),
             request: ApiRequest::of(request.method(), request.uri()),
             code: None,
         };

@@ -57,6 +57,7 @@ use apply::ApplyError;
 use backoff::{Backoff, jittered};
 use check::invalid;
 use children::{Children, WatchErrors};
+use client::WatchAnswers;
 use dereference::References;
 pub use error::Error;
 pub use image::Defaults;
@@ -116,6 +117,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// The namespace, where it is one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Cluster => None,
+            Self::Namespace(namespace) => Some(namespace),
+        }
+    }
+
     fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -129,7 +139,9 @@ impl Scope {
 
 /// What a reconcile works with; one for each [`Scope`].
 pub struct Context {
+    scope: Scope,
     client: Client,
+    watches: WatchAnswers,
     defaults: Defaults,
     children: Children,
     watch_errors: Arc<WatchErrors>,
@@ -157,7 +169,7 @@ impl Context {
     async fn initialised(&self) -> Result<(), Error> {
         let filled = async { self.children.initialised().await && self.observer.initialised().await };
         match tokio::time::timeout(INITIALISE, filled).await {
-            Ok(true) => Ok(()),
+            Ok(true) => self.watch_errors.refused(&self.watches, &self.scope).map_or(Ok(()), Err),
             Ok(false) | Err(_) => Err(self.watch_errors.why_not_initialised()),
         }
     }

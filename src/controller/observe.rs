@@ -155,7 +155,7 @@ impl Observer {
         impl Stream<Item = Event<Pod>> + Send + 'static,
         impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
     ) {
-        let (pods, events) = watch(scope.api::<Pod>(client), "pods", ours(), errors);
+        let (pods, events) = watch(scope.api::<Pod>(client), "pods", ours(), strip, errors);
         let (queue, mut changed) = mpsc::channel(QUEUE);
         let observer =
             Arc::new(Self { pods, asking, known: Mutex::default(), queue, metrics: metrics.clone() });
@@ -324,6 +324,12 @@ impl Observer {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What makes a pod large is its spec, and of that nothing is asked.
+fn strip(pod: &mut Pod) {
+    pod.spec = None;
+    pod.metadata.owner_references = None;
 }
 
 /// The ChatService that a pod belongs to by its labels.

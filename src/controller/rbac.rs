@@ -33,17 +33,15 @@ pub const RULES: &[Rule] = &[
 pub const OWN_RULES: &[Rule] =
     &[Rule { group: "coordination.k8s.io", resources: &["leases"], verbs: &["get", "create", "update"] }];
 
-/// Whether [`RULES`] allow a request.
-#[must_use]
-pub fn allows(group: &str, resource: &str, verb: &str) -> bool {
-    RULES
-        .iter()
-        .any(|rule| rule.group == group && rule.resources.contains(&resource) && rule.verbs.contains(&verb))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn allows(group: &str, resource: &str, verb: &str) -> bool {
+        RULES.iter().any(|rule| {
+            rule.group == group && rule.resources.contains(&resource) && rule.verbs.contains(&verb)
+        })
+    }
 
     #[test]
     fn secrets_roles_and_wildcards_are_out_of_reach() {

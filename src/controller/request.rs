@@ -70,8 +70,9 @@ impl ApiRequest {
     }
 }
 
-/// `deployments.apps`, `pods`, `chatservices.chatservice.dev/status`.
-pub(super) fn qualified(group: &str, resource: &str) -> String {
+/// A resource with its group: `deployments.apps`, `pods`, `chatservices.chatservice.dev/status`.
+#[must_use]
+pub fn qualified(group: &str, resource: &str) -> String {
     match (group, resource.split_once('/')) {
         ("", _) => resource.to_owned(),
         (group, None) => format!("{resource}.{group}"),

@@ -274,7 +274,7 @@ impl Parts {
             {
                 self.operator.readiness.done(waits::WATCHES);
             }
-            std::future::pending::<()>().await;
+            self.look_after_permissions(&scope).await;
         };
         let ended = tokio::select! {
             biased;
@@ -285,6 +285,17 @@ impl Parts {
         Some(ended)
     }
 
+    /// Tells `/readyz` whether the ChatServices themselves may be watched. Never ends.
+    async fn look_after_permissions(&self, scope: &Scope) {
+        let namespace = scope.namespace().unwrap_or_default().to_owned();
+        let all = ObjectKey { namespace, name: String::new() };
+        loop {
+            let refused = self.operator.clients.watches.refused(CHATSERVICES, scope);
+            self.permissions.note(waits::WATCH_PERMISSION, &all, refused);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     fn start(
         &self,
         scope: &Scope,
@@ -292,13 +303,18 @@ impl Parts {
         observers: &mut JoinSet<()>,
     ) -> (Arc<Context>, impl Future<Output = ()> + Send + use<>) {
         let (client, metrics) = (&self.operator.clients.work, &self.operator.metrics);
-        let watch_errors = Arc::new(WatchErrors::new(Arc::clone(&self.permissions), scope));
+        let watch_errors = Arc::new(WatchErrors::default());
         let (observer, pod_events, changed) =
             Observer::new(client, scope, self.asking.clone(), &watch_errors, metrics);
         observers.spawn(Arc::clone(&observer).follow(pod_events));
         observers.spawn(Arc::clone(&observer).poll());
-        let (services, events) =
-            watch(scope.api::<Watched>(client), CHATSERVICES, watcher::Config::default(), &watch_errors);
+        let (services, events) = watch(
+            scope.api::<Watched>(client),
+            CHATSERVICES,
+            watcher::Config::default(),
+            |_| {},
+            &watch_errors,
+        );
         let due = metrics.clone();
         let triggers = events.map(Ok).touched_objects().inspect_ok(move |cs| due.due(&ObjectKey::of(cs)));
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
@@ -310,6 +326,8 @@ impl Parts {
         let (children, controller) = Children::watch(controller, client, scope, &watch_errors, metrics);
         let queue = Arc::clone(&observer);
         let context = Arc::new(Context {
+            scope: scope.clone(),
+            watches: self.operator.clients.watches.clone(),
             client: client.clone(),
             defaults: self.operator.defaults.clone(),
             children,

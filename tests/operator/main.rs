@@ -3,16 +3,20 @@
 //! an operator of its own.
 
 #![expect(
+    clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "helpers of tests fail the test"
 )]
 
 mod autoscaling;
 mod callers;
 mod conditions;
+mod doctor;
 mod election;
+mod faults;
 mod fields;
 mod init_secret;
 mod lifecycle;
@@ -20,8 +24,14 @@ mod metrics;
 mod network;
 mod permissions;
 mod pods;
+mod processes;
 mod refusals;
 mod rig;
+mod scale;
 mod stored;
+mod transitions;
 mod upgrade;
 mod waiting;
+#[path = "../support/http.rs"]
+mod web;
+mod workflows;

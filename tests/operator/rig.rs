@@ -1,6 +1,5 @@
 //! A namespace, an operator that watches it alone, and a server that answers `/status` for all its pods.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +14,6 @@ use chatservice::constants::{LEASE, condition, mount, path};
 use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::Pace;
-use chatservice::controller::request::ApiRequest;
 use chatservice::controller::{Defaults, Operator, WAITS_FOR};
 use chatservice::crd::{ChatService, custom_resource_definition};
 use chatservice::leader_election::LeaseOptions;
@@ -25,7 +23,7 @@ use http::Request;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Resource};
@@ -37,6 +35,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
+
+#[path = "../support/fault_layer.rs"]
+mod fault_layer;
+pub use fault_layer::{End, Fault, FaultLayer, Faults, Lists};
 
 /// Where the API server is.
 const KUBECONFIG: &str = "CHATSERVICE_TEST_KUBECONFIG";
@@ -54,20 +56,15 @@ impl Recorded {
         self.0.lock().unwrap().clone()
     }
 
-    /// Group, resource and verb of each, as RBAC sees them.
-    pub fn permissions(&self) -> BTreeSet<(String, String, String)> {
-        let read = |line: &String| {
-            let (method, target) = line.split_once(' ').unwrap();
-            ApiRequest::of(&method.parse().unwrap(), &target.parse().unwrap())
-        };
-        let requests = self.all().iter().filter_map(read).collect::<Vec<_>>();
-        requests.into_iter().map(|asked| (asked.group, asked.resource, asked.verb.to_owned())).collect()
-    }
-
     /// How many begin with `method` and contain `part`.
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.all().iter().filter(|line| line.starts_with(method) && line.contains(part)).count()
     }
+}
+
+/// The file that says where the API server is.
+pub fn kubeconfig() -> String {
+    std::env::var(KUBECONFIG).unwrap()
 }
 
 /// One subscriber for the process.
@@ -97,9 +94,14 @@ pub struct Rig {
     pub server: Option<String>,
     /// Whether the operator's watches are there.
     pub readiness: Readiness,
+    /// What goes wrong between the operator and the API server.
+    pub faults: Faults,
     registry: Registry,
     pods: Address,
     shutdown: CancellationToken,
+    operator: JoinSet<()>,
+    /// Operators that died before this one.
+    deaths: usize,
     tasks: JoinSet<()>,
 }
 
@@ -140,15 +142,28 @@ impl Rig {
             max_concurrent_rollouts: 5,
             server: None,
             readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
+            faults: Faults::default(),
             registry: Registry::new(),
             pods: Address::default(),
             shutdown: CancellationToken::new(),
+            operator: JoinSet::new(),
+            deaths: 0,
             tasks: JoinSet::new(),
         })
     }
 
-    /// Runs an operator, as the ServiceAccount `account` of the namespace or as the administrator.
+    /// Runs an operator, as the ServiceAccount `account` of the namespace or as the administrator. As the latter it is
+    /// waited for.
     pub async fn run_operator(&mut self, account: Option<&str>) {
+        self.begin_operator(account).await;
+        if account.is_none() {
+            let readiness = self.readiness.clone();
+            until("the operator's watches", async || readiness.is_ready().then_some(())).await;
+        }
+    }
+
+    /// The same, without waiting.
+    pub async fn begin_operator(&mut self, account: Option<&str>) {
         let user = account.map(|account| format!("system:serviceaccount:{}:{account}", self.namespace));
         let recorded = self.recorded.clone();
         let layer = MapRequestLayer::new(move |mut request: Request<Body>| {
@@ -159,30 +174,34 @@ impl Rig {
             recorded.0.lock().unwrap().push(format!("{} {target}", request.method()));
             request
         });
-        let kubeconfig = std::env::var(KUBECONFIG).unwrap();
+        let kubeconfig = kubeconfig();
         let mut config = config(&kubeconfig).await;
         config.default_retry = false;
         if let Some(server) = &self.server {
             config.cluster_url = server.parse().unwrap();
         }
-        let bottom = || ClientBuilder::try_from(config.clone()).unwrap().with_layer(&layer);
+        let bottom = |faults: Faults| {
+            let builder = ClientBuilder::try_from(config.clone()).unwrap();
+            builder.with_layer(&layer).with_layer(&FaultLayer(faults))
+        };
         let metrics = ControllerMetrics::new(&self.registry).unwrap();
         let pods = Arc::clone(&self.pods);
-        let readiness = self.readiness.clone();
         let mut watch_namespaces = self.also_watched.clone();
         watch_namespaces.push(self.namespace.clone());
         let operator = Operator {
-            clients: Clients::assemble(bottom(), bottom(), &metrics),
+            // The Lease has tests of its own; here its requests would only blur the numbers.
+            clients: Clients::assemble(bottom(self.faults.clone()), bottom(Faults::default()), &metrics),
             lease: LeaseOptions {
                 namespace: Some(self.namespace.clone()),
-                name: LEASE.to_owned(),
+                // A dead operator's Lease would have to be waited for.
+                name: format!("{LEASE}-{}", self.deaths),
                 identity: "test".to_owned(),
             },
             watch_namespaces,
             defaults: Defaults { server_image: self.image.clone(), allowed_images: vec![], operator: None },
             max_concurrent_rollouts: self.max_concurrent_rollouts,
             metrics,
-            readiness: readiness.clone(),
+            readiness: self.readiness.clone(),
             pace: Pace {
                 unsettled: Duration::from_millis(200),
                 settled: Duration::from_secs(2),
@@ -193,16 +212,13 @@ impl Rig {
             address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
         };
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move { operator.run(shutdown).await.unwrap() });
-        if account.is_none() {
-            until("the operator's watches", async || readiness.is_ready().then_some(())).await;
-        }
+        self.operator.spawn(async move { operator.run(shutdown).await.unwrap() });
     }
 
     /// Ends the operator and runs another one, whose servers' image is `image`.
     pub async fn upgrade(&mut self, image: &str) {
         self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.operator.join_next()).await.unwrap().unwrap().unwrap();
         self.shutdown = CancellationToken::new();
         self.registry = Registry::new();
         self.readiness = Readiness::new(Shutdown::new(), &WAITS_FOR);
@@ -217,7 +233,7 @@ impl Rig {
             request.headers_mut().insert("Impersonate-User", user.parse().unwrap());
             request
         });
-        let kubeconfig = std::env::var(KUBECONFIG).unwrap();
+        let kubeconfig = kubeconfig();
         ClientBuilder::try_from(config(&kubeconfig).await).unwrap().with_layer(&layer).build()
     }
 
@@ -379,7 +395,23 @@ impl Rig {
     /// Stops the operator and waits until it has ended well.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.operator.join_next()).await.unwrap().unwrap().unwrap();
+    }
+
+    /// Ends the operator as if its process had died.
+    pub async fn kill_operator(&mut self) {
+        self.operator.shutdown().await;
+        self.deaths += 1;
+        self.faults = Faults::default();
+        self.registry = Registry::new();
+        self.readiness = Readiness::new(Shutdown::new(), &WAITS_FOR);
+    }
+
+    /// Removes the namespace and all that is in it, without waiting for it.
+    pub async fn clear(mut self) {
+        self.operator.shutdown().await;
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        namespaces.delete(&self.namespace, &DeleteParams::background()).await.unwrap();
     }
 }
 

@@ -12,10 +12,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::rig::{self, Rig, claim, until};
-
-#[path = "../support/http.rs"]
-#[expect(clippy::expect_used, reason = "a helper of tests, which fail with it")]
-mod web;
+use crate::web;
 
 const ETCD: &str = "CHATSERVICE_TEST_ETCD";
 

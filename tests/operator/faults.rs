@@ -1,0 +1,319 @@
+//! Rows O2 to O6: what goes wrong between the operator and the API server changes nothing of what is there in the end.
+
+use std::fmt::Debug;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chatservice::crd::ChatService;
+use futures::{StreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::rig::{End, Fault, Faults, Lists, Rig, until, until_some};
+use crate::workflows::{NAME, Workflow, disturbed, picture, undisturbed};
+
+/// ChatServices, seven kinds of children, and pods.
+const KINDS: usize = 9;
+/// Runs at the same time: they mostly wait.
+const AT_ONCE: usize = 6;
+
+/// Every point of a workflow with every fault. How many points there were, and how many faults were met.
+async fn every_point(workflow: Workflow, faults: &[Fault], most: usize) -> Option<(usize, usize)> {
+    let expected = undisturbed(workflow).await?;
+    let points = (1..=expected.changes.len().min(most)).flat_map(|n| faults.iter().map(move |&f| (n, f)));
+    let expected = &expected;
+    let runs = points.map(|(number, fault)| disturbed(workflow, number, fault, expected));
+    let met: Vec<bool> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
+    Some((met.len(), met.into_iter().filter(|&met| met).count()))
+}
+
+const CRASHES: [Fault; 2] = [Fault::CrashBefore, Fault::CrashAfter];
+const ANSWERS: [Fault; 4] =
+    [Fault::Refused(409), Fault::Refused(503), Fault::Misreported(504), Fault::Refused(500)];
+
+#[tokio::test]
+async fn an_operator_that_dies_while_it_creates_is_followed_by_one_that_finishes() {
+    // The first reconcile: every child and the status.
+    let Some((points, met)) = every_point(Workflow::Create, &CRASHES, 9).await else { return };
+    assert_eq!((points, met), (18, 18));
+}
+
+#[tokio::test]
+async fn an_operator_that_dies_while_it_scales_down_deletes_the_budget_once() {
+    let Some((points, met)) = every_point(Workflow::ScaleDown, &CRASHES, 9).await else { return };
+    assert_eq!((points, met), (18, 18));
+}
+
+#[tokio::test]
+async fn refusals_and_lost_answers_while_it_creates_are_made_up_for() {
+    let Some((points, met)) = every_point(Workflow::Create, &ANSWERS, 8).await else { return };
+    assert_eq!((points, met), (32, 32));
+}
+
+/// What is there with its versions: a write that changes nothing changes none.
+async fn versions(rig: &Rig) -> Vec<String> {
+    async fn list<K>(rig: &Rig, all: &mut Vec<String>)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        for object in rig.api::<K>().list_metadata(&ListParams::default()).await.unwrap() {
+            let version = object.metadata.resource_version.clone().unwrap();
+            all.push(format!("{} {} {version}", K::kind(&()), object.name_any()));
+        }
+    }
+    let mut all = Vec::new();
+    list::<ServiceAccount>(rig, &mut all).await;
+    list::<ConfigMap>(rig, &mut all).await;
+    list::<Service>(rig, &mut all).await;
+    list::<PodDisruptionBudget>(rig, &mut all).await;
+    list::<HorizontalPodAutoscaler>(rig, &mut all).await;
+    list::<NetworkPolicy>(rig, &mut all).await;
+    list::<Deployment>(rig, &mut all).await;
+    list::<ChatService>(rig, &mut all).await;
+    all
+}
+
+fn three() -> Value {
+    json!({ "model": "m", "backend": { "echo": {} }, "replicas": 3 })
+}
+
+/// A service that is settled, and what the API server has of it.
+async fn settled() -> Option<(Rig, Vec<String>)> {
+    let mut rig = Rig::without_operator().await?;
+    rig.answer_for_pods().await;
+    rig.run_operator(None).await;
+    rig.create(NAME, &three()).await;
+    rig.until_settled(NAME).await;
+    quiet(&rig, 2).await;
+    let versions = versions(&rig).await;
+    Some((rig, versions))
+}
+
+/// Waits until the pods were asked so often once more.
+async fn quiet(rig: &Rig, rounds: usize) {
+    for _ in 0..rounds {
+        let enough = rig.asked.load(Ordering::SeqCst) + 3;
+        let asked = async || (rig.asked.load(Ordering::SeqCst) >= enough).then_some(());
+        until("the pods to be asked", asked).await;
+    }
+}
+
+/// Row O6.
+async fn nothing_is_written_for(rounds: usize) -> Option<()> {
+    let (rig, before) = settled().await?;
+    let changes = rig.faults.changes();
+    quiet(&rig, rounds).await;
+    assert_eq!(rig.faults.changes(), changes, "nothing changed, so nothing is written");
+    assert_eq!(versions(&rig).await, before);
+    rig.stop().await;
+    Some(())
+}
+
+#[tokio::test]
+async fn while_nothing_changes_nothing_is_written() {
+    nothing_is_written_for(3).await;
+}
+
+#[tokio::test]
+#[ignore = "a minute: make chaos"]
+async fn while_nothing_changes_for_a_minute_nothing_is_written() {
+    // The rig's pods are asked every 2 s.
+    if nothing_is_written_for(30).await.is_some() {
+        println!("O6: nothing changed for 60 s: 0 writes");
+    }
+}
+
+/// Row O4: watches end as too old, again and again.
+async fn watches_are_gone(times: u32, pause: Duration) -> Option<()> {
+    let (rig, before) = settled().await?;
+    let begun = || (rig.recorded.count("GET", "limit=500"), rig.recorded.count("GET", "watch=true"));
+    for round in 0..times {
+        let (lists, watches) = begun();
+        let end = if round % 2 == 0 { End::Gone } else { End::Cut };
+        rig.faults.end_watches(end);
+        // What is gone is listed anew; what is cut goes on from where it was.
+        let lists = if end == End::Gone { lists + KINDS } else { lists };
+        until_some(&format!("new watches in round {round}"), async || {
+            let now = begun();
+            if now.0 >= lists && now.1 >= watches + KINDS {
+                return Ok(());
+            }
+            Err(format!("{now:?} lists and watches, wanted {lists} and {}", watches + KINDS))
+        })
+        .await;
+        tokio::time::sleep(pause).await;
+    }
+    assert_eq!(versions(&rig).await, before, "nothing healthy is deleted or rewritten");
+    assert_eq!(rig.recorded.count("DELETE", ""), 0);
+    // And it still hears of changes.
+    rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 1 } })).await;
+    rig.until_settled(NAME).await;
+    rig.stop().await;
+    Some(())
+}
+
+#[tokio::test]
+async fn watches_that_are_gone_are_begun_anew_and_nothing_is_rewritten() {
+    watches_are_gone(3, Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "two minutes: make chaos"]
+async fn watches_that_are_gone_every_five_seconds_for_two_minutes_rewrite_nothing() {
+    if watches_are_gone(24, Duration::from_secs(5)).await.is_some() {
+        println!("O4: 410 every 5 s for 2 min: 0 objects deleted, 0 rewritten");
+    }
+}
+
+#[tokio::test]
+async fn events_that_were_held_up_are_made_up_for() {
+    let Some((rig, _)) = settled().await else { return };
+    rig.faults.freeze_watches();
+    rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 1 } })).await;
+    rig.api::<Service>().delete(NAME, &DeleteParams::background()).await.unwrap();
+    rig.faults.thaw_watches();
+    rig.until_settled(NAME).await;
+    until("the Service", async || rig.find::<Service>(NAME).await.map(|_| ())).await;
+    rig.stop().await;
+}
+
+/// Row O4: an operator that has seen a part of what is there must not take the rest for absent.
+#[tokio::test]
+async fn before_all_lists_are_there_nothing_is_written() {
+    let Some((mut rig, before)) = settled().await else { return };
+    rig.kill_operator().await;
+    rig.faults.hold(Some("/poddisruptionbudgets"));
+    rig.begin_operator(None).await;
+    // It gives up waiting after 10 s, to say so.
+    until("a reconcile to end in vain", async || {
+        let reason = "reconcile_errors_total{reason=\"NotInitialised\"}";
+        rig.metrics().contains(reason).then_some(())
+    })
+    .await;
+    assert_eq!(rig.faults.changes(), Vec::<String>::new());
+    rig.faults.hold(None);
+    let readiness = rig.readiness.clone();
+    until("the operator's watches", async || readiness.is_ready().then_some(())).await;
+    rig.until_settled(NAME).await;
+    assert_eq!(versions(&rig).await, before);
+    rig.stop().await;
+}
+
+/// Row O5: lists from before the children were there, and from before one of them was deleted.
+#[tokio::test]
+async fn stale_lists_after_a_restart_delete_nothing_and_make_nothing_twice() {
+    let Some(mut rig) = Rig::without_operator().await else { return };
+    rig.run_operator(None).await;
+    let of_children = |faults: &Faults| -> Lists {
+        faults.lists().into_iter().filter(|(path, _)| !path.contains("/chatservices")).collect()
+    };
+    let empty = of_children(&rig.faults);
+    rig.create(NAME, &three()).await;
+    rig.until_settled(NAME).await;
+    rig.kill_operator().await;
+    rig.run_operator(None).await;
+    let with_budget = of_children(&rig.faults);
+    rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 1 } })).await;
+    rig.until_settled(NAME).await;
+    // What the new operator does not know of the pods yet, its status does not say.
+    let children = async |rig: &Rig| -> Vec<String> {
+        versions(rig).await.into_iter().filter(|line| !line.starts_with("ChatService ")).collect()
+    };
+    let before = children(&rig).await;
+    for stale in [empty, with_budget] {
+        assert_eq!(stale.len(), KINDS - 1);
+        rig.kill_operator().await;
+        rig.faults.replay(stale);
+        rig.run_operator(None).await;
+        assert!(rig.faults.all_replayed());
+        until("a reconcile", async || (rig.reconciles() > 0).then_some(())).await;
+        rig.until_settled(NAME).await;
+        assert_eq!(children(&rig).await, before);
+    }
+    rig.stop().await;
+}
+
+/// Row O11.
+#[tokio::test]
+async fn a_service_deleted_while_no_operator_runs_leaves_nothing() {
+    let Some((mut rig, _)) = settled().await else { return };
+    rig.kill_operator().await;
+    rig.api::<ChatService>().delete(NAME, &DeleteParams::background()).await.unwrap();
+    rig.run_operator(None).await;
+    until("everything to go", async || {
+        (picture(&rig).await.is_empty() && rig.pods(NAME).await.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(rig.faults.changes(), Vec::<String>::new());
+    rig.stop().await;
+}
+
+/// Row O11.
+#[tokio::test]
+async fn a_namespace_that_goes_away_is_left_alone() {
+    let Some((rig, _)) = settled().await else { return };
+    // The namespace stays, terminating, as long as these do.
+    let hold = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
+    rig.merge::<ChatService>(NAME, &hold).await;
+    let namespaces: Api<Namespace> = Api::all(rig.admin.clone());
+    namespaces.delete(&rig.namespace, &DeleteParams::background()).await.unwrap();
+    until("all but what is held to go", async || {
+        let marked = rig.find::<ChatService>(NAME).await?.metadata.deletion_timestamp.is_some();
+        (marked && picture(&rig).await.len() == 1).then_some(())
+    })
+    .await;
+    let touch = async |round: u32| {
+        let before = rig.reconciles();
+        let touched = json!({ "metadata": { "annotations": { "example.com/touched": round.to_string() } } });
+        rig.merge::<ChatService>(NAME, &touched).await;
+        until("a reconcile", async || (rig.reconciles() > before).then_some(())).await;
+    };
+    // Two, so that one which began before the mark has ended.
+    touch(0).await;
+    touch(1).await;
+    let (changes, failures) = (rig.faults.changes(), failures(&rig));
+    for round in 2..5 {
+        touch(round).await;
+    }
+    assert_eq!(rig.faults.changes(), changes, "nothing is written");
+    assert_eq!(self::failures(&rig), failures, "and nothing fails");
+    rig.merge::<ChatService>(NAME, &json!({ "metadata": { "finalizers": null } })).await;
+    until("the namespace to go", async || {
+        namespaces.get_opt(&rig.namespace).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    rig.stop().await;
+}
+
+fn failures(rig: &Rig) -> Option<String> {
+    let metrics = rig.metrics();
+    metrics.lines().find(|line| line.contains("reconcile_total{outcome=\"failure\"}")).map(str::to_owned)
+}
+
+/// Rows O2 and O3 in full.
+#[tokio::test]
+#[ignore = "minutes: make chaos"]
+async fn every_fault_at_every_change_of_every_workflow() {
+    let faults = [
+        &CRASHES[..],
+        &ANSWERS[..],
+        &[Fault::Refused(429), Fault::Unanswered, Fault::Delayed(Duration::from_secs(2))],
+    ];
+    let faults = faults.concat();
+    for &workflow in Workflow::ALL {
+        let begun = tokio::time::Instant::now();
+        let Some((points, met)) = every_point(workflow, &faults, usize::MAX).await else { return };
+        println!(
+            "O2, O3: {workflow:?}: {points} points, {met} met, all converged, no extra delete ({} s)",
+            begun.elapsed().as_secs()
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! Row O12: operators as processes of their own, each behind a proxy of its own that notes what it writes and can cut it
+//! off. Whoever leads is ended in every way there is, while somebody edits a ChatService all the time.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use chatservice::crd::ChatService;
+use http::Method;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Client;
+use kube::api::{Patch, PatchParams};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::rig::{Rig, until};
+use crate::web;
+
+const NAME: &str = "demo";
+const LEASE: &str = "processes";
+
+/// What a process wrote, but for its Lease, and when it asked for it.
+type Writes = Arc<Mutex<Vec<(Instant, String)>>>;
+
+/// A process and its way to the API server.
+struct Process {
+    child: Child,
+    admin: String,
+    writes: Writes,
+    /// Whether it is cut off.
+    partition: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+    _folder: TempDir,
+}
+
+/// Takes requests in plain HTTP and hands them on with an administrator's rights, unless it is cut off.
+async fn proxy(admin: Client, writes: Writes, cut: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new()
+        .fallback(move |request: Request| forward(admin.clone(), Arc::clone(&writes), cut.clone(), request));
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+async fn forward(
+    admin: Client,
+    writes: Writes,
+    mut cut: watch::Receiver<bool>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let target = parts.uri.path_and_query().unwrap().to_string();
+    if parts.method != Method::GET && !target.contains("/leases") {
+        writes.lock().unwrap().push((Instant::now(), format!("{} {target}", parts.method)));
+    }
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let mut onward = http::Request::new(Body::from(body));
+    *onward.method_mut() = parts.method;
+    *onward.uri_mut() = target.parse().unwrap();
+    for name in ["content-type", "accept"] {
+        if let Some(value) = parts.headers.get(name) {
+            onward.headers_mut().insert(http::HeaderName::from_static(name), value.clone());
+        }
+    }
+    let answering = async {
+        let _ = cut.wait_for(|cut| !cut).await.map(|_| ());
+        admin.send(onward).await.unwrap().map(axum::body::Body::new)
+    };
+    answering.await
+}
+
+impl Process {
+    async fn start(rig: &Rig) -> Self {
+        let (writes, partition) = (Writes::default(), watch::channel(false).0);
+        let mut tasks = JoinSet::new();
+        let server = proxy(rig.admin.clone(), Arc::clone(&writes), partition.subscribe(), &mut tasks).await;
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u", "namespace": rig.namespace } }],
+            "clusters": [{ "name": "c", "cluster": { "server": server } }], "users": [{ "name": "u", "user": {} }],
+        });
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_chatservice"))
+            .args(["controller", "--admin-address", "127.0.0.1:0", "--lease-name", LEASE])
+            .args(["--watch-namespaces", &rig.namespace])
+            .env_clear()
+            .env("KUBECONFIG", kubeconfig)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let admin = loop {
+            let line = lines.next_line().await.unwrap().expect("it listens before it ends");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if let Some(address) = line["admin.address"].as_str() {
+                break format!("http://{address}");
+            }
+        };
+        tasks.spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::debug!(line, "a process");
+            }
+        });
+        Self { child, admin, writes, partition, _tasks: tasks, _folder: folder }
+    }
+
+    /// What `/readyz` says.
+    async fn readyz(&self) -> String {
+        let answer = web::get(&format!("{}/readyz", self.admin)).await;
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
+    async fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+    }
+
+    async fn end(&mut self, within: Duration) -> ExitStatus {
+        tokio::time::timeout(within, self.child.wait()).await.expect("an end in time").unwrap()
+    }
+
+    fn first_write_after(&self, begin: Instant) -> Option<Instant> {
+        self.writes.lock().unwrap().iter().map(|(at, _)| *at).find(|at| *at >= begin)
+    }
+
+    fn last_write(&self) -> Option<Instant> {
+        self.writes.lock().unwrap().last().map(|(at, _)| *at)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A rollout.
+    Term,
+    /// The kernel, or a node that is gone.
+    Kill,
+    /// Frozen for 30 s.
+    Stop,
+    /// No way to the API server.
+    Partition,
+}
+
+/// Ends the leader of two, while somebody edits; how long nobody wrote.
+async fn takeover(how: End) -> Option<Duration> {
+    let rig = Rig::without_operator().await?;
+    let mut leader = Process::start(&rig).await;
+    until("a leader", async || (leader.readyz().await == "ok\n").then_some(())).await;
+    let other = Process::start(&rig).await;
+    until("a second one that waits", async || {
+        other.readyz().await.starts_with("ok: waiting, \"chatservice_").then_some(())
+    })
+    .await;
+    rig.create(NAME, &json!({ "model": "m-0", "backend": { "echo": {} } })).await;
+    let services = rig.api::<ChatService>();
+    let mut editing = JoinSet::new();
+    editing.spawn(async move {
+        for round in 1_u64.. {
+            let patch = json!({ "spec": { "model": format!("m-{round}") } });
+            services.patch(NAME, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    until("the leader to write", async || leader.last_write()).await;
+    assert_eq!(other.last_write(), None, "who waits writes nothing");
+
+    let begin = Instant::now();
+    match how {
+        End::Term => leader.signal("-TERM").await,
+        End::Kill => leader.signal("-KILL").await,
+        End::Stop => leader.signal("-STOP").await,
+        End::Partition => {
+            leader.partition.send_replace(true);
+        }
+    }
+    let first = until("the other to write", async || other.first_write_after(begin)).await;
+    let status = match how {
+        End::Stop => {
+            tokio::time::sleep_until(begin + Duration::from_secs(30)).await;
+            leader.signal("-CONT").await;
+            leader.end(Duration::from_secs(10)).await
+        }
+        End::Term | End::Kill | End::Partition => leader.end(Duration::from_secs(10)).await,
+    };
+    let expected = match how {
+        End::Term => Some(0),
+        End::Kill => None,
+        End::Stop | End::Partition => Some(1),
+    };
+    assert_eq!(status.code(), expected);
+    let last = leader.last_write().unwrap();
+    assert!(last < first, "{how:?}: it wrote {:?} after the other had begun", last.duration_since(first));
+    if how == End::Partition {
+        // Its attempts went nowhere, but it must not even make them.
+        assert!(last < begin + Duration::from_secs(11), "{:?}", last - begin);
+    }
+    let lease = rig.find::<Lease>(LEASE).await.unwrap().spec.unwrap();
+    assert_eq!(lease.lease_transitions, Some(1));
+    editing.shutdown().await;
+    rig.clear().await;
+    Some(first - begin)
+}
+
+#[tokio::test]
+async fn a_second_process_takes_over_within_three_seconds_after_the_first_was_told_to_end() {
+    let Some(gap) = takeover(End::Term).await else { return };
+    // Three seconds on a machine that does nothing else.
+    assert!(gap < Duration::from_secs(6), "{gap:?}");
+}
+
+#[tokio::test]
+#[ignore = "two minutes: make chaos"]
+async fn whatever_ends_the_leader_another_follows_and_they_never_both_write() {
+    for (how, seconds) in [(End::Term, 3), (End::Kill, 20), (End::Stop, 20), (End::Partition, 20)] {
+        let Some(gap) = takeover(how).await else { return };
+        println!("O12: {how:?}: the other writes after {:.1} s, overlapping writes 0", gap.as_secs_f64());
+        assert!(gap <= Duration::from_secs(seconds), "{how:?}: {gap:?}");
+    }
+}
