@@ -204,6 +204,19 @@ pub(super) fn proxy_url(url: &str) -> Option<&'static str> {
     )
 }
 
+/// An origin as browsers write it: in lower case, without the port that its scheme has anyway. None for what is none.
+pub(super) fn origin(text: &str) -> Option<String> {
+    if text == "*" {
+        return Some(text.to_owned());
+    }
+    let url = Url::parse(text).filter(|url| url.path.is_empty() && text.len() <= 300)?;
+    let usual = if url.plain { ":80" } else { ":443" };
+    let authority =
+        url.authority.strip_suffix(usual).filter(|host| *host == url.host).unwrap_or(url.authority);
+    let scheme = if url.plain { "http" } else { "https" };
+    Some(format!("{scheme}://{authority}").to_ascii_lowercase())
+}
+
 /// The parts of `http(s)://host[:port][/path]`.
 struct Url<'a> {
     /// Not encrypted.

@@ -81,6 +81,7 @@ pub(super) fn config_of(
             auth,
             trusted_proxies: callers::trusted_proxies(cs, checks),
             conversations: conversations(cs, checks),
+            cors_origins: cors_origins(cs, checks),
             playground: spec.playground.as_ref().and_then(|playground| playground.enabled).unwrap_or(true),
             log_level: logging.level.unwrap_or_default(),
         },
@@ -273,6 +274,32 @@ fn max_attempts(cs: &ChatService, checks: &mut Checks) -> u32 {
     let max_attempts = given.unwrap_or(DEFAULT_ATTEMPTS);
     checks.range("spec.retries.maxAttempts", max_attempts, 1..=10);
     max_attempts
+}
+
+fn cors_origins(cs: &ChatService, checks: &mut Checks) -> Vec<String> {
+    let given = cs.spec.cors.as_ref().and_then(|cors| cors.allow_origins.as_deref()).unwrap_or_default();
+    let field = "spec.cors.allowOrigins";
+    if given.len() > 32 {
+        checks.push(field, "must be at most 32 origins");
+    }
+    if given
+        .iter()
+        .enumerate()
+        .any(|(index, origin)| given.iter().skip(index + 1).any(|other| other == origin))
+    {
+        checks.push(field, "names an origin twice: once is enough");
+    }
+    if given.len() > 1 && given.iter().any(|origin| origin == "*") {
+        checks.push(field, "* is every origin: leave the others out, or take it out");
+    }
+    let origins: Vec<_> = given.iter().map(|origin| check::origin(origin)).collect();
+    if origins.contains(&None) {
+        checks.push(
+            field,
+            "must be origins, http(s)://host[:port] without path, such as https://app.example.com, or * for all",
+        );
+    }
+    origins.into_iter().flatten().collect()
 }
 
 fn otlp_endpoint(cs: &ChatService, checks: &mut Checks) -> Option<String> {

@@ -73,6 +73,7 @@ fn what_the_spec_says_reaches_the_server() {
         "conversations": { "ttl": "2h", "maxMessages": 6 },
         "redis": { "secretRef": { "name": "demo-redis" } },
         "playground": { "enabled": false },
+        "cors": { "allowOrigins": ["https://App.example.com:443", "http://[::1]:8080", "http://localhost:80"] },
         "logging": { "level": "debug", "format": "text" },
     })))
     .unwrap();
@@ -96,6 +97,11 @@ fn what_the_spec_says_reaches_the_server() {
     );
     assert_eq!(config.dynamic.defaults.max_tokens, 77);
     assert!(!config.dynamic.playground);
+    assert_eq!(
+        config.dynamic.cors_origins,
+        ["https://app.example.com", "http://[::1]:8080", "http://localhost"],
+        "as browsers write them"
+    );
     assert_eq!((config.dynamic.log_level, config.fixed.log_format), (LogLevel::Debug, LogFormat::Text));
     assert_eq!(
         (config.identity.namespace.as_str(), config.identity.uid.as_str(), config.identity.generation),

@@ -40,6 +40,13 @@ pub(super) const URL_RULE: &str =
 /// A scheme, a host and a port: there is no port that proxies agree on.
 pub(super) const PROXY_RULE: &str = concat!("self.matches('^https?://", host!(), port!(), "/?$')");
 
+/// On `cors.allowOrigins`: what a browser writes into `Origin`, or all of them.
+pub(super) const ORIGINS_RULE: &str =
+    concat!("self.all(o, o == '*' || o.matches('^https?://", host!(), port!(), "?$'))");
+
+/// On `cors.allowOrigins`.
+pub(super) const ALL_ORIGINS_RULE: &str = "size(self) < 2 || !('*' in self)";
+
 /// A number of an IPv4 address: 0 to 255 without zeros in front.
 macro_rules! octet {
     () => {

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::callers::{Auth, CacheScope};
 use super::engine::{Budget, Model, RateLimits, Retries, Telemetry, Timeouts};
 use super::rules::{
-    ANNOTATIONS_RULE, BUDGET_CAPS_RULE, BUDGET_PER_RULE, CACHE_SCOPE_RULE, CALLER_BUDGET_CAPS_RULE,
-    CPU_REQUEST_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE, IMAGE_RULE, MEMORY_REQUEST_RULE,
-    MEMORY_RULE, MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE, OBJECT_NAME_RULE,
-    OWN_ANNOTATIONS_RULE, PLAIN_HTTP_RULE, PROXIES_RULE, PROXY_RULE, QUANTITIES_RULE,
-    REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, URL_RULE,
+    ALL_ORIGINS_RULE, ANNOTATIONS_RULE, BUDGET_CAPS_RULE, BUDGET_PER_RULE, CACHE_SCOPE_RULE,
+    CALLER_BUDGET_CAPS_RULE, CPU_REQUEST_RULE, DURATION, FALLBACKS_END_RULE, FALLBACKS_KNOWN_RULE,
+    IMAGE_RULE, MEMORY_REQUEST_RULE, MEMORY_RULE, MODEL_AMONG_RULE, MODEL_NAME_RULE, MODELS_UNIQUE_RULE,
+    OBJECT_NAME_RULE, ORIGINS_RULE, OWN_ANNOTATIONS_RULE, PLAIN_HTTP_RULE, PROXIES_RULE, PROXY_RULE,
+    QUANTITIES_RULE, REQUESTS_BELOW_LIMITS_RULE, RESOURCE_NAMES_RULE, UNIQUE_RULE, URL_RULE,
 };
 use super::status::ChatServiceStatus;
 use super::workload::{Autoscaling, NetworkRules, Pod, ServiceTls, annotations};
@@ -191,6 +191,10 @@ pub struct ChatServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
 
+    /// Which web pages from elsewhere may ask from a browser. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+
     /// The chat page at /playground. Absent: it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playground: Option<Playground>,
@@ -233,6 +237,7 @@ impl ChatServiceSpec {
             service: None,
             network_policy: None,
             pod: None,
+            cors: None,
             playground: None,
             logging: None,
             telemetry: None,
@@ -458,6 +463,21 @@ pub enum ServiceType {
     NodePort,
     /// Also through the cloud's load balancer.
     LoadBalancer,
+}
+
+/// Pages from elsewhere.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cors {
+    /// Origins whose pages may ask and read answers, at most 32, or `*` alone for all. Whoever opens such a page needs a key as
+    /// any other client does. Default: none. Example: [https://app.example.com].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(max = 300)))]
+    #[x_kube(validation = Rule::new(UNIQUE_RULE).message("names an origin twice: once is enough"))]
+    #[x_kube(validation = Rule::new(ORIGINS_RULE).message(
+        "must be origins, http(s)://host[:port] without path, such as https://app.example.com, or * for all"))]
+    #[x_kube(validation = Rule::new(ALL_ORIGINS_RULE).message("* is every origin: leave the others out, or take it out"))]
+    pub allow_origins: Option<Vec<String>>,
 }
 
 /// The chat page.

@@ -23,7 +23,7 @@ use super::backend::tls::Authorities;
 use super::config::{BackendConfig, ServerConfig, TimeoutConfig};
 use super::edge::{self, EdgeOptions, Tls};
 use super::metrics::ServerMetrics;
-use super::middleware::{observe, panic};
+use super::middleware::{cors, observe, panic};
 use super::overload::{LoadOptions, Overload};
 use super::reload::{Reloader, Report, Sources};
 use super::routes;
@@ -101,8 +101,9 @@ pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener
 /// Every path of the API listener with the layers that every request passes.
 pub fn build_router(state: AppState, overload: Overload) -> Router {
     let observed = axum::middleware::from_fn_with_state(state.clone(), observe::observe);
+    let shared = axum::middleware::from_fn_with_state(state.clone(), cors::cors);
     let caught = axum::middleware::from_fn(panic::catch);
-    routes::router(state, overload).0.layer(caught).layer(observed)
+    routes::router(state, overload).0.layer(caught).layer(shared).layer(observed)
 }
 
 /// Serves until `shutdown` begins and the drain is over.

@@ -142,6 +142,9 @@ pub struct DynamicConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Conversations.
     pub conversations: ConversationConfig,
+    /// Origins whose pages may ask, as browsers write them, or `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors_origins: Vec<String>,
     /// Whether `/playground` is there.
     #[serde(default = "yes")]
     pub playground: bool,
@@ -171,6 +174,7 @@ impl DynamicConfig {
             auth: None,
             trusted_proxies: Vec::new(),
             conversations: ConversationConfig::default(),
+            cors_origins: Vec::new(),
             playground: true,
             log_level: LogLevel::default(),
         }

@@ -75,6 +75,14 @@ pub enum ApiError {
     /// `Host` is missing, there twice, or not a host.
     #[error("{0}")]
     BadHost(&'static str),
+    /// It is no request of HTTP, or its head is over a limit.
+    #[error("{message}")]
+    BadHead {
+        /// Which status that is.
+        status: StatusCode,
+        /// What is wrong.
+        message: &'static str,
+    },
     /// No such path.
     #[error("there is nothing at this path: GET /docs describes the API")]
     NotFound,
@@ -200,6 +208,14 @@ impl ApiError {
                 row(S::FORBIDDEN, "caller_not_allowed", REQUEST, Some("caller_not_allowed"), false)
             }
             Self::BadHost(_) => row(S::BAD_REQUEST, "invalid_host", REQUEST, Some("invalid_host"), false),
+            Self::BadHead { status, .. } => {
+                let code = match *status {
+                    S::REQUEST_HEADER_FIELDS_TOO_LARGE => "headers_too_large",
+                    S::URI_TOO_LONG => "uri_too_long",
+                    _ => "bad_request",
+                };
+                row(*status, code, REQUEST, Some(code), false)
+            }
             Self::NotFound => row(S::NOT_FOUND, "not_found", REQUEST, Some("unknown_url"), false),
             Self::MethodNotAllowed => {
                 row(S::METHOD_NOT_ALLOWED, "method_not_allowed", REQUEST, Some("method_not_supported"), false)

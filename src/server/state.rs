@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
+use tower_http::cors::CorsLayer;
 
 use super::auth::{Access, ApiKeys, Failures};
 use super::backend::Backend;
@@ -16,6 +17,7 @@ use super::denials::Denials;
 use super::error::ApiError;
 use super::estimate::Learned;
 use super::metrics::ServerMetrics;
+use super::middleware::cors;
 use super::models::{Model, Models};
 use super::overload::LoadOptions;
 use super::settlement::SettlementQueue;
@@ -37,6 +39,8 @@ pub struct Live {
     pub cache: Option<Arc<AnswerCache>>,
     /// What callers may ask for.
     pub models: Models,
+    /// What pages from elsewhere may do; None: nothing.
+    pub cors: Option<CorsLayer>,
     /// Part of cache keys: what the answers come from.
     pub origin: String,
     /// Who is let in.
@@ -72,7 +76,8 @@ impl Live {
         let access = Access::new(&config, keys, previous.map(|live| &live.access));
         let (health, attempts) = (health.unwrap_or_default(), config.dynamic.max_attempts);
         let upstreams = Upstreams::new(backend, health, attempts, capped, charged);
-        Self { config, upstreams, store, cache, models, origin, access, terms }
+        let cors = cors::layer(&config.dynamic.cors_origins);
+        Self { config, upstreams, store, cache, models, cors, origin, access, terms }
     }
 
     /// The model that a request gets: the one it names, when it is ours, else the service's.

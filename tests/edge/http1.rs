@@ -167,6 +167,41 @@ async fn a_head_with_too_many_bytes_or_lines_is_refused() {
     }
 }
 
+/// What hyper refuses by itself has a body that SDKs and people can read, also behind an answer on the same connection.
+#[tokio::test]
+async fn what_is_refused_before_any_handler_is_told_in_the_dialect_of_the_path() {
+    let edge = Edge::start(app(), patient()).await;
+    let long = format!("x-long: {}\r\n", "x".repeat(64 * 1024));
+    let many = (0..200).map(|number| format!("x-{number}: 1\r\n")).collect::<Vec<_>>().concat();
+    for (head, status, code) in [
+        (long.as_str(), "431", "headers_too_large"),
+        (many.as_str(), "431", "headers_too_large"),
+        ("content-length: 1\r\ncontent-length: 2\r\n", "400", "bad_request"),
+        (": no name\r\n", "400", "bad_request"),
+    ] {
+        for (path, pointer) in [("/v1/models", "/error/code"), ("/api/v1/chat", "/error")] {
+            for before in [false, true] {
+                let mut client = edge.connect().await;
+                if before {
+                    client.get("/say/hi").await;
+                    assert!(client.answer().await.ends_with("\r\n\r\nhi"));
+                }
+                client.send(&format!("GET {path} HTTP/1.1\r\nhost: demo\r\n{head}\r\n")).await;
+                let answer = client.rest().await;
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+                assert!(
+                    head.contains("content-type: application/json") && head.contains("x-request-id: req_"),
+                    "{head}"
+                );
+                assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                assert_eq!(body.pointer(pointer).unwrap(), code, "{path}: {body}");
+            }
+        }
+    }
+}
+
 /// A request that never ends, and what happened to it: a message when it began, the end of the channel when it was
 /// dropped with the router's own sender.
 fn hanging() -> (Router, mpsc::Receiver<&'static str>) {

@@ -30,6 +30,7 @@ mod charging;
 mod coalescing;
 mod coalescing_pods;
 mod conversations;
+mod cors;
 mod cuts;
 mod disconnects;
 mod embeddings;

@@ -94,3 +94,23 @@ async fn limits_answers_and_conversations_outlive_a_change() {
     change(&server, &mut mount, &config).await;
     assert_eq!(http::post(&url, &json!({"message": "My name is Ada."})).await.status, 200);
 }
+
+#[tokio::test]
+async fn origins_are_allowed_and_no_more_without_a_new_pod() {
+    let mock = MockOpenAi::start().await;
+    let mut config = openai(&mock.base_url());
+    let mut mount = ConfigMount::new(&config.to_text());
+    let server = TestServer::start_from(config.clone(), mount.file()).await;
+    let origin = "https://app.example.com";
+    let allowed = async || {
+        let answer = http::send(Method::GET, &server.at("/v1/models"), &[("origin", origin)], b"").await;
+        answer.header("access-control-allow-origin").to_owned()
+    };
+    assert_eq!(allowed().await, "");
+    config.dynamic.cors_origins = vec![origin.to_owned()];
+    change(&server, &mut mount, &config).await;
+    assert_eq!(allowed().await, origin);
+    config.dynamic.cors_origins.clear();
+    change(&server, &mut mount, &config).await;
+    assert_eq!(allowed().await, "");
+}

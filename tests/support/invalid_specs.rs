@@ -82,6 +82,10 @@ const CAPS: &str =
 const ONE_LIMIT: &str = "set at least one of requestsPerMinute, tokensPerMinute and concurrentRequests";
 const BURST: &str = "burst needs requestsPerMinute: set it too, or take burst out";
 const ORDER: &str = "connect, firstToken and idle must be at most request, which is 10m when it is left out";
+const ORIGINS: &str =
+    "must be origins, http(s)://host[:port] without path, such as https://app.example.com, or * for all";
+const ALL_ORIGINS: &str = "* is every origin: leave the others out, or take it out";
+const SAME_ORIGIN: &str = "names an origin twice: once is enough";
 const OTLP: &str =
     "must be http(s)://host[:port][/path] without user, query or fragment, such as http://otel-collector";
 const NEEDS_AUTH: &str = "Caller needs auth, which says who a caller is: add it, or write Service";
@@ -525,6 +529,66 @@ pub const INVALID: &[InvalidSpec] = &[
         "{model: m, backend: {openai: {credentialsSecretRef: {name: My_Secret}}}}",
         "spec.backend.openai.credentialsSecretRef.name: ",
         SECRET,
+    ),
+    rule(
+        "an origin with a path",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://app.example.com/']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an origin without a scheme",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['app.example.com']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an origin of another scheme",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['file://app']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an origin with a user",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://a@app.example.com']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an origin with a star in it",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://*.example.com']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an empty origin",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "no origin",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['null']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "an origin with port 0",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://app.example.com:0']}}",
+        "spec.cors.allowOrigins: ",
+        ORIGINS,
+    ),
+    rule(
+        "every origin and another",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['*', 'https://app.example.com']}}",
+        "spec.cors.allowOrigins: ",
+        ALL_ORIGINS,
+    ),
+    rule(
+        "an origin twice",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://a.example', 'https://a.example']}}",
+        "spec.cors.allowOrigins: ",
+        SAME_ORIGIN,
     ),
     rule("days", "{model: m, backend: {echo: {}}, cache: {ttl: 1d}}", "spec.cache.ttl: ", CACHE_TTL),
     rule(
@@ -1178,6 +1242,13 @@ pub const INVALID: &[InvalidSpec] = &[
 pub const VALID: &[(&str, &str)] = &[
     ("demo", "{model: echo-1, backend: {echo: {}}}"),
     ("demo", "{model: echo-1, backend: {echo: {}}, playground: {}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cors: {}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cors: {allowOrigins: []}}"),
+    ("demo", "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['*']}}"),
+    (
+        "demo",
+        "{model: m, backend: {echo: {}}, cors: {allowOrigins: ['https://app.example.com', 'http://localhost:3000', 'http://[::1]:8080']}}",
+    ),
     ("demo", "{model: echo-1, backend: {echo: {}}, playground: {enabled: false}}"),
     ("a", "{model: 'org/model:7b-q4@x', backend: {openai: {}}}"),
     ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "{model: m, backend: {echo: {}}, replicas: 0}"),

@@ -26,8 +26,10 @@ use super::EdgeOptions;
 use super::http2;
 use super::socket::{Phase, Pulse, Socket, peer_left};
 use super::tls::{Tls, is_http_2};
+use crate::constants::header::REQUEST_ID;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::held_body::HeldBody;
+use crate::server::middleware::observe::new_request_id;
 use crate::shutdown::Shutdown;
 
 /// How long, and how much, of what a client still sends is read after the answer. A close with unread bytes resets the
@@ -306,6 +308,7 @@ pub(super) fn is_host_and_port(value: &HeaderValue) -> bool {
 /// In the dialect of the path: SDKs read an error's body.
 pub(super) fn bad_host(message: &'static str, path: &str) -> Response<Body> {
     let mut response = ApiError::BadHost(message).into_response(Dialect::of(path));
+    response.headers_mut().insert(REQUEST_ID, new_request_id());
     close_after(&mut response);
     response
 }

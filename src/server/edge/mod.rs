@@ -33,6 +33,7 @@ use crate::shutdown::Shutdown;
 
 mod connection;
 mod http2;
+mod refusal;
 mod socket;
 mod tls;
 

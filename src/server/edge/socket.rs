@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+
+use super::refusal::{self, Begin};
 
 /// How often a connection with unread bytes is looked at for a peer that left; below the 100 ms within which the call
 /// to the backend has to be cancelled.
@@ -70,11 +73,14 @@ impl Pulse {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Bytes came. During an answer they are the request's body or the next request; hyper knows which.
-    fn received(&self) {
-        if matches!(self.phase(), Phase::Silent | Phase::Idle) {
+    /// Bytes came. During an answer they are the request's body or the next request; hyper knows which. Whether a request
+    /// begins with them.
+    fn received(&self) -> bool {
+        let begins = matches!(self.phase(), Phase::Silent | Phase::Idle);
+        if begins {
             self.set(Phase::Head);
         }
+        begins
     }
 
     /// Bytes went. The rest of an answer may still flow after its body was dropped: that is not idle time.
@@ -92,11 +98,15 @@ pub(super) struct Socket {
     pulse: Arc<Pulse>,
     write_stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// How the request in hand began.
+    begin: Begin,
+    /// What is still to be written in place of an answer of hyper's own.
+    instead: Option<Bytes>,
 }
 
 impl Socket {
     pub(super) fn new(stream: Arc<TcpStream>, pulse: Arc<Pulse>, write_stall: Duration) -> Self {
-        Self { stream, pulse, write_stall, stalled: None }
+        Self { stream, pulse, write_stall, stalled: None, begin: Begin::default(), instead: None }
     }
 
     fn write(
@@ -120,20 +130,45 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Writes an answer of hyper's own with a body; None for every other. hyper is told that its bytes were written.
+    fn refuse(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.instead.is_none() && self.pulse.phase() == Phase::Head {
+            self.instead = refusal::with_body(bytes, &self.begin);
+        }
+        let mut rest = self.instead.take()?;
+        while !rest.is_empty() {
+            match self.write(cx, |stream| stream.try_write(&rest)) {
+                Poll::Ready(Ok(written)) => rest.advance(written),
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => {
+                    self.instead = Some(rest);
+                    return Some(Poll::Pending);
+                }
+            }
+        }
+        Some(Poll::Ready(Ok(bytes.len())))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
+            let before = buffer.filled().len();
             match read_all(&self.stream, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(length) => {
                     if length > 0 {
-                        self.pulse.received();
+                        if self.pulse.received() {
+                            self.begin.clear();
+                        }
+                        self.begin.push(buffer.filled().get(before..).unwrap_or_default());
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -164,7 +199,11 @@ fn read_all(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().write(cx, |stream| stream.try_write(bytes))
+        let socket = self.get_mut();
+        if let Some(written) = socket.refuse(cx, bytes) {
+            return written;
+        }
+        socket.write(cx, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -172,7 +211,13 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().write(cx, |stream| stream.try_write_vectored(slices))
+        let socket = self.get_mut();
+        if let [bytes] = slices
+            && let Some(written) = socket.refuse(cx, bytes)
+        {
+            return written;
+        }
+        socket.write(cx, |stream| stream.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -54,11 +54,13 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
                 .iter()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/'))
     };
-    headers.get(names::REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
-        // Unique is enough, and this asks the kernel for nothing.
-        let id = format!("req_{:032x}", rand::random::<u128>());
-        HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
-    })
+    headers.get(names::REQUEST_ID).filter(sane).cloned().unwrap_or_else(new_request_id)
+}
+
+/// A new one. Unique is enough, and this asks the kernel for nothing.
+pub(in crate::server) fn new_request_id() -> HeaderValue {
+    let id = format!("req_{:032x}", rand::random::<u128>());
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
 }
 
 fn about(headers: &mut HeaderMap, id: &HeaderValue, elapsed: Duration, dialect: Dialect) {
