@@ -944,7 +944,7 @@ pub const INVALID: &[InvalidSpec] = &[
     schema(
         "tokens of nobody",
         "{model: m, backend: {echo: {}}, auth: {serviceAccounts: {allowed: []}}}",
-        "spec.auth.serviceAccounts.allowed: must have at least 1 item",
+        "spec.auth.serviceAccounts.allowed: must not be empty",
         "should have at least 1 items",
     ),
     rule(
