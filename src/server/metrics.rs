@@ -79,13 +79,12 @@ pub struct Metrics {
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-impl ServerMetrics {
-    /// All metrics, registered in a registry of their own.
-    pub fn new() -> prometheus::Result<Self> {
+impl Metrics {
+    fn unregistered() -> prometheus::Result<Self> {
         let counter =
             |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-        let metrics = Metrics {
+        Ok(Self {
             registry: Registry::new(),
             http_requests: counter(
                 metric::HTTP_REQUESTS,
@@ -149,43 +148,55 @@ impl ServerMetrics {
                 "Changes of the configuration, by what came of them.",
                 &["result"],
             )?,
-        };
+        })
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
         let build = IntGauge::with_opts(
             Opts::new(metric::BUILD_INFO, "Always 1.").const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1);
         let collectors: Vec<Box<dyn Collector>> = vec![
-            Box::new(metrics.http_requests.clone()),
-            Box::new(metrics.http_duration.clone()),
-            Box::new(metrics.backend_calls.clone()),
-            Box::new(metrics.tokens_used.clone()),
-            Box::new(metrics.in_flight.clone()),
-            Box::new(metrics.streams_active.clone()),
-            Box::new(metrics.time_to_first_token.clone()),
-            Box::new(metrics.tokens.clone()),
-            Box::new(metrics.cost_usd.clone()),
-            Box::new(metrics.budget_used.clone()),
-            Box::new(metrics.cache_saved.clone()),
-            Box::new(metrics.store_mode.clone()),
-            Box::new(metrics.cache_requests.clone()),
-            Box::new(metrics.rate_limited.clone()),
-            Box::new(metrics.auth_failures.clone()),
-            Box::new(metrics.store_errors.clone()),
-            Box::new(metrics.client_retries.clone()),
-            Box::new(metrics.backend_retries.clone()),
-            Box::new(metrics.breaker_state.clone()),
-            Box::new(metrics.config_generation.clone()),
-            Box::new(metrics.config_reloads.clone()),
+            Box::new(self.http_requests.clone()),
+            Box::new(self.http_duration.clone()),
+            Box::new(self.backend_calls.clone()),
+            Box::new(self.tokens_used.clone()),
+            Box::new(self.in_flight.clone()),
+            Box::new(self.streams_active.clone()),
+            Box::new(self.time_to_first_token.clone()),
+            Box::new(self.tokens.clone()),
+            Box::new(self.cost_usd.clone()),
+            Box::new(self.budget_used.clone()),
+            Box::new(self.cache_saved.clone()),
+            Box::new(self.store_mode.clone()),
+            Box::new(self.cache_requests.clone()),
+            Box::new(self.rate_limited.clone()),
+            Box::new(self.auth_failures.clone()),
+            Box::new(self.store_errors.clone()),
+            Box::new(self.client_retries.clone()),
+            Box::new(self.backend_retries.clone()),
+            Box::new(self.breaker_state.clone()),
+            Box::new(self.config_generation.clone()),
+            Box::new(self.config_reloads.clone()),
             Box::new(build),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
         // Before the first failure too, so that an alert on a rate sees it.
         for reason in Refusal::LABELS {
-            metrics.auth_failures.with_label_values(&[reason]);
+            self.auth_failures.with_label_values(&[reason]);
         }
         for collector in collectors {
-            metrics.registry.register(collector)?;
+            self.registry.register(collector)?;
         }
+        Ok(())
+    }
+}
+
+impl ServerMetrics {
+    /// All metrics, registered in a registry of their own.
+    pub fn new() -> prometheus::Result<Self> {
+        let metrics = Metrics::unregistered()?;
+        metrics.register()?;
         Ok(Self(Arc::new(metrics)))
     }
 
