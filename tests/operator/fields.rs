@@ -78,7 +78,11 @@ fn take(spec: &mut Value, path: &[&str]) -> bool {
     let [first, rest @ ..] = path else { return false };
     if let Some(list) = first.strip_suffix("[]") {
         let items = spec[list].as_array_mut().map(|items| items.iter_mut());
-        return items.into_iter().flatten().fold(false, |found, item| take(item, rest) || found);
+        let mut found = false;
+        for item in items.into_iter().flatten() {
+            found |= take(item, rest);
+        }
+        return found;
     }
     if rest.is_empty() {
         return spec.as_object_mut().is_some_and(|fields| fields.remove(*first).is_some());

@@ -243,7 +243,7 @@ impl Faults {
             });
         }));
         let full = TestServer::start_as(with(|_| {}), |options| {
-            options.load = LoadOptions { permits: 0, wait: Duration::ZERO };
+            options.load = LoadOptions { permits: 0, wait: Duration::ZERO, ..options.load };
         });
         let impatient = TestServer::start(with(|config| {
             config.dynamic.timeouts.request_ms = 300;

@@ -16,7 +16,7 @@ use crate::server::{TestServer, cache, openai};
 use crate::{http, metrics};
 
 /// Every metric of the API: its name, its type, its labels in alphabetical order.
-const API: [(&str, &str, &[&str]); 24] = [
+const API: [(&str, &str, &[&str]); 25] = [
     ("http_requests_total", "counter", &["endpoint", "method", "status"]),
     ("http_request_duration_seconds", "histogram", &["endpoint", "method"]),
     ("openai_api_calls_total", "counter", &["model", "status"]),
