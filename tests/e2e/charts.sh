@@ -10,6 +10,22 @@ redis_image() {
     --env PATH=/usr/bin --entrypoint '["redis-server"]' -o "$WORK/redis.tar"
 }
 
+# What this node provides by itself belongs to root, and its kind of volume takes no fsGroup: so Redis' claim finds one that fits.
+redis_volume() {
+  mkdir -m 777 "$WORK/volume"; chmod 777 "$WORK/volume"; chmod 755 "$WORK"
+  kubectl apply -f - <<END
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: demo-redis}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: $(kubectl get storageclass -o jsonpath='{.items[0].metadata.name}')
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {path: $WORK/volume}
+END
+}
+
 # The commands of README's section, one a line; what makes the image is done already.
 readme_commands() {
   sed -n '/^## In a cluster/,/^## /s/^    //p' README.md | sed -e ':a' -e '/\\$/{N;s/\\\n *//;ba' -e '}' -e 's/  *#.*//' | grep -E '^(helm|kubectl|curl) '
@@ -39,7 +55,10 @@ d() { kubectl -n default "$@"; }
 ask_demo() { BASE=http://$(d get service demo -o jsonpath='{.spec.clusterIP}'):8080 ask_both_dialects echo-1; }
 
 redis_is_shared_and_locked() {
-  d wait --for=condition=StateShared chat/demo --timeout=60s
+  BASE=http://$(d get service demo -o jsonpath='{.spec.clusterIP}'):8080
+  # The server may be ready before Redis is, and looks for it again when it is asked.
+  persisted() { post /api/v1/chat '{"message": "Hello"}' | is '.persisted'; }
+  retry 60 persisted
   local cli=(d exec demo-redis-0 -- redis-cli)
   # Nobody without a name; the kubelet's user may ping and nothing else.
   "${cli[@]}" get chatservice:x | grep NOAUTH
@@ -123,12 +142,14 @@ charts_are_uninstalled() {
   # What its notes say is left
   d get secret/demo-redis pvc/data-demo-redis-0
   d delete secret/demo-redis pvc/data-demo-redis-0
+  kubectl delete pv demo-redis
   kubectl delete crd "$CRD"
   kubectl delete namespace chatservice-system --timeout=60s
 }
 
 charts() {
   step "image of a Redis" redis_image
+  step "volume for it" redis_volume
   step "README's Helm quickstart answers within a minute" helm_quickstart
   step "Redis is shared, and open to the servers alone" redis_is_shared_and_locked
   step "a conversation outlives Redis' pod" conversation_outlives_redis_pod
