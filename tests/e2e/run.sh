@@ -241,6 +241,7 @@ if [ "$OWN" = 1 ]; then
   step "cluster" new_cluster
   stage "image is small" image_is_small
   step "image into the node" ctr images import "$CACHE/chatservice-$VERSION.tar"
+  charts
 else
   # What is there already is not ours to remove at the end. An error of kubectl ends this.
   found=$(kubectl get crd "$CRD" --ignore-not-found -o name; kubectl get namespace "$NS" "$SYSTEM" --ignore-not-found -o name)
