@@ -37,9 +37,9 @@ fn command(language: &str, program: &str) -> Option<(Command, Option<NodeScripts
 }
 
 /// What a program prints about this server.
-async fn prints(rig: &Rig, language: &str, program: &str, token_file: Option<&Path>) -> Option<String> {
+async fn prints(url: &str, language: &str, program: &str, token_file: Option<&Path>) -> Option<String> {
     let (mut command, _scripts) = command(language, program)?;
-    command.env("OPENAI_BASE_URL", format!("{}/v1", rig.url()));
+    command.env("OPENAI_BASE_URL", format!("{url}/v1"));
     match token_file {
         Some(file) => command.env_remove("OPENAI_API_KEY").env("TOKEN_FILE", file),
         None => command.env("OPENAI_API_KEY", "unused"),
@@ -50,7 +50,7 @@ async fn prints(rig: &Rig, language: &str, program: &str, token_file: Option<&Pa
 async fn chat(language: &str) {
     let rig = Rig::start().await;
     rig.mock.script(Script::Words(2)).script(Script::Words(3));
-    let Some(out) = prints(&rig, language, "chat", None).await else { return };
+    let Some(out) = prints(rig.url(), language, "chat", None).await else { return };
     assert!(out.contains("word0 word1"), "{out}");
     // Three words and a prompt of seven: the usage that was asked for.
     assert!(out.contains("10 tokens") || out.contains(r#""total_tokens":10"#), "{out}");
@@ -62,7 +62,7 @@ async fn tools(language: &str) {
     rig.mock
         .script(answer(&json!({"role": "assistant", "content": null, "tool_calls": [call]}), "tool_calls"));
     rig.mock.script(answer(&json!({"role": "assistant", "content": "Wear a coat."}), "stop"));
-    let Some(out) = prints(&rig, language, "tools", None).await else { return };
+    let Some(out) = prints(rig.url(), language, "tools", None).await else { return };
     assert_eq!(out.trim(), "The model asks for the weather in Oslo\nWear a coat.");
     let second: serde_json::Value = serde_json::from_slice(&rig.mock.requests()[1].body).unwrap();
     assert_eq!(second["messages"][2], json!({"role": "tool", "tool_call_id": "call_1", "content": "-3"}));
@@ -71,7 +71,7 @@ async fn tools(language: &str) {
 async fn simple(language: &str) {
     let rig = Rig::start().await;
     rig.mock.script(Script::Words(2)).script(Script::Words(3));
-    let Some(out) = prints(&rig, language, "simple", None).await else { return };
+    let Some(out) = prints(rig.url(), language, "simple", None).await else { return };
     for part in ["word0 word1 (9 tokens", "word0 word1 word2\n", "4 messages, 19 tokens"] {
         assert!(out.contains(part), "{part}: {out}");
     }
@@ -85,21 +85,21 @@ async fn errors(language: &str) {
     let slow_down = r#"{"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
     rig.mock.script(Script::Status(429, vec![("retry-after", "1".to_owned())], slow_down.to_owned()));
     rig.mock.script(Script::Words(2));
-    let Some(out) = prints(&rig, language, "errors", None).await else { return };
+    let Some(out) = prints(rig.url(), language, "errors", None).await else { return };
     assert!(out.contains("word0 word1"), "{out}");
     let wrong = out.lines().last().unwrap();
     assert!(wrong.contains("must be"), "the mistake is named: {out}");
     assert_eq!((rig.mock.count(), rig.answered(400).await), (2, 1));
 }
 
+/// Against a server that lets in nobody but this ServiceAccount.
 async fn keyless(language: &str) {
-    let rig = Rig::start().await;
-    rig.mock.script(Script::Words(2));
+    let (server, token) = crate::callers::keyless("shop", "web").await;
     let place = tempfile::tempdir().unwrap();
-    let token = place.path().join("token");
-    std::fs::write(&token, "a.b.c\n").unwrap();
-    let Some(out) = prints(&rig, language, "keyless", Some(&token)).await else { return };
-    assert!(out.contains("word0 word1"), "{out}");
+    let file = place.path().join("token");
+    std::fs::write(&file, token + "\n").unwrap();
+    let Some(out) = prints(&server.url, language, "keyless", Some(&file)).await else { return };
+    assert!(out.contains("Who am I?"), "the echo of the question: {out}");
 }
 
 macro_rules! in_each_language {

@@ -19,9 +19,13 @@ mod mock_openai;
 #[path = "../support/process.rs"]
 mod process;
 
+#[path = "../support/tokens.rs"]
+mod tokens;
+
 use rig::Rig;
 
 mod browser;
+mod callers;
 mod chat;
 mod document;
 mod errors;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::Method;
 use chatservice::crd::BudgetPeriod;
-use chatservice::server::config::{BudgetConfig, RequestLimit, ServerConfig};
+use chatservice::server::config::{AuthConfig, BudgetConfig, RequestLimit, ServerConfig};
 use chatservice::server::overload::LoadOptions;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::http::{self, Answer};
 use crate::mock_openai::{MockOpenAi, Script};
 use crate::redis_server::RedisServer;
 use crate::server::{TestServer, openai};
+use crate::tokens::{Signer, accepting, claims};
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -70,7 +71,11 @@ impl Operation {
     }
 
     async fn send(&self, server: &TestServer, path: &str, body: &str, media: &str) -> Answer {
-        let headers = [("content-type", media)];
+        self.send_as(server, path, body, media, "Bearer unused").await
+    }
+
+    async fn send_as(&self, server: &TestServer, path: &str, body: &str, media: &str, who: &str) -> Answer {
+        let headers = [("content-type", media), ("authorization", who)];
         http::send(self.method.clone(), &server.at(path), &headers, body.as_bytes()).await
     }
 
@@ -210,6 +215,10 @@ struct Faults {
     spent: TestServer,
     full: TestServer,
     impatient: TestServer,
+    /// That lets in one ServiceAccount.
+    closed: TestServer,
+    /// The token of another.
+    stranger: String,
     /// With a store that is away; None where there is no Redis.
     bereft: Option<TestServer>,
 }
@@ -249,6 +258,12 @@ impl Faults {
             config.dynamic.timeouts.request_ms = 300;
             config.dynamic.timeouts.first_token_ms = 300;
         }));
+        let signer = Signer::new("ES256");
+        let stranger = signer.token("k1", &claims("shop", "web"));
+        let mut closed = with(|_| {});
+        let accounts = accepting(&["shop/app"], vec![signer.public("k1")]);
+        closed.dynamic.auth = Some(AuthConfig { service_accounts: Some(accounts), callers: Vec::new() });
+        let closed = TestServer::start(closed).await;
         let bereft = match RedisServer::start().await {
             Some(mut redis) => {
                 let server = TestServer::start_on_redis(with(|_| {}), &redis.url()).await;
@@ -258,7 +273,7 @@ impl Faults {
             None => None,
         };
         let (spent, full, impatient) = (spent.await, full.await, impatient.await);
-        Self { mock, plain, limited, spent, full, impatient, bereft }
+        Self { mock, plain, limited, spent, full, impatient, closed, stranger, bereft }
     }
 
     /// Makes this error happen; None where this machine cannot.
@@ -291,6 +306,15 @@ impl Faults {
             }
             "model_not_found" | "response_not_found" | "conversation_not_found" => {}
             "previous_response_not_found" => body = with("previous_response_id", RESPONSE),
+            "invalid_api_key" => {
+                let headers = [("content-type", JSON)];
+                let url = self.closed.at(&path);
+                return Some(http::send(operation.method.clone(), &url, &headers, good.as_bytes()).await);
+            }
+            "caller_not_allowed" => {
+                let token = format!("Bearer {}", self.stranger);
+                return Some(operation.send_as(&self.closed, &path, &good, JSON, &token).await);
+            }
             "payload_too_large" => body = " ".repeat((16 << 20) + 1),
             "unsupported_media_type" => media = "text/plain",
             "rate_limit_exceeded" => server = &self.limited,

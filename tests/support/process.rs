@@ -15,7 +15,15 @@ use super::http::DEADLINE;
 
 // Every test binary uses some of these, none all.
 const _: () = {
-    let _ = (Process::start, Process::of, Process::local, Process::signal, Process::end, Process::memory);
+    let _ = (
+        Process::start,
+        Process::of,
+        Process::local,
+        Process::configured,
+        Process::signal,
+        Process::end,
+        Process::memory,
+    );
     let _ = |process: Process| (process.url, process.admin);
 };
 
@@ -46,6 +54,11 @@ impl Process {
     /// One of the servers of a ChatService in a file, which share the Redis at this URL, waiting until it is ready.
     pub async fn of(file: &Path, redis_url: &str) -> Self {
         Self::local(file, &[("REDIS_URL", redis_url)]).await
+    }
+
+    /// With the configuration in a file, as the operator writes it, waiting until it is ready.
+    pub async fn configured(file: &Path) -> Self {
+        Self::run(&["serve", "--config", file.to_str().unwrap()], &[]).await
     }
 
     /// The ChatService in a file, with these secrets, waiting until it is ready.

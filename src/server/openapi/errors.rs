@@ -7,6 +7,7 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{Content, Ref, RefOr, Response};
 
 use super::put;
+use crate::server::auth::Refusal;
 use crate::server::backend::BackendError;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::routes::input::{MAX_BODY, invalid, unsupported};
@@ -60,6 +61,8 @@ pub(super) fn describe(path: &str, kind: Kind, operation: &mut Operation) {
 fn means(status: u16) -> &'static str {
     match status {
         400 => "The body is not JSON, or a field is not allowed",
+        401 => "The service asks who calls, and nobody known does",
+        403 => "The caller is known and may not ask here",
         404 => "What is named does not exist here",
         413 => "The body is too large",
         415 => "The body is not sent as JSON",
@@ -108,6 +111,8 @@ fn errors(path: &str, kind: Kind, dialect: Dialect) -> Vec<ApiError> {
         _ if dialect == Dialect::Simple => errors.push(ApiError::ConversationNotFound),
         _ => {}
     }
+    errors.push(Refusal::Missing.into());
+    errors.push(Refusal::NotAllowed { account: "shop/web".to_owned() }.into());
     let limit = "60 requests per 60 s".to_owned();
     errors.push(ApiError::RateLimited { limit, retry_after: half });
     errors
@@ -139,6 +144,8 @@ fn when(error: &ApiError) -> &'static str {
         ApiError::RateLimited { .. } => "Too many requests or tokens",
         ApiError::BudgetSpent { .. } => "The budget is used up: x-should-retry is false",
         ApiError::Overloaded { .. } => "More at once than the server answers",
+        ApiError::NotLetIn(Refusal::NotAllowed { .. }) => "A ServiceAccount that is not on the list",
+        ApiError::NotLetIn(_) => "No key or token, or one that is not valid here",
         ApiError::NotReady => "The server has just started, or a Secret is missing",
         ApiError::UnsupportedParameter { .. } => "A field of OpenAI's API that this service does not have",
         ApiError::ResponseNotFound => "No such response, or not any more",

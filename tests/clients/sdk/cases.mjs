@@ -246,6 +246,32 @@ const cases = {
     assert.equal(text, "word0 word1 word2");
     assert.equal((await stream.finalResponse()).output_text, text);
   },
+
+  async authentication(url) {
+    const stranger = client(url, { maxRetries: 3, apiKey: "sk-wrong-0123456789" });
+    assert.equal((await raised(OpenAI.AuthenticationError, () => ask(stranger))).code, "invalid_api_key");
+    const mobile = client(url, { apiKey: "sk-mobile-0123456789abcdef" });
+    const web = client(url, { apiKey: "sk-web-0123456789abcdefghij" });
+    assert.equal((await ask(mobile)).choices[0].message.content, "word0 word1");
+    const stored = await mobile.responses.create({ model: MODEL, input: "Mine" });
+    await raised(OpenAI.NotFoundError, () => web.responses.retrieve(stored.id));
+    await raised(OpenAI.NotFoundError, () => web.responses.delete(stored.id));
+    assert.equal((await mobile.responses.retrieve(stored.id)).output_text, "word0 word1 word2");
+  },
+
+  async permission_denied(url, token) {
+    const error = await raised(OpenAI.PermissionDeniedError, () => ask(client(url, { apiKey: token })));
+    assert.equal(error.code, "caller_not_allowed");
+    assert.match(error.message, /shop\/other/);
+  },
+
+  async token_as_key(url, token) {
+    let read = 0;
+    const api = client(url, { apiKey: async () => { read += 1; return token; } });
+    assert.equal((await ask(api)).choices[0].message.content, QUESTION[0].content);
+    await ask(api);
+    assert.equal(read, 2);
+  },
 };
 
 const [name, ...rest] = process.argv.slice(2);

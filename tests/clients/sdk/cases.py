@@ -251,6 +251,36 @@ def responses_as_events(url: str) -> None:
     assert text == whole.output_text == "word0 word1 word2"
 
 
+def authentication(url: str) -> None:
+    error = raised(openai.AuthenticationError, lambda: ask(client(url, max_retries=3, api_key="sk-wrong-0123456789")))
+    assert error.code == "invalid_api_key", error.body
+    mobile = client(url, api_key="sk-mobile-0123456789abcdef")
+    web = client(url, api_key="sk-web-0123456789abcdefghij")
+    assert ask(mobile).choices[0].message.content == "word0 word1"
+    stored = mobile.responses.create(model=MODEL, input="Mine")
+    raised(openai.NotFoundError, lambda: web.responses.retrieve(stored.id))
+    raised(openai.NotFoundError, lambda: web.responses.delete(stored.id))
+    assert mobile.responses.retrieve(stored.id).output_text == "word0 word1 word2"
+
+
+def permission_denied(url: str, token: str) -> None:
+    error = raised(openai.PermissionDeniedError, lambda: ask(client(url, api_key=token)))
+    assert error.code == "caller_not_allowed" and "shop/other" in error.message, error.body
+
+
+def token_as_key(url: str, token: str) -> None:
+    read = []
+
+    def key() -> str:
+        read.append(token)
+        return token
+
+    api = client(url, api_key=key)
+    assert ask(api).choices[0].message.content == QUESTION[0]["content"]
+    ask(api)
+    assert len(read) == 2
+
+
 if __name__ == "__main__":
     case, *arguments = sys.argv[1:]
     globals()[case](*arguments)
