@@ -87,13 +87,14 @@ pub enum InitSecretError {
     },
 }
 
-/// The file of Redis' users: nobody by default, `probe` for the kubelet's pings, and the servers' with the hash of its
-/// password, bound to our keys.
+/// The file of Redis' users: `probe` for the kubelet's pings, and the servers' with the hash of its password, bound to our
+/// keys. Nobody can log in as `default`; it keeps its permissions, because Redis reads its append-only file as that user and
+/// would lose every transaction in it.
 #[must_use]
 pub fn users(password: &str) -> String {
     let hash = hex(&Sha256::digest(password.as_bytes()));
     format!(
-        "user default off resetkeys resetchannels -@all\n\
+        "user default off resetpass ~* &* +@all\n\
          user probe on nopass resetkeys resetchannels -@all +ping\n\
          user {USERNAME} on #{hash} resetkeys ~{REDIS_KEY_PREFIX}* resetchannels {COMMANDS}\n"
     )
