@@ -1,7 +1,7 @@
 //! CONTROL PLANE: the operator. In: ChatServices. Out: their children, their status.
 //!
 //! The files in the order in which they run: [`dereference`] reads what must be known, [`validate`] decides, [`build`]
-//! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`touch`] brings them what was written, [`status`] says
+//! makes the objects, [`apply`] writes them, [`observe`] knows the pods, [`mod@touch`] brings them what was written, [`status`] says
 //! what is, [`record`] writes it.
 
 pub mod apply;
