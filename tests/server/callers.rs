@@ -85,6 +85,9 @@ async fn without_a_key_that_somebody_has_nothing_is_answered_in_the_form_that_sd
         (Method::GET, "/v1/models"),
         (Method::GET, "/v1/models/echo-1"),
         (Method::POST, "/api/v1/chat/stream"),
+        (Method::POST, "/v1/embeddings"),
+        (Method::POST, "/v1/responses"),
+        (Method::GET, "/v1/responses/resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69"),
         (Method::GET, "/api/v1/conversations/9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69"),
         (Method::DELETE, "/api/v1/conversations/9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69"),
     ] {
@@ -156,6 +159,46 @@ async fn another_callers_conversation_is_none_on_every_verb() {
         assert_eq!(with(Method::GET, MOBILE).await.json()["messages"].as_array().unwrap().len(), 4);
         assert_eq!(with(Method::DELETE, MOBILE).await.status, 204);
         assert_eq!(with(Method::GET, MOBILE).await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn x3_another_callers_response_is_none_on_every_verb() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let mut config = closed(echo());
+    config.fixed.redis_secret = Some("redis".to_owned());
+    let mut variables = environment();
+    variables.insert("REDIS_URL".to_owned(), redis.url());
+    for server in [start(closed(echo())).await, TestServer::start_with(config, variables).await] {
+        let responses = server.at("/v1/responses");
+        let first = ask(&responses, MOBILE, &json!({"input": "mine"})).await.json();
+        assert_eq!(first["store"], true, "{first}");
+        let place = format!("{responses}/{}", first["id"].as_str().unwrap());
+        let items = format!("{place}/input_items");
+        let with = async |method: Method, url: &str, key: &str| {
+            send(method, url, &[("authorization", &format!("Bearer {key}"))], &json!({})).await
+        };
+        for (method, url) in [(Method::GET, &place), (Method::DELETE, &place), (Method::GET, &items)] {
+            let answer = with(method.clone(), url, WEB).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.json()["error"]["code"]),
+                (404, &json!("response_not_found")),
+                "{method} {url}"
+            );
+        }
+        for stream in [false, true] {
+            let go_on = json!({"input": "and then?", "previous_response_id": first["id"], "stream": stream});
+            let answer = ask(&responses, WEB, &go_on).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.json()["error"]["code"]),
+                (404, &json!("previous_response_not_found"))
+            );
+            assert_eq!(ask(&responses, MOBILE, &go_on).await.status, 200);
+        }
+        assert_eq!(with(Method::GET, &items, MOBILE).await.status, 200);
+        assert_eq!(with(Method::DELETE, &place, MOBILE).await.status, 200);
+        assert_eq!(with(Method::GET, &place, MOBILE).await.status, 404);
+        assert_eq!(send(Method::GET, &place, &[], &json!({})).await.status, 401);
     }
 }
 
