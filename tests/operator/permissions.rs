@@ -238,7 +238,7 @@ fn sign(group: &str, resource: &str, verb: &str) -> Sign {
 async fn without(group: &str, resource: &str, verb: &str) -> Option<()> {
     let other = Rig::without_operator().await?;
     let mut rig = start_beside(&rules_without(resource, verb), &[&other.namespace]).await?;
-    if resource == "pods" {
+    if (resource, verb) == ("pods", "patch") {
         rig.answer_for_pods().await;
     }
     give(&other, &rules_without("", ""), &rig.namespace).await;
@@ -286,7 +286,7 @@ async fn without(group: &str, resource: &str, verb: &str) -> Option<()> {
         rig.metrics().contains(&counted).then_some(())
     })
     .await;
-    other.until_settled("other").await;
+    other.until_ready_is("other", "True", "Available").await;
     allow(&rig, &rules_without("", "")).await;
     rig.answer.lock().unwrap().config_hash.clear();
     // What could not be read is written anew.

@@ -96,6 +96,8 @@ pub struct Rig {
     pub readiness: Readiness,
     /// What goes wrong between the operator and the API server.
     pub faults: Faults,
+    /// How long pods may be silent.
+    pub patience: Duration,
     registry: Registry,
     pods: Address,
     shutdown: CancellationToken,
@@ -143,6 +145,8 @@ impl Rig {
             server: None,
             readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
             faults: Faults::default(),
+            // Most tests have pods without a server, and nothing to wait for.
+            patience: Duration::from_millis(300),
             registry: Registry::new(),
             pods: Address::default(),
             shutdown: CancellationToken::new(),
@@ -205,8 +209,7 @@ impl Rig {
             pace: Pace {
                 unsettled: Duration::from_millis(200),
                 settled: Duration::from_secs(2),
-                // Most tests have pods without a server, and nothing to wait for.
-                patience: Duration::from_millis(300),
+                patience: self.patience,
                 signing_keys: Duration::from_secs(2),
             },
             address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
