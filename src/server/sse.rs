@@ -124,8 +124,7 @@ impl Parser {
     }
 
     /// The next event that is complete; None until more is pushed. After an error the same error again.
-    #[expect(clippy::should_implement_trait, reason = "None is not the end: it asks for more bytes")]
-    pub fn next(&mut self) -> Option<Result<Event, SseError>> {
+    pub fn next_event(&mut self) -> Option<Result<Event, SseError>> {
         let found = self.advance();
         if let Err(error) = found {
             *self = Self { failed: Some(error), ..Self::default() };
@@ -139,7 +138,7 @@ impl Parser {
     pub fn finish(mut self) -> Option<Event> {
         self.failed.is_none().then_some(())?;
         self.push(&Bytes::from_static(b"\n\n"));
-        self.next()?.ok()
+        self.next_event()?.ok()
     }
 
     fn advance(&mut self) -> Result<Option<Event>, SseError> {
@@ -221,7 +220,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in pieces {
             parser.push(&piece);
-            while let Some(event) = parser.next() {
+            while let Some(event) = parser.next_event() {
                 match event {
                     Ok(event) => out.push((
                         String::from_utf8_lossy(&event.event).into_owned(),
@@ -342,9 +341,9 @@ mod tests {
 
         let mut parser = Parser::new();
         parser.push(&Bytes::from(vec![b'x'; MAX_LINE + 1]));
-        assert_eq!(parser.next(), Some(Err(SseError::Line)));
+        assert_eq!(parser.next_event(), Some(Err(SseError::Line)));
         parser.push(&Bytes::from_static(b"\n\ndata: a\n\n"));
-        assert_eq!(parser.next(), Some(Err(SseError::Line)));
+        assert_eq!(parser.next_event(), Some(Err(SseError::Line)));
         assert_eq!((parser.rest.len(), parser.line.len()), (0, 0));
     }
 
@@ -358,7 +357,7 @@ mod tests {
         ] {
             let mut parser = Parser::new();
             parser.push(&Bytes::copy_from_slice(stream.as_bytes()));
-            while parser.next().is_some() {}
+            while parser.next_event().is_some() {}
             let last = parser.finish().map(|event| String::from_utf8_lossy(&event.data).into_owned());
             assert_eq!(last.as_deref(), expected, "{stream:?}");
         }

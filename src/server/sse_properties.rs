@@ -34,11 +34,11 @@ fn parse(pieces: impl IntoIterator<Item = Bytes>) -> Read {
     let mut events = Vec::new();
     for piece in pieces {
         parser.push(&piece);
-        while let Some(event) = parser.next() {
+        while let Some(event) = parser.next_event() {
             match event {
                 Ok(event) => events.push(event),
                 Err(error) => {
-                    assert_eq!(parser.next(), Some(Err(error)), "an error is final");
+                    assert_eq!(parser.next_event(), Some(Err(error)), "an error is final");
                     return (events, None, Some(error));
                 }
             }

@@ -355,7 +355,7 @@ const OF_THE_MOMENT: [&str; 5] = [
 
 #[tokio::test]
 async fn every_error_of_the_document_is_what_comes() {
-    let faults = Faults::start().await;
+    let faults = Box::pin(Faults::start()).await;
     let (mut met, mut wrong) = (0, Vec::new());
     for operation in operations() {
         for (status, code, shown) in operation.errors() {

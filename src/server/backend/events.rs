@@ -58,7 +58,7 @@ impl Events {
     pub(super) async fn next(&mut self, limit: Duration) -> Result<Piece, BackendError> {
         let mut until = Instant::now() + limit;
         loop {
-            if let Some(event) = self.parser.next() {
+            if let Some(event) = self.parser.next_event() {
                 let event = event.map_err(|error| BackendError::Broken(error.to_string()))?;
                 return Ok(piece(event));
             }
