@@ -59,7 +59,7 @@ kind: ValidatingAdmissionPolicyBinding
 metadata: {name: refused}
 spec: {policyName: refused, validationActions: [Deny]}
 """
-OBJECT = "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata: {name: %s, namespace: default}\nspec: {model: m, backend: {echo: {}}}\n"
+OBJECT = "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata: {name: %s, namespace: default}\nspec: {model: m, backend: {echo: {}}, auth: {serviceAccounts: {allowed: [{namespace: default, name: default}]}}}\n"
 
 
 def free_port():
@@ -77,7 +77,8 @@ def until(what, look):
 
 def fetch(url, body=None, key=None):
     """Status and text; a connection that cannot be made is status 0."""
-    headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
+    # As an SDK says it that asks again
+    headers = {"content-type": "application/json", "x-stainless-retry-count": "1", **({"authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(url, data=body and json.dumps(body).encode(), headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -177,8 +178,14 @@ def drive_reloading(folder, start):
     until("the server", lambda: "chat_config_generation 1" in fetch(metrics)[1])
     write(2)
     until("the new configuration", lambda: "chat_config_generation 2" in fetch(metrics)[1])
-    config.write_text("{")
-    until("the bad configuration", lambda: 'result="rejected"' in fetch(metrics)[1])
+
+    def bad():
+        """Another one each time: a file that changes while it is read may count as read."""
+        config.write_text("{" * (config.stat().st_size % 50 + 1))
+        time.sleep(1)
+        return 'result="rejected"' in fetch(metrics)[1]
+
+    until("the bad configuration", bad)
     return admin, lambda: None
 
 
@@ -189,7 +196,8 @@ def kubectl(*args, text=None):
 def drive_operator(_, start):
     admin = free_port()
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(queries.ROOT / "crds/chatservices.yaml"))
-    kubectl("wait", "--for=condition=Established", "crd/chatservices.chatservice.dev", "--timeout=60s")
+    # Not `kubectl wait`, which fails while there are no conditions at all
+    until("the kind", lambda: subprocess.run(["kubectl", "get", "chatservices"], capture_output=True).returncode == 0)
     kubectl("apply", "-f", "-", text=REFUSAL)
     attempt = ["kubectl", "create", "configmap", "refused-config", "--dry-run=server"]
     until("the policy", lambda: subprocess.run(attempt, capture_output=True).returncode != 0)
