@@ -81,13 +81,19 @@ async fn versions(rig: &Rig) -> Vec<String> {
     all
 }
 
+/// Its pods end soon: a namespace that goes away waits for half of their grace before it looks again.
 fn three() -> Value {
-    json!({ "model": "m", "backend": { "echo": {} }, "replicas": 3 })
+    json!({ "model": "m", "backend": { "echo": {} }, "replicas": 3, "pod": { "terminationGracePeriodSeconds": 15 } })
 }
 
 /// A service that is settled, and what the API server has of it.
 async fn settled() -> Option<(Rig, Vec<String>)> {
+    settled_with_lease_in(None).await
+}
+
+async fn settled_with_lease_in(namespace: Option<&str>) -> Option<(Rig, Vec<String>)> {
     let mut rig = Rig::without_operator().await?;
+    rig.lease_namespace = namespace.map(str::to_owned);
     rig.answer_for_pods().await;
     // As long as it really is: on a busy machine an answer may come late, and that would be written.
     rig.patience = Duration::from_mins(2);
@@ -261,7 +267,7 @@ async fn a_service_deleted_while_no_operator_runs_leaves_nothing() {
 /// Row O11.
 #[tokio::test]
 async fn a_namespace_that_goes_away_is_left_alone() {
-    let Some((rig, _)) = settled().await else { return };
+    let Some((rig, _)) = settled_with_lease_in(Some("default")).await else { return };
     // The namespace stays, terminating, as long as these do.
     let hold = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
     rig.merge::<ChatService>(NAME, &hold).await;

@@ -90,6 +90,8 @@ pub struct Rig {
     pub image: String,
     /// How many ChatServices the operator rolls at a time.
     pub max_concurrent_rollouts: usize,
+    /// Where its Lease is, for tests in which this test's own namespace goes away.
+    pub lease_namespace: Option<String>,
     /// Where the operator finds the API server, if not where the kubeconfig says.
     pub server: Option<String>,
     /// Whether the operator's watches are there.
@@ -142,6 +144,7 @@ impl Rig {
             also_watched: Vec::new(),
             image: IMAGE.to_owned(),
             max_concurrent_rollouts: 5,
+            lease_namespace: None,
             server: None,
             readiness: Readiness::new(Shutdown::new(), &WAITS_FOR),
             faults: Faults::default(),
@@ -196,9 +199,12 @@ impl Rig {
             // The Lease has tests of its own; here its requests would only blur the numbers.
             clients: Clients::assemble(bottom(self.faults.clone()), bottom(Faults::default()), &metrics),
             lease: LeaseOptions {
-                namespace: Some(self.namespace.clone()),
+                namespace: Some(self.lease_namespace.clone().unwrap_or_else(|| self.namespace.clone())),
                 // A dead operator's Lease would have to be waited for.
-                name: format!("{LEASE}-{}", self.deaths),
+                name: self.lease_namespace.as_ref().map_or_else(
+                    || format!("{LEASE}-{}", self.deaths),
+                    |_| format!("{LEASE}-{}-{}", self.namespace, self.deaths),
+                ),
                 identity: "test".to_owned(),
             },
             watch_namespaces,

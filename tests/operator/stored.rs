@@ -132,8 +132,11 @@ async fn a_namespace_that_goes_takes_everything_along_and_no_other() {
     rig.also_watched = vec![going.clone()];
     rig.run_operator(None).await;
     let services: Api<ChatService> = Api::namespaced(rig.admin.clone(), &going);
+    let mut spec = echo();
+    // The namespace waits for half of the pods' grace before it looks again whether they are gone.
+    spec["pod"] = json!({ "terminationGracePeriodSeconds": 15 });
     let demo = json!({
-        "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService", "metadata": { "name": "demo" }, "spec": echo(),
+        "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService", "metadata": { "name": "demo" }, "spec": spec,
     });
     services.create(&PostParams::default(), &serde_json::from_value(demo).unwrap()).await.unwrap();
     until("it to be ready", async || {
