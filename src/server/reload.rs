@@ -291,7 +291,12 @@ fn merge(previous: Option<&Loaded>, found: Loaded, config: &ServerConfig) -> Loa
         redis: found.redis.or_else(|| previous.and_then(|previous| previous.redis.clone())),
         authorities: found.authorities.or_else(|| previous.and_then(|previous| previous.authorities.clone())),
         api_keys: match found.api_keys {
-            Some(keys) => Some(keys.or_previous(previous.and_then(|previous| previous.api_keys.as_ref()))),
+            Some(keys) => {
+                let before = previous.and_then(|previous| previous.api_keys.as_ref());
+                let keys = keys.or_previous(before);
+                // The first ones have to be good for somebody.
+                (before.is_some() || !keys.is_empty()).then_some(keys)
+            }
             None => previous.and_then(|previous| previous.api_keys.clone()),
         },
         certificate: found.certificate.or_else(|| previous.and_then(|previous| previous.certificate.clone())),

@@ -20,7 +20,7 @@ const KEYS: usize = 1024;
 const HASHED: &str = "sha256:";
 
 /// SHA-256 of a key.
-pub(super) type Digest = [u8; 32];
+pub(in crate::server) type Digest = [u8; 32];
 
 /// The keys of all callers.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -108,6 +108,12 @@ impl ApiKeys {
         self.callers.is_empty()
     }
 
+    /// Whether there is no entry at all, usable or not.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        self.callers.is_empty() && self.unusable.is_empty()
+    }
+
     /// These; and for callers whose entry cannot be used, what they had before.
     #[must_use]
     pub fn or_previous(mut self, previous: Option<&Self>) -> Self {
@@ -122,7 +128,8 @@ impl ApiKeys {
         self
     }
 
-    pub(super) fn by_caller(&self) -> impl Iterator<Item = (&str, &[Digest])> {
+    /// The hashes of each caller.
+    pub(in crate::server) fn by_caller(&self) -> impl Iterator<Item = (&str, &[Digest])> {
         self.callers.iter().map(|(name, digests)| (name.as_str(), digests.as_slice()))
     }
 }

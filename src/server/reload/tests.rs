@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::admin::Readiness;
 use crate::constants::readiness;
+use crate::server::auth::ApiKeys;
 use crate::server::backend::tls::Authorities;
 use crate::server::config::{DynamicConfig, FORMAT_VERSION, Identity, StaticConfig};
 use crate::server::edge::ServerCertificate;
@@ -86,6 +87,26 @@ fn loaded(key: Option<&str>, redis: Option<&str>, reason: Option<&str>) -> Loade
             .into_iter()
             .collect(),
     }
+}
+
+#[test]
+fn a_caller_that_an_edit_takes_out_is_out_although_the_rest_of_it_is_wrong() {
+    let with = |entries: &[(&str, &str)]| {
+        let mut keys = ApiKeys::default();
+        for (caller, key) in entries {
+            let _ = keys.add(caller, key);
+        }
+        Loaded { api_keys: Some(keys), ..loaded(None, None, None) }
+    };
+    let callers = |loaded: &Loaded| {
+        let keys = loaded.api_keys.as_ref().unwrap();
+        keys.by_caller().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    let both = with(&[("app", "sk-0123456789abcdef"), ("web", "sk-fedcba9876543210")]);
+    assert_eq!(callers(&merge(Some(&both), with(&[("app", "short")]), &config())), ["app"]);
+    let web = with(&[("web", "sk-fedcba9876543210")]);
+    assert!(callers(&merge(Some(&web), with(&[("app", "short")]), &config())).is_empty());
+    assert!(merge(None, with(&[("app", "short")]), &config()).api_keys.is_none(), "nobody could ask");
 }
 
 #[test]

@@ -12,7 +12,8 @@ const SOMEBODY: &str = "my-app";
 /// Problems of single callers that are told: one is mended after the other.
 const TOLD: usize = 3;
 
-/// None where the configuration names no Secret, and where there is not one key in it.
+/// None where the configuration names no Secret, and where there is not one entry in it: entries that cannot be used say all
+/// the same who is no caller any more.
 pub(super) fn load(
     config: &ServerConfig,
     source: &SecretSource,
@@ -31,7 +32,7 @@ pub(super) fn load(
         Ok(wrong) => problems.extend(wrong.into_iter().take(TOLD)),
         Err(error) => problems.push(error),
     }
-    (!keys.is_empty()).then_some(keys)
+    (!keys.says_nothing()).then_some(keys)
 }
 
 fn of_secret(secret: &Secret<'_>, mount: &Mount, keys: &mut ApiKeys) -> Vec<StatusProblem> {
