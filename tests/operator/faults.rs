@@ -17,7 +17,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::rig::{End, Fault, Faults, Lists, Rig, until, until_some};
+use crate::rig::{End, Fault, Faults, Lists, Rig, until, until_gone, until_some};
 use crate::workflows::{NAME, Workflow, disturbed, picture, undisturbed};
 
 /// ChatServices, seven kinds of children, and pods.
@@ -294,10 +294,7 @@ async fn a_namespace_that_goes_away_is_left_alone() {
     assert_eq!(rig.faults.changes(), changes, "nothing is written");
     assert_eq!(self::failures(&rig), failures, "and nothing fails");
     rig.merge::<ChatService>(NAME, &json!({ "metadata": { "finalizers": null } })).await;
-    until("the namespace to go", async || {
-        namespaces.get_opt(&rig.namespace).await.unwrap().is_none().then_some(())
-    })
-    .await;
+    until_gone(&namespaces, &rig.namespace).await;
     rig.stop().await;
 }
 

@@ -456,6 +456,21 @@ pub async fn until_some<T>(what: &str, look: impl AsyncFn() -> Result<T, String>
     }
 }
 
+/// Waits for a namespace that is being deleted to be gone. It is touched meanwhile: its controller looks again after half
+/// of the longest grace of the pods that it saw, or five seconds after a change.
+pub async fn until_gone(namespaces: &Api<Namespace>, name: &str) {
+    let began = tokio::time::Instant::now();
+    until("the namespace to go", async || {
+        let label = json!({ "example.com/touched": began.elapsed().as_millis().to_string() });
+        let touched = json!({ "metadata": { "labels": label } });
+        let answer = namespaces.patch(name, &PatchParams::default(), &Patch::Merge(&touched)).await;
+        answer
+            .is_err_and(|error| matches!(error, kube::Error::Api(status) if status.is_not_found()))
+            .then_some(())
+    })
+    .await;
+}
+
 async fn config(kubeconfig: &str) -> kube::Config {
     let kubeconfig = Kubeconfig::read_from(Path::new(kubeconfig)).unwrap();
     kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()

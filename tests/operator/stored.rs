@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::rig::{self, Rig, claim, until};
+use crate::rig::{self, Rig, claim, until, until_gone};
 use crate::web;
 
 const ETCD: &str = "CHATSERVICE_TEST_ETCD";
@@ -132,11 +132,8 @@ async fn a_namespace_that_goes_takes_everything_along_and_no_other() {
     rig.also_watched = vec![going.clone()];
     rig.run_operator(None).await;
     let services: Api<ChatService> = Api::namespaced(rig.admin.clone(), &going);
-    let mut spec = echo();
-    // The namespace waits for half of the pods' grace before it looks again whether they are gone.
-    spec["pod"] = json!({ "terminationGracePeriodSeconds": 15 });
     let demo = json!({
-        "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService", "metadata": { "name": "demo" }, "spec": spec,
+        "apiVersion": "chatservice.dev/v1alpha1", "kind": "ChatService", "metadata": { "name": "demo" }, "spec": echo(),
     });
     services.create(&PostParams::default(), &serde_json::from_value(demo).unwrap()).await.unwrap();
     until("it to be ready", async || {
@@ -145,8 +142,7 @@ async fn a_namespace_that_goes_takes_everything_along_and_no_other() {
     })
     .await;
     namespaces.delete(&going, &DeleteParams::default()).await.unwrap();
-    until("the namespace to go", async || namespaces.get_opt(&going).await.unwrap().is_none().then_some(()))
-        .await;
+    until_gone(&namespaces, &going).await;
     rig.create("demo", &echo()).await;
     rig.until_settled("demo").await;
     let errors: Vec<String> = rig
