@@ -43,7 +43,7 @@ pub use fault_layer::{End, Fault, FaultLayer, Faults, Lists};
 /// Where the API server is.
 const KUBECONFIG: &str = "CHATSERVICE_TEST_KUBECONFIG";
 /// Long enough for a busy machine; nothing waits for it in vain but a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The servers' default image.
 pub const IMAGE: &str = "registry.example.com/chatservice:0.1.0";
 

@@ -57,14 +57,19 @@ async fn o14_an_upgrade_replaces_pods_once_a_few_services_at_a_time_and_leaves_n
     }
     let before = deployments(&rig).await;
 
-    let events = watcher(rig.api::<Deployment>(), watcher::Config::default()).default_backoff();
+    let touched =
+        watcher(rig.api::<Deployment>(), watcher::Config::default()).default_backoff().touched_objects();
+    pin_mut!(touched);
+    for _ in &before {
+        touched.next().await.unwrap().unwrap();
+    }
     rig.upgrade(NEWER).await;
     let watching = async {
-        let touched = events.touched_objects();
-        pin_mut!(touched);
         let (mut rolling, mut rolled, mut most) = (BTreeSet::new(), BTreeSet::new(), 0);
         while rolled.len() < SERVICES {
-            let deployment = touched.next().await.unwrap().unwrap();
+            let next = tokio::time::timeout(rig::PATIENCE, touched.next()).await;
+            let Ok(next) = next else { panic!("rolling {rolling:?}, rolled {rolled:?}, then nothing") };
+            let deployment = next.unwrap().unwrap();
             let name = deployment.name_any();
             if rolls(&deployment) {
                 rolling.insert(name);
