@@ -1,9 +1,10 @@
 //! Who sends a request. In: its headers and the address of its connection. Out: a [`Caller`], or a [`Refusal`], which tells
 //! an honest caller what to do and anybody else nothing.
 //!
-//! What was accepted once is remembered by a keyed hash of the address and the credential, so that a request costs one
-//! hash and one look-up. It is also what lets a known caller in while its address is shut for the failures of others.
+//! What was accepted once is remembered with the address that it came from, so that a request costs one hash and one
+//! look-up. It is also what lets a known caller in while its address is shut for the guesses of others.
 
+mod accepted;
 mod api_keys;
 mod failures;
 mod forwarded;
@@ -16,19 +17,16 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 use ipnet::IpNet;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 
 use super::caller::Caller;
 use super::config::{AuthConfig, CallerConfig, ServerConfig, SigningKey};
+use accepted::{Accepted, AcceptedCredentials};
 pub use api_keys::{ApiKeys, KEY_MAX, KEY_MIN, UnusableKey};
 pub use failures::Failures;
 use token::Tokens;
 
 /// Longest credential: tokens of ServiceAccounts have about 1 KiB.
 const CREDENTIAL_MAX: usize = 8 << 10;
-/// Credentials that are remembered, each with an address.
-const ACCEPTED: u64 = 10_000;
 
 /// Why a request is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,8 +71,8 @@ pub enum Refusal {
         /// `namespace/name`.
         account: String,
     },
-    /// Too many of the others from this address.
-    #[error("too many requests from this address were not let in: try again in {} s", retry_after.as_secs_f64().ceil())]
+    /// Too many guesses from this address.
+    #[error("too many keys or tokens from this address were not valid: try again in {} s", retry_after.as_secs_f64().ceil())]
     Shut {
         /// When it is worth trying again.
         retry_after: Duration,
@@ -111,9 +109,10 @@ impl Refusal {
         }
     }
 
-    /// Whether it was an attempt: what says nothing tries nothing.
+    /// Whether it may have been a guess. What says nothing tries nothing, and what the cluster signed was not guessed:
+    /// it comes from a workload that is set up wrong, or whose token is too old.
     fn is_attempt(&self) -> bool {
-        !matches!(self, Self::Missing | Self::Shut { .. })
+        matches!(self, Self::Malformed | Self::Unknown)
     }
 }
 
@@ -125,7 +124,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// By this configuration and these API keys. What `previous` has accepted stays so where nothing of it has changed.
+    /// By this configuration and these API keys. Where nothing of these has changed, all stays as it was in `previous`;
+    /// where something has, what that one accepted is checked once more, also while its address is shut.
     #[must_use]
     pub fn new(config: &ServerConfig, keys: Option<&ApiKeys>, previous: Option<&Self>) -> Self {
         let proxies = config.dynamic.trusted_proxies.clone();
@@ -133,8 +133,10 @@ impl Access {
         let closed = config.dynamic.auth.is_some() || config.fixed.api_keys_secret.is_some();
         let auth = config.dynamic.auth.clone().unwrap_or_default();
         let made_of = (auth, keys.cloned());
-        let kept = previous.and_then(|access| access.gate.clone()).filter(|gate| gate.made_of == made_of);
-        let gate = closed.then(|| kept.unwrap_or_else(|| Arc::new(Gate::new(made_of))));
+        let gate = closed.then(|| match previous.and_then(|access| access.gate.as_ref()) {
+            Some(gate) if gate.made_of == made_of => gate.clone(),
+            before => Arc::new(Gate::new(made_of, before.map(|gate| gate.accepted.next()))),
+        });
         Self { proxies, gate }
     }
 
@@ -164,21 +166,11 @@ struct Gate {
     made_of: (AuthConfig, Option<ApiKeys>),
     keys: Vec<(api_keys::Digest, Arc<Caller>)>,
     tokens: Option<Tokens>,
-    accepted: Cache<blake3::Hash, Accepted>,
-    /// Of the hashes, so that nobody outside can aim at one.
-    secret: [u8; 32],
-}
-
-/// A credential that was good.
-#[derive(Clone)]
-struct Accepted {
-    caller: Arc<Caller>,
-    /// Seconds since 1970 from which it is not any more; None: until the keys change.
-    until: Option<i64>,
+    accepted: AcceptedCredentials,
 }
 
 impl Gate {
-    fn new(made_of: (AuthConfig, Option<ApiKeys>)) -> Self {
+    fn new(made_of: (AuthConfig, Option<ApiKeys>), accepted: Option<AcceptedCredentials>) -> Self {
         let (auth, keys) = &made_of;
         let caller = |name: &str| Arc::new(caller(name, &auth.callers));
         let keys = keys.iter().flat_map(ApiKeys::by_caller);
@@ -188,8 +180,7 @@ impl Gate {
         });
         let keys = keys.collect();
         let tokens = auth.service_accounts.as_ref().map(|config| Tokens::new(config, caller));
-        let accepted = Cache::builder().max_capacity(ACCEPTED).eviction_policy(EvictionPolicy::lru()).build();
-        Self { keys, tokens, accepted, secret: rand::random(), made_of }
+        Self { keys, tokens, accepted: accepted.unwrap_or_default(), made_of }
     }
 
     fn identify(
@@ -199,21 +190,35 @@ impl Gate {
         failures: &Failures,
         now: i64,
     ) -> Result<Arc<Caller>, Refusal> {
-        let credential = bearer(headers)?;
-        let mark = self.mark(address, credential);
-        if let Some(known) = self.accepted.get(&mark)
-            && known.until.is_none_or(|until| now < until)
-        {
-            return Ok(known.caller);
-        }
-        failures.check(address)?;
-        let accepted = self.check(credential, now).inspect_err(|refusal| {
-            if refusal.is_attempt() {
+        let credential = match bearer(headers) {
+            Ok(credential) => credential,
+            Err(refusal) if refusal.is_attempt() => {
+                failures.check(address)?;
                 failures.add(address);
+                return Err(refusal);
             }
-        })?;
-        self.accepted.insert(mark, accepted.clone());
-        Ok(accepted.caller)
+            Err(refusal) => return Err(refusal),
+        };
+        let mark = self.accepted.mark(address, credential);
+        match self.accepted.find(&mark, now) {
+            Some(Some(caller)) => return Ok(caller),
+            // It was good: looking again is no guess, and tells what has become of it.
+            Some(None) => {}
+            None => failures.check(address)?,
+        }
+        match self.check(credential, now) {
+            Ok(accepted) => {
+                self.accepted.insert(mark, accepted.clone());
+                Ok(accepted.caller)
+            }
+            Err(refusal) => {
+                self.accepted.remove(&mark);
+                if refusal.is_attempt() {
+                    failures.add(address);
+                }
+                Err(refusal)
+            }
+        }
     }
 
     fn check(&self, credential: &str, now: i64) -> Result<Accepted, Refusal> {
@@ -222,13 +227,6 @@ impl Gate {
         }
         let (caller, until) = self.tokens.as_ref().ok_or(Refusal::Unknown)?.check(credential, now)?;
         Ok(Accepted { caller, until: Some(until) })
-    }
-
-    fn mark(&self, address: IpAddr, credential: &str) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-        hasher.update(&failures::octets(address));
-        hasher.update(credential.as_bytes());
-        hasher.finalize()
     }
 }
 
