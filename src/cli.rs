@@ -15,7 +15,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::constants::{LEASE, env, path};
+use crate::constants::{LEASE, env, mount, path};
 use crate::controller::workload::OperatorPods;
 use crate::controller::{self, ControllerOptions, Defaults};
 use crate::crd::{LogFormat, LogLevel, custom_resource_definition};
@@ -183,10 +183,12 @@ fn list(given: &[String]) -> Vec<String> {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The configuration that the operator wrote, read again when it changes; its Secrets are mounted beside it. None: the
-    /// environment.
+    /// The configuration that the operator wrote, read again when it changes. None: the environment.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where what the configuration names is mounted: secrets/credentials, secrets/redis, secrets/api-keys, secrets/tls, ca.
+    #[arg(long, value_name = "DIRECTORY", requires = "config", default_value = mount::DIR)]
+    pub mounts: PathBuf,
     /// Where the API is served.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:8080")]
     pub address: SocketAddr,
@@ -400,7 +402,7 @@ async fn controller(args: ControllerArgs) -> Result<(), CliError> {
 
 async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let (config, secrets) = if let Some(path) = &args.config {
-        (Arc::unwrap_or_clone(ConfigFile::read(path)?.config), SecretSource::mounted())
+        (Arc::unwrap_or_clone(ConfigFile::read(path)?.config), SecretSource::mounted_in(&args.mounts))
     } else {
         let variables = environment::variables()?;
         let config = environment::server_config(&variables)?;

@@ -196,6 +196,8 @@ pub mod path {
 
 /// Where a server pod finds its files.
 pub mod mount {
+    /// What all of them are in.
+    pub const DIR: &str = "/etc/chatservice";
     /// Directory of the `<name>-config` ConfigMap.
     pub const CONFIG_DIR: &str = "/etc/chatservice/config";
     /// The data key in that ConfigMap, and so the file in the directory.

@@ -3,8 +3,8 @@
 //!
 //! The last good one stays: a configuration that is not one, that is for another pod, or that cannot be used with the
 //! Secrets there are does not run, and the report says why; a key that was good stays in use when its Secret vanishes or
-//! becomes unusable, because a pod that serves should not stop for it. One change takes effect at once: a Secret whose
-//! owner no longer allows the host.
+//! becomes unusable, because a pod that serves should not stop for it. Two changes take effect at once: a Secret whose
+//! owner no longer allows the host, and a caller whose entry is taken out or emptied.
 //!
 //! Polling, because a mount changes by a replaced link, which a watch of a file does not see, and because one look at a
 //! few small files in memory costs nothing.
@@ -294,8 +294,8 @@ fn merge(previous: Option<&Loaded>, found: Loaded, config: &ServerConfig) -> Loa
             Some(keys) => {
                 let before = previous.and_then(|previous| previous.api_keys.as_ref());
                 let keys = keys.or_previous(before);
-                // The first ones have to be good for somebody.
-                (before.is_some() || !keys.is_empty()).then_some(keys)
+                // The first ones have to be good for somebody, unless they say that nobody is to be let in.
+                (before.is_some() || !keys.is_empty() || keys.revokes_all()).then_some(keys)
             }
             None => previous.and_then(|previous| previous.api_keys.clone()),
         },

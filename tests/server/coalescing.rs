@@ -55,7 +55,7 @@ async fn rest(response: Response<Incoming>) -> Answer {
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
-fn text_of(events: &[String]) -> String {
+pub fn text_of(events: &[String]) -> String {
     let chunks = events.iter().filter_map(|data| serde_json::from_str::<Value>(data).ok());
     chunks.filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
 }

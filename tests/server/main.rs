@@ -25,6 +25,7 @@ mod tokens;
 
 mod bad_input;
 mod cache_and_limits;
+mod caller_scope;
 mod callers;
 mod charging;
 mod coalescing;
@@ -34,6 +35,7 @@ mod cors;
 mod cuts;
 mod disconnects;
 mod embeddings;
+mod key_rotation;
 mod models;
 mod openai_dialect;
 mod openapi;

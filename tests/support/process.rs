@@ -20,6 +20,7 @@ const _: () = {
         Process::of,
         Process::local,
         Process::configured,
+        Process::mounted,
         Process::signal,
         Process::end,
         Process::memory,
@@ -59,6 +60,12 @@ impl Process {
     /// With the configuration in a file, as the operator writes it, waiting until it is ready.
     pub async fn configured(file: &Path) -> Self {
         Self::run(&["serve", "--config", file.to_str().unwrap()], &[]).await
+    }
+
+    /// The same with what it names mounted under this directory, as the kubelet mounts it under `/etc/chatservice`.
+    pub async fn mounted(file: &Path, mounts: &Path) -> Self {
+        let (file, mounts) = (file.to_str().unwrap(), mounts.to_str().unwrap());
+        Self::run(&["serve", "--config", file, "--mounts", mounts], &[]).await
     }
 
     /// The ChatService in a file, with these secrets, waiting until it is ready.

@@ -25,6 +25,7 @@ pub(in crate::server) type Digest = [u8; 32];
 /// The keys of all callers.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ApiKeys {
+    /// A caller without one has an entry that says so.
     callers: BTreeMap<String, Vec<Digest>>,
     /// Callers whose entry cannot be used.
     unusable: BTreeSet<String>,
@@ -78,6 +79,11 @@ impl ApiKeys {
         Ok(())
     }
 
+    /// Notes that the entry of a caller is empty: it has no key, whatever it had before.
+    pub fn revoke(&mut self, caller: &str) {
+        self.callers.insert(caller.to_owned(), Vec::new());
+    }
+
     /// Notes that a caller has an entry which cannot be used.
     pub fn refuse(&mut self, caller: &str) {
         self.callers.remove(caller);
@@ -105,7 +111,13 @@ impl ApiKeys {
     /// Whether nobody has a key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.callers.is_empty()
+        self.callers.values().all(Vec::is_empty)
+    }
+
+    /// Whether every entry says that its caller has no key: nobody is to have one, and nothing is wrong.
+    #[must_use]
+    pub fn revokes_all(&self) -> bool {
+        self.is_empty() && self.unusable.is_empty() && !self.callers.is_empty()
     }
 
     /// Whether there is no entry at all, usable or not.
@@ -165,7 +177,7 @@ mod tests {
     const KEY: &str = "sk-0123456789abcdef";
     const OTHER: &str = "sk-fedcba9876543210";
     /// `printf %s sk-0123456789abcdef | sha256sum`
-    const HASH: &str = "sha256:7c9a0b6a6e8f2c0f";
+    const HASH: &str = "sha256:221df437bc4f8c4d9718bd7a9ec4c1021c72fd69dfb2a5f568ecf4607c824bee";
 
     fn of(entries: &[(&str, &str)]) -> (ApiKeys, Vec<UnusableKey>) {
         let mut keys = ApiKeys::default();
@@ -186,16 +198,14 @@ mod tests {
 
     #[test]
     fn a_value_is_a_key_or_its_hash_or_several_of_them() {
-        let hash =
-            Sha256::digest(OTHER).iter().fold("sha256:".to_owned(), |hex, byte| format!("{hex}{byte:02x}"));
-        let both = format!("{KEY}\n\n  {hash}  \n");
-        for entry in [KEY.to_owned(), both.clone()] {
-            let (keys, errors) = of(&[("web", &entry)]);
+        let both = format!("{OTHER}\n\n  {HASH}  \n");
+        for entry in [KEY, HASH, &HASH.to_uppercase().replace("SHA256:", "sha256:"), &both] {
+            let (keys, errors) = of(&[("web", entry)]);
             assert_eq!((who(&keys, KEY).as_deref(), errors), (Some("web"), vec![]), "{entry}");
         }
         let (keys, _) = of(&[("web", &both)]);
         assert_eq!(who(&keys, OTHER).as_deref(), Some("web"));
-        for wrong in ["", "sk-0123456789abcde", "sk-0123456789abcdef ", &hash, &hash["sha256:".len()..]] {
+        for wrong in ["", "sk-0123456789abcde", "sk-0123456789abcdef ", HASH, &HASH["sha256:".len()..]] {
             assert_eq!(who(&keys, wrong), None, "{wrong:?}");
         }
         assert!(!format!("{keys:?}").contains(KEY));
@@ -211,7 +221,9 @@ mod tests {
             (long.as_str(), UnusableKey::NoKey),
             ("two words of a key", UnusableKey::NoKey),
             ("sk-0123456789abcdé", UnusableKey::NoKey),
-            (HASH, UnusableKey::NoHash),
+            (&HASH[..HASH.len() - 1], UnusableKey::NoHash),
+            (&HASH.replace('f', "g"), UnusableKey::NoHash),
+            (HASH, UnusableKey::Shared { other: "app".to_owned() }),
             ("sha256:", UnusableKey::NoHash),
             (KEY, UnusableKey::Shared { other: "app".to_owned() }),
         ] {
@@ -231,7 +243,25 @@ mod tests {
         assert_eq!(who(&kept, KEY).as_deref(), Some("app"));
         assert_eq!(who(&kept, OTHER), None, "replaced");
         assert_eq!(who(&kept, "sk-of-somebody-gone"), None, "taken out");
+        let mut emptied = of(&[("app", "bad")]).0;
+        emptied.revoke("web");
+        let kept = emptied.or_previous(Some(&before));
+        assert_eq!((who(&kept, OTHER), who(&kept, KEY).as_deref()), (None, Some("app")), "revoked");
         let (moved, _) = of(&[("app", "bad"), ("web", KEY)]);
         assert_eq!(who(&moved.or_previous(Some(&before)), KEY).as_deref(), Some("web"));
+    }
+
+    #[test]
+    fn nobody_is_to_have_a_key_where_every_entry_says_so() {
+        let revoked = |keys: &ApiKeys| (keys.is_empty(), keys.revokes_all(), keys.says_nothing());
+        let mut keys = ApiKeys::default();
+        assert_eq!(revoked(&keys), (true, false, true), "no entry says nothing");
+        keys.revoke("web");
+        assert_eq!(revoked(&keys), (true, true, false));
+        let mut broken = keys.clone();
+        broken.refuse("app");
+        assert_eq!(revoked(&broken), (true, false, false), "app is to have one");
+        keys.add("app", KEY).unwrap();
+        assert_eq!(revoked(&keys), (false, false, false));
     }
 }

@@ -107,6 +107,21 @@ fn a_caller_that_an_edit_takes_out_is_out_although_the_rest_of_it_is_wrong() {
     let web = with(&[("web", "sk-fedcba9876543210")]);
     assert!(callers(&merge(Some(&web), with(&[("app", "short")]), &config())).is_empty());
     assert!(merge(None, with(&[("app", "short")]), &config()).api_keys.is_none(), "nobody could ask");
+    let emptied = || {
+        let mut keys = ApiKeys::default();
+        keys.revoke("web");
+        Loaded { api_keys: Some(keys), ..loaded(None, None, None) }
+    };
+    for before in [None, Some(&web)] {
+        let merged = merge(before, emptied(), &config());
+        assert!(
+            merged.api_keys.is_some_and(|keys| keys.is_empty()),
+            "nobody is to be let in, also from a start"
+        );
+    }
+    let vanished = loaded(None, None, Some(reason::SECRET_NOT_FOUND));
+    let still = merge(Some(&merge(Some(&web), emptied(), &config())), vanished, &config());
+    assert!(still.api_keys.is_some_and(|keys| keys.is_empty()), "what was revoked does not come back");
 }
 
 #[test]

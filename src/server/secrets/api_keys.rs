@@ -32,16 +32,30 @@ pub(super) fn load(
         Ok(wrong) => problems.extend(wrong.into_iter().take(TOLD)),
         Err(error) => problems.push(error),
     }
+    let tokens = config.dynamic.auth.as_ref().is_some_and(|auth| auth.service_accounts.is_some());
+    if keys.revokes_all() && !tokens {
+        let secret = Secret { namespace: &config.identity.namespace, name };
+        let first = keys.by_caller().map(|(caller, _)| caller).next().unwrap_or(SOMEBODY);
+        let message = format!(
+            "every entry of {secret} is empty, so nobody is let in. Fix, if somebody is to be: {}",
+            secret.patch(first, "...")
+        );
+        problems.push(problem(reason::SECRET_KEY_MISSING, message));
+    }
     (!keys.says_nothing()).then_some(keys)
 }
 
 fn of_secret(secret: &Secret<'_>, mount: &Mount, keys: &mut ApiKeys) -> Vec<StatusProblem> {
     let mut wrong = Vec::new();
     for caller in mount.keys() {
-        let error = match mount.read(caller) {
-            Ok(text) => {
-                keys.add(caller, text.as_deref().unwrap_or_default()).err().map(|error| error.to_string())
+        let error = match mount.read(caller).map(Option::unwrap_or_default) {
+            // Whoever empties an entry means that this caller is to have no key: unlike what is broken, it cannot be a slip
+            // of the one who writes a new key.
+            Ok(text) if text.trim().is_empty() => {
+                keys.revoke(caller);
+                None
             }
+            Ok(text) => keys.add(caller, &text).err().map(|error| error.to_string()),
             Err(error) => {
                 keys.refuse(caller);
                 Some(error.to_string())

@@ -5,7 +5,7 @@
 //! The operator may not read Secrets, so a server is the first to see what is wrong with one, and says so on `/status`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
@@ -45,15 +45,18 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// Where the operator mounts them.
+    /// Where the operator mounts them, with this directory in the place of `/etc/chatservice`.
     #[must_use]
-    pub fn mounted() -> Self {
+    pub fn mounted_in(directory: &Path) -> Self {
+        let of = |path: &str| {
+            directory.join(path.strip_prefix(paths::DIR).unwrap_or(path).trim_start_matches('/'))
+        };
         Self::Mounted {
-            credentials: paths::CREDENTIALS_DIR.into(),
-            redis: paths::REDIS_DIR.into(),
-            ca: paths::CA_DIR.into(),
-            api_keys: paths::API_KEYS_DIR.into(),
-            tls: paths::TLS_DIR.into(),
+            credentials: of(paths::CREDENTIALS_DIR),
+            redis: of(paths::REDIS_DIR),
+            ca: of(paths::CA_DIR),
+            api_keys: of(paths::API_KEYS_DIR),
+            tls: of(paths::TLS_DIR),
         }
     }
 }
@@ -251,12 +254,12 @@ impl std::fmt::Display for Secret<'_> {
 
 impl Secret<'_> {
     /// The mounted Secret; `key` is the one that a new Secret would need.
-    fn open(&self, directory: &std::path::Path, key: &str) -> Result<Mount, StatusProblem> {
+    fn open(&self, directory: &Path, key: &str) -> Result<Mount, StatusProblem> {
         self.open_or(directory, &self.create(key))
     }
 
     /// The same; `fix` makes a new one.
-    fn open_or(&self, directory: &std::path::Path, fix: &str) -> Result<Mount, StatusProblem> {
+    fn open_or(&self, directory: &Path, fix: &str) -> Result<Mount, StatusProblem> {
         match Mount::open(directory) {
             Ok(mount) if !mount.is_empty() => Ok(mount),
             Ok(_) => Err(problem(

@@ -1,9 +1,8 @@
 //! What a server says and uses for every state of its Secrets.
 
 use super::*;
-use crate::server::config::{DynamicConfig, Identity, StaticConfig};
+use crate::server::config::{AuthConfig, DynamicConfig, Identity, ServiceAccountsConfig, StaticConfig};
 use std::fs;
-use std::path::Path;
 
 fn config(base_url: &str, redis: bool) -> ServerConfig {
     ServerConfig {
@@ -341,6 +340,29 @@ fn api_keys_are_the_data_keys_of_their_secret_and_a_bad_one_costs_no_other_calle
         message.contains("Fix: kubectl -n chat patch secret demo-keys") && !message.contains("two"),
         "{message}"
     );
+}
+
+#[test]
+fn an_entry_that_is_emptied_revokes_and_is_a_problem_only_where_nobody_is_left() {
+    let only = |data: Data| Pod::new().api_keys(data).load(&with_api_keys());
+    for empty in ["", "\n", " \r\n\t"] {
+        let loaded = only(&[("mobile", "sk-0123456789abcdef"), ("web", empty)]);
+        let mut keys = ApiKeys::default();
+        keys.add("mobile", "sk-0123456789abcdef").unwrap();
+        keys.revoke("web");
+        assert_eq!((loaded.api_keys, loaded.problems), (Some(keys), vec![]), "{empty:?}");
+
+        let loaded = only(&[("web", empty)]);
+        let expected = "every entry of Secret \"demo-keys\" in namespace \"chat\" is empty, so nobody is let in. Fix, if \
+                        somebody is to be: kubectl -n chat patch secret demo-keys -p '{\"stringData\":{\"web\":\"...\"}}'";
+        assert_eq!(only_problem(&loaded), (reason::SECRET_KEY_MISSING, expected));
+        assert!(loaded.api_keys.is_some_and(|keys| keys.revokes_all()));
+    }
+    let mut config = with_api_keys();
+    let accounts =
+        ServiceAccountsConfig { audience: "a".into(), allowed: vec!["shop/web".into()], issuer: None };
+    config.dynamic.auth = Some(AuthConfig { service_accounts: Some(accounts), callers: Vec::new() });
+    assert_eq!(Pod::new().api_keys(&[("web", "")]).load(&config).problems, [], "others are let in by tokens");
 }
 
 #[test]
