@@ -2,7 +2,8 @@
 //! same content every time, under a new id. For demos, tests and probes; it needs no network and no key. Vectors for
 //! texts it has too.
 //!
-//! A token is a word. The answer stops after `max_completion_tokens` or `max_tokens` of them, as a model's would.
+//! A token is a word. As a model's would, an answer stops after `max_completion_tokens` or `max_tokens` of them and before
+//! the first of the texts in `stop`, and there are `n` of it: all the same, since this model has no other ideas.
 
 use std::borrow::Cow;
 
@@ -20,6 +21,9 @@ use crate::server::completion::{
 use crate::server::operation::Operation;
 
 mod embeddings;
+
+/// Bytes of all choices of an answer together.
+const MOST_BYTES: usize = 16 << 20;
 
 /// The built-in backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +56,29 @@ struct ChatRequest {
     messages: Vec<Message>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
+    n: Option<u32>,
+    stop: Option<Stop>,
     stream_options: Option<StreamOptions>,
+}
+
+/// What an answer ends before.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Stop {
+    /// Where a text is to end. An empty one would end every answer before it begins, which nobody means.
+    fn find(&self, text: &str) -> Option<usize> {
+        let ends = match self {
+            Self::One(end) => std::slice::from_ref(end),
+            Self::Several(ends) => ends,
+        };
+        let ends = ends.iter().filter(|end| !end.is_empty());
+        ends.filter_map(|end| text.find(end.as_str())).min()
+    }
 }
 
 #[derive(Deserialize)]
@@ -94,7 +120,9 @@ struct Reply {
     id: String,
     created: u64,
     model: String,
+    /// Of each choice.
     text: String,
+    choices: u32,
     finish_reason: &'static str,
     usage: Usage,
 }
@@ -157,22 +185,42 @@ fn reply(request: ChatRequest) -> Result<Reply, BackendError> {
     let mut text = last.text().into_owned();
     let words = count_pieces(&text);
     let kept = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(words, |limit| limit.min(words));
+    let mut finish_reason = "stop";
     if kept < words {
         let mut length = 0;
         for _ in 0..kept {
             length += split_piece(text.split_at(length).1).0.len();
         }
         text.truncate(length);
+        finish_reason = "length";
+    }
+    if let Some(end) = request.stop.as_ref().and_then(|stop| stop.find(&text)) {
+        text.truncate(end);
+        finish_reason = "stop";
+    }
+    let choices = request.n.unwrap_or(1).max(1);
+    let each = usize::try_from(choices).unwrap_or(usize::MAX);
+    if text.len().saturating_mul(each) > MOST_BYTES && choices > 1 {
+        return Err(rejected(
+            "n",
+            "so many choices of so long a message are too much: `n` times its length must be at most 16 MiB",
+        ));
     }
     let prompt_tokens =
         request.messages.iter().map(|message| message.text().split_whitespace().count()).sum::<usize>();
+    let completion_tokens = count_pieces(&text) * each;
     Ok(Reply {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
         created: u64::try_from(Timestamp::now().as_second()).unwrap_or_default(),
         model: request.model,
         text,
-        finish_reason: if kept < words { "length" } else { "stop" },
-        usage: Usage { prompt_tokens, completion_tokens: Some(kept), total_tokens: prompt_tokens + kept },
+        choices,
+        finish_reason,
+        usage: Usage {
+            prompt_tokens,
+            completion_tokens: Some(completion_tokens),
+            total_tokens: prompt_tokens + completion_tokens,
+        },
     })
 }
 
@@ -182,22 +230,26 @@ impl Reply {
         message.push("role", "assistant");
         message.push("content", &self.text);
         message.push("refusal", &());
-        let mut choice = Members::default();
-        choice.push("index", &0);
-        choice.push("message", &message);
-        choice.push("logprobs", &());
-        choice.push("finish_reason", self.finish_reason);
+        let choice = |index: u32| {
+            let mut choice = Members::default();
+            choice.push("index", &index);
+            choice.push("message", &message);
+            choice.push("logprobs", &());
+            choice.push("finish_reason", self.finish_reason);
+            choice
+        };
+        let choices: Vec<_> = (0..self.choices).map(choice).collect();
         let mut out = Members::default();
         out.push("id", &self.id);
         out.push("object", COMPLETION);
         out.push("created", &self.created);
         out.push("model", &self.model);
-        out.push("choices", &[choice]);
+        out.push("choices", &choices);
         out.push("usage", &self.usage);
         to_bytes(&out)
     }
 
-    /// Made one by one as they are asked for: a long message has many.
+    /// Made one by one as they are asked for: a long message has many. The choices come word by word in turn.
     fn chunks(self, include_usage: bool) -> Result<impl Iterator<Item = Bytes> + Send, BackendError> {
         let usage: Box<RawValue> =
             to_raw_value(&self.usage).map_err(|error| BackendError::Broken(error.to_string()))?;
@@ -209,173 +261,46 @@ impl Reply {
             service_tier: None,
             system_fingerprint: None,
         };
-        let (text, finish_reason) = (self.text, self.finish_reason);
-        let mut next = Some(Step::Role);
+        let (text, choices, finish_reason) = (self.text, self.choices, self.finish_reason);
+        let mut next = Some((Step::Role, 0));
         Ok(std::iter::from_fn(move || {
             let mut delta = Members::default();
             let mut reason = None;
             let after_text = |at: usize| if at < text.len() { Step::Text(at) } else { Step::Finish };
-            match next.take()? {
+            let (step, index) = next.take()?;
+            let after = match step {
                 Step::Role => {
                     delta.push("role", "assistant");
                     delta.push("content", "");
-                    next = Some(after_text(0));
+                    Some(after_text(0))
                 }
                 Step::Text(at) => {
                     let (piece, _) = split_piece(text.split_at(at).1);
                     delta.push("content", piece);
-                    next = Some(after_text(at + piece.len()));
+                    Some(after_text(at + piece.len()))
                 }
                 Step::Finish => {
                     reason = Some(Cow::Borrowed(finish_reason));
-                    next = include_usage.then_some(Step::Usage);
+                    include_usage.then_some(Step::Usage)
                 }
                 Step::Usage => return Some(envelope.usage_chunk(&usage)),
-            }
-            Some(envelope.chunk(DeltaOut { index: 0, delta, logprobs: None, finish_reason: reason }))
+            };
+            next = if index + 1 < choices { Some((step, index + 1)) } else { after.map(|step| (step, 0)) };
+            Some(envelope.chunk(DeltaOut { index, delta, logprobs: None, finish_reason: reason }))
         }))
     }
 }
 
+/// What the next chunk is, of each choice in turn.
+#[derive(Clone, Copy)]
 enum Step {
     Role,
     /// From this byte of the text.
     Text(usize),
     Finish,
+    /// Of all choices.
     Usage,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::backend::Deadline;
-    use crate::server::completion::{Assembler, read};
-    use async_openai::types::chat::{CreateChatCompletionResponse, CreateChatCompletionStreamResponse};
-    use serde_json::{Value, json};
-
-    fn request(body: &Value, stream: bool) -> UpstreamRequest {
-        let deadline = Deadline::new(std::time::Instant::now(), std::time::Duration::from_mins(1));
-        let marks = crate::server::backend::attempts::Marks::default();
-        UpstreamRequest {
-            operation: Operation::Chat,
-            body: body.to_string().into(),
-            stream,
-            deadline,
-            marks,
-            trace_parent: None,
-        }
-    }
-
-    async fn plain(body: Value) -> Result<Bytes, BackendError> {
-        let request = request(&body, false);
-        match Echo::new().call(request).await? {
-            UpstreamAnswer::Complete { body, .. } => Ok(body),
-            UpstreamAnswer::Stream { .. } => panic!("a stream for a plain request"),
-        }
-    }
-
-    async fn streamed(body: Value) -> Vec<Bytes> {
-        let request = request(&body, true);
-        match Echo::new().call(request).await.unwrap() {
-            UpstreamAnswer::Stream { events, .. } => events.map(Result::unwrap).collect().await,
-            UpstreamAnswer::Complete { .. } => panic!("a plain answer for a stream"),
-        }
-    }
-
-    fn user(text: &str) -> Value {
-        json!({"model": "echo-1", "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": text}]})
-    }
-
-    #[tokio::test]
-    async fn the_last_user_message_comes_back_with_its_white_space() {
-        for text in ["hello", " hello  big\n world ", "", "   ", "é 🦀\u{3000}ü"] {
-            let body = plain(user(text)).await.unwrap();
-            let answer: CreateChatCompletionResponse = serde_json::from_slice(&body).unwrap();
-            assert_eq!(answer.object, "chat.completion");
-            assert_eq!(answer.choices[0].message.content.as_deref(), Some(text));
-            let chunks = streamed(user(text)).await;
-            let mut assembler = Assembler::new();
-            for chunk in &chunks {
-                let typed: CreateChatCompletionStreamResponse = serde_json::from_slice(chunk).unwrap();
-                assert_eq!(typed.object, "chat.completion.chunk");
-                assembler.push(chunk).unwrap();
-            }
-            assert_eq!(assembler.text(), text);
-            assert!(assembler.is_complete() && assembler.is_faithful());
-        }
-    }
-
-    #[tokio::test]
-    async fn every_word_is_a_token() {
-        let answer = read(&plain(user("one two three")).await.unwrap()).unwrap();
-        let usage = answer.usage.unwrap();
-        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (5, 3));
-        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
-        // The role, a piece for each word, the reason.
-        assert_eq!(streamed(user("one two three")).await.len(), 5);
-    }
-
-    #[tokio::test]
-    async fn an_answer_stops_at_the_longest_that_was_asked_for() {
-        for (field, limit, text, reason) in [
-            ("max_tokens", 2, "one two", "length"),
-            ("max_completion_tokens", 1, "one", "length"),
-            ("max_tokens", 3, "one two three", "stop"),
-        ] {
-            let mut body = user("one two three");
-            body[field] = json!(limit);
-            let answer = read(&plain(body.clone()).await.unwrap()).unwrap();
-            assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), (text, Some(reason)));
-            let mut assembler = Assembler::new();
-            for chunk in streamed(body).await {
-                assembler.push(&chunk).unwrap();
-            }
-            assert_eq!((assembler.text(), assembler.finish_reason()), (text, Some(reason)));
-        }
-    }
-
-    #[tokio::test]
-    async fn usage_is_streamed_only_when_asked_for() {
-        let mut body = user("one two");
-        let last: Value = serde_json::from_slice(streamed(body.clone()).await.last().unwrap()).unwrap();
-        assert_eq!(last["choices"][0]["finish_reason"], "stop");
-        body["stream_options"] = json!({"include_usage": true});
-        let last: Value = serde_json::from_slice(streamed(body).await.last().unwrap()).unwrap();
-        assert_eq!(last["choices"], json!([]));
-        assert_eq!(last["usage"], json!({"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}));
-    }
-
-    #[tokio::test]
-    async fn text_parts_are_echoed_and_images_are_not() {
-        let body = json!({"model": "m", "messages": [{"role": "user", "content": [
-            {"type": "text", "text": "look "}, {"type": "image_url", "image_url": {"url": "data:"}},
-            {"type": "text", "text": "here"}]}, {"role": "assistant", "content": null}]});
-        assert_eq!(read(&plain(body).await.unwrap()).unwrap().text, "look here");
-    }
-
-    #[tokio::test]
-    async fn the_content_is_the_same_every_time_and_the_id_is_not() {
-        let ids = [plain(user("a")).await.unwrap(), plain(user("a")).await.unwrap()]
-            .map(|body| serde_json::from_slice::<Value>(&body).unwrap()["id"].as_str().unwrap().to_owned());
-        assert_ne!(ids[0], ids[1]);
-        assert!(ids[0].starts_with("chatcmpl-"));
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_echoed_is_refused_with_what_to_do() {
-        let mut zero = user("a");
-        zero["max_tokens"] = json!(0);
-        for (body, param) in [
-            (json!({"model": "m", "messages": [{"role": "system", "content": "x"}]}), "messages"),
-            (json!({"model": "m", "messages": "x"}), "messages"),
-            (zero, "max_tokens"),
-        ] {
-            match plain(body).await {
-                Err(BackendError::Rejected { status: 400, param: Some(found), .. }) => {
-                    assert_eq!(found, param);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
+mod tests;
