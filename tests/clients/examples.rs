@@ -9,10 +9,11 @@ use tokio::process::Command;
 use crate::Rig;
 use crate::chat::answer;
 use crate::mock_openai::Script;
+use crate::process::Process;
 use crate::programs::{NodeScripts, python, root, run};
 
 /// What is run below, in each language.
-const PROGRAMS: [&str; 5] = ["chat", "errors", "keyless", "simple", "tools"];
+const PROGRAMS: [&str; 7] = ["chat", "embeddings", "errors", "keyless", "responses", "simple", "tools"];
 const LANGUAGES: [(&str, &str); 3] = [("curl", "sh"), ("node", "mjs"), ("python", "py")];
 
 /// A command that runs a program; None where the language is not there.
@@ -66,6 +67,27 @@ async fn tools(language: &str) {
     assert_eq!(out.trim(), "The model asks for the weather in Oslo\nWear a coat.");
     let second: serde_json::Value = serde_json::from_slice(&rig.mock.requests()[1].body).unwrap();
     assert_eq!(second["messages"][2], json!({"role": "tool", "tool_call_id": "call_1", "content": "-3"}));
+}
+
+/// Against the built-in backend, which a newcomer meets first.
+async fn embeddings(language: &str) {
+    let (place, quick) = (tempfile::tempdir().unwrap(), root().join("examples/quickstart.yaml"));
+    let file = place.path().join("service.yaml");
+    std::fs::write(&file, std::fs::read_to_string(quick).unwrap() + "  logging: {format: json}\n").unwrap();
+    let server = Process::local(&file, &[]).await;
+    let Some(out) = prints(&server.url, language, "embeddings", None).await else { return };
+    assert_eq!(out.trim(), "A cat sleeps sixteen hours a day\n256 dimensions, 27 tokens");
+}
+
+async fn responses(language: &str) {
+    let rig = Rig::start().await;
+    rig.mock.script(Script::Words(2)).script(Script::Words(3));
+    let Some(out) = prints(rig.url(), language, "responses", None).await else { return };
+    let said = "word0 word1 (9 tokens)\nword0 word1 word2 (10 tokens)\n3 items led to it";
+    assert_eq!(out.trim(), said);
+    let second: serde_json::Value = serde_json::from_slice(&rig.mock.requests()[1].body).unwrap();
+    assert_eq!(second["messages"][0]["content"], "My name is Ada", "the server remembers");
+    assert_eq!(rig.succeeded("DELETE", "/v1/responses/{id}").await, 2, "both are erased");
 }
 
 async fn simple(language: &str) {
@@ -123,7 +145,7 @@ macro_rules! in_each_language {
     )*};
 }
 
-in_each_language!(chat, errors, keyless, simple, tools);
+in_each_language!(chat, embeddings, errors, keyless, responses, simple, tools);
 
 #[test]
 fn every_program_is_run() {

@@ -43,11 +43,19 @@ impl Rig {
 
     /// How many requests with this status the server has answered on its chat completions.
     pub async fn answered(&self, status: u16) -> usize {
+        self.counted("POST", "/v1/chat/completions", status).await
+    }
+
+    /// How many requests with this method it has answered with 200 on this route.
+    pub async fn succeeded(&self, method: &str, route: &str) -> usize {
+        self.counted(method, route, 200).await
+    }
+
+    async fn counted(&self, method: &str, route: &str, status: u16) -> usize {
         let metrics = http::get(&format!("{}/metrics", self.server.admin)).await;
         let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
-        let line = format!(
-            "http_requests_total{{endpoint=\"/v1/chat/completions\",method=\"POST\",status=\"{status}\"}} "
-        );
+        let line =
+            format!("http_requests_total{{endpoint=\"{route}\",method=\"{method}\",status=\"{status}\"}} ");
         metrics.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
     }
 }
