@@ -9,12 +9,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::ask::{Answer, AskError, AskOptions};
 use crate::constants::{LEASE, env, mount, path};
 use crate::controller::workload::OperatorPods;
 use crate::controller::{self, ControllerOptions, Defaults};
@@ -28,7 +30,7 @@ use crate::server::overload::LoadOptions;
 use crate::server::secrets::{self, SecretSource};
 use crate::server::{self, Listeners, ServeError, ServerOptions};
 use crate::shutdown::{Shutdown, Signals};
-use crate::{doctor, environment, healthcheck, init_secret, offline, output, telemetry};
+use crate::{ask, doctor, environment, healthcheck, init_secret, offline, output, telemetry};
 
 /// The image of this version, for those who build it under its plain name.
 const SERVER_IMAGE: &str = concat!("chatservice:", env!("CARGO_PKG_VERSION"));
@@ -77,6 +79,8 @@ pub enum Command {
     /// It reads with your permissions, by KUBECONFIG or from inside a pod: CRD, operator and its permissions, ChatServices and
     /// their pods, Redis, the metrics API. Exit code 0: nothing is wrong; 1: something is.
     Doctor(DoctorArgs),
+    /// Ask a chat API one question as an app does, and say whether it was answered, or what to do.
+    Ask(AskArgs),
     /// Ask a listener of this program whether it is well: exit code 0, or 1 and a line that says why not.
     Healthcheck(HealthcheckArgs),
 }
@@ -260,6 +264,28 @@ pub struct DoctorArgs {
     pub namespace: Option<String>,
 }
 
+/// Arguments of `ask`.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The API as the OpenAI SDK takes it and `kubectl get chat` shows it, such as http://demo.chat.svc:8080/v1.
+    pub url: String,
+    /// The question.
+    #[arg(long, value_name = "TEXT", default_value = "Are you there? Answer with one word.")]
+    pub message: String,
+    /// What the answer must hold.
+    #[arg(long, value_name = "TEXT")]
+    pub expect: Option<String>,
+    /// A file with the key to send, or a directory of such, as a Secret is mounted: its first that is no hash is sent.
+    #[arg(long, value_name = "PATH")]
+    pub keys: Option<PathBuf>,
+    /// A file with certificates in PEM to trust beside the public ones, or a directory of such.
+    #[arg(long, value_name = "PATH")]
+    pub authorities: Option<PathBuf>,
+    /// Seconds until it gives up; before that it tries again while nobody can be reached.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub timeout: u16,
+}
+
 /// Arguments of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -307,6 +333,9 @@ pub enum CliError {
     /// Something is wrong in the cluster, or it cannot be asked.
     #[error(transparent)]
     Doctor(#[from] doctor::DoctorError),
+    /// Not answered.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// Not healthy.
     #[error(transparent)]
     Health(#[from] healthcheck::HealthError),
@@ -368,6 +397,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             let options = DoctorOptions { namespace: args.namespace, program: program() };
             Ok(doctor::run(options).await?)
         }),
+        Command::Ask(args) => until_done(ask(args)),
         Command::Healthcheck(args) => {
             until_done(async move { Ok(healthcheck::check(&args.address, &args.path).await?) })
         }
@@ -444,6 +474,14 @@ async fn init_secret(args: InitSecretArgs) -> Result<(), CliError> {
         init_secret::Outcome::Kept => "is there and stays as it is",
     };
     Ok(output::print(&format!("Secret {secret} {said}\n"))?)
+}
+
+async fn ask(args: AskArgs) -> Result<(), CliError> {
+    let AskArgs { url, message, expect, keys, authorities, timeout } = args;
+    let patience = Duration::from_secs(u64::from(timeout));
+    let options = AskOptions { url, message, expect, keys, authorities, patience };
+    let Answer { model, characters } = ask::ask(&options).await?;
+    Ok(output::print(&format!("{} answered: {characters} characters of {model}\n", options.url))?)
 }
 
 /// The text of `crds/chatservices.yaml`.

@@ -16,6 +16,7 @@ pub mod offline;
 pub mod server;
 
 pub mod admin;
+pub mod ask;
 pub mod healthcheck;
 pub mod init_secret;
 pub mod output;

@@ -141,3 +141,43 @@ def test_server_labels_are_those_of_the_operator():
     policy = of_kind(objects("chatservice", *IMAGE), "NetworkPolicy")[0]
     peer = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     assert peer == {"app.kubernetes.io/name": "chatservice", "app.kubernetes.io/instance": "test"}
+
+
+# Values, and what the pod of `helm test` asks with: arguments, the volume of them, its account
+QUESTIONS = [
+    ({}, ["http://demo.chat.svc:8080/v1"], {}, None),
+    ({"service": {"port": 80}, "backend": {"openai": {}}, "model": "m"}, ["http://demo.chat.svc:80/v1"], {}, None),
+    ({"service": {"tls": {"secretRef": {"name": "cert"}}}}, ["https://demo.chat.svc:8080/v1", "--authorities=/authorities"], {"authorities": "cert"}, None),
+    ({"auth": {"apiKeysSecretRef": {"name": "a"}}}, ["--keys=/keys"], {"keys": "a"}, None),
+    ({"auth": {"apiKeysSecretRef": {"name": "a"}}, "tests": {"keysSecret": "b"}}, ["--keys=/keys"], {"keys": "b"}, None),
+    ({"auth": {"serviceAccounts": {"allowed": [{"namespace": "shop", "name": "x"}, {"namespace": "chat", "name": "web"}, {"namespace": "chat", "name": "other"}]}}},
+     ["--keys=/keys"], {"keys": "chatservice.dev/chat/demo"}, "web"),
+    ({"auth": {"serviceAccounts": {"audience": "shared", "allowed": [{"namespace": "chat", "name": "x"}, {"namespace": "chat", "name": "web"}]}},
+      "tests": {"serviceAccountName": "web"}}, ["--keys=/keys"], {"keys": "shared"}, "web"),
+]
+
+
+@pytest.mark.parametrize(("values", "arguments", "sources", "account"), QUESTIONS, ids=range(len(QUESTIONS)))
+def test_helm_test_asks_as_a_caller_does(values, arguments, sources, account):
+    rendered = parse(render("chatservice", *IMAGE, "--namespace", "chat", release="demo", values=values))
+    spec = of_kind(rendered, "Pod")[0]["spec"]
+    container = spec["containers"][0]
+    assert set(arguments) <= set(container["args"]) and container["args"][0] == "ask"
+    # Only echo is known to answer with the question.
+    assert ("--expect=Are you there?" in container["args"]) is ("backend" not in values)
+    found = {}
+    for volume in spec.get("volumes", []):
+        token = volume.get("projected", {}).get("sources", [{}])[0].get("serviceAccountToken")
+        found[volume["name"]] = token["audience"] if token else volume["secret"]["secretName"]
+        # What is missing is said by the pod, which else would not start.
+        assert token or volume["secret"]["optional"] is True
+        # The key of the certificate stays where it is.
+        assert volume["name"] != "authorities" or [item["key"] for item in volume["secret"]["items"]] == ["ca.crt", "tls.crt"]
+    assert found == sources
+    assert [mount["mountPath"] for mount in container.get("volumeMounts", [])] == [f"/{name}" for name in found]
+    assert spec.get("serviceAccountName") == account
+
+
+def test_where_nobody_of_the_namespace_may_ask_there_is_no_helm_test():
+    foreign = {"auth": {"serviceAccounts": {"allowed": [{"namespace": "shop", "name": "web"}]}}}
+    assert of_kind(objects("chatservice", *IMAGE, values=foreign), "Pod") == []

@@ -89,12 +89,16 @@ MORE = {
             "persistence": {"accessModes": ["ReadWriteOncePod"], "annotations": {"a": "b"}}, "networkPolicy": {"enabled": False},
             "podSecurityContext": {"runAsUser": 1}, "securityContext": {"runAsUser": 1}, "terminationGracePeriodSeconds": 5},
          "jobs": {"resources": {"limits": {"cpu": 1}}},
+         "auth": {"apiKeysSecretRef": {"name": "a"}}, "tests": {"keysSecret": "b"},
          "keda": {"enabled": True, "pollingInterval": 1, "cooldownPeriod": 1, "streamsPerPod": 1, "prometheusAddress": "http://p:1"},
          "serviceMonitor": {"enabled": True, "namespace": "x", "annotations": {"a": "b"}, "honorLabels": True, "renderMode": "alwaysRender",
                             "relabelings": [{"targetLabel": "a", "replacement": "b"}], "metricRelabelings": [{"regex": "a", "action": "drop"}]},
          "ingress": {"enabled": True, "labels": {"a": "b"}, "hosts": [{"host": "a"}]},
          "httpRoute": {"enabled": True, "annotations": {"a": "b"}, "labels": {"a": "b"}, "parentRefs": [{"name": "a"}],
                        "filters": [{"type": "RequestHeaderModifier"}]}},
+        {"image": {"repository": "a/b"}, "tests": {"enabled": False}},
+        {"image": {"repository": "a/b"}, "auth": {"serviceAccounts": {"allowed": [{"namespace": "system", "name": "a"}, {"namespace": "system", "name": "b"}]}},
+         "tests": {"serviceAccountName": "b"}},
         {"image": {"repository": "a/b", "digest": "sha256:" + "a" * 64}, "redis": {"image": {"digest": "sha256:" + "b" * 64}},
          "keda": {"enabled": True, "triggers": [{"type": "cron"}]}},
         {"redis": {"enabled": False}, "externalRedis": {"url": "rediss+sentinel://a,b/m", "tls": {
@@ -164,9 +168,10 @@ def test_every_field_of_the_spec_reaches_the_chatservice_as_it_is():
     values = {field: sample(schema) for field, schema in fields.items() if field not in ("image", "redis", "replicas", "autoscaling")}
     rendered = objects("chatservice", *IMAGE, "--set", "replicaCount=0,serverImage=a:1", values=values)
     spec = of_kind(rendered, "ChatService")[0]["spec"]
-    # The chart's own Redis has to be reached too.
-    own = spec["networkPolicy"]["egressTo"].pop()
-    assert own["podSelector"]["matchLabels"] == of_kind(rendered, "StatefulSet")[0]["spec"]["selector"]["matchLabels"]
+    # The chart's own Redis has to be reached too, and its own test let in.
+    redis, test = (spec["networkPolicy"][list_].pop()["podSelector"]["matchLabels"] for list_ in ("egressTo", "ingressFrom"))
+    assert redis == of_kind(rendered, "StatefulSet")[0]["spec"]["selector"]["matchLabels"]
+    assert test.items() <= of_kind(rendered, "Pod")[0]["metadata"]["labels"].items()
     for field, value in values.items():
         assert spec[field] == value, field
     assert (spec["replicas"], spec["image"], spec["redis"]) == (0, "a:1", {"secretRef": {"name": "test-redis"}})
@@ -201,6 +206,7 @@ BAD = [
     ("chatservice-operator", "extraArgs={--log-level=debug}", "extraArgs: --log-level is set already, from the values logging, watchNamespaces, allowedImages and maxConcurrentRollouts: change those"),
     ("chatservice-operator", "serviceMonitor.enabled=true,serviceMonitor.renderMode=failIfMissing", "serviceMonitor.enabled is true and the cluster has no ServiceMonitor (monitoring.coreos.com/v1): install the Prometheus operator first, or set serviceMonitor.renderMode to skipIfMissing"),
     ("chatservice", "image.repository=", "image.repository is needed for the Job that makes Redis' password"),
+    ("chatservice", "tests.serviceAccountName=web", "tests.serviceAccountName is web, and auth.serviceAccounts.allowed has no {namespace: system, name: web}: add it there"),
     # Redis
     ("chatservice", "externalRedis.url=redis://a:6379", "at '/redis/enabled': value must be 'false, because externalRedis is set: use one of the two'"),
     ("chatservice", "redis.enabled=false", "at '/redis/enabled': value must be 'true, because externalRedis has no existingSecret, url or host"),

@@ -20,7 +20,7 @@ pub struct Local {
 
 impl Local {
     /// Starts it on a free port and reads what it prints until it says how to stop.
-    fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = chatservice();
         command.args(["local", "--address", "127.0.0.1:0"]).args(arguments).envs(variables.iter().copied());
         let mut local = Self::spawn(&mut command);
@@ -71,6 +71,11 @@ impl Local {
     fn shown(&self, label: &str) -> &str {
         let line = self.banner.lines().find_map(|line| line.trim().strip_prefix(label));
         line.unwrap_or_else(|| panic!("no {label} in {}", self.banner)).trim()
+    }
+
+    /// The API as OpenAI's SDKs take it.
+    pub fn base_url(&self) -> String {
+        self.shown("Docs:").replace("/docs", "/v1")
     }
 
     /// Sends a signal by name and gives the exit code.

@@ -180,6 +180,12 @@ imagePullSecrets:
 {{- if and .Values.backend.openai (not .Values.model) -}}
 {{- fail "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini" -}}
 {{- end -}}
+{{- with .Values.tests.serviceAccountName -}}
+{{- $account := dict "namespace" (include "chatservice.namespace" $) "name" . -}}
+{{- if not (has $account (get (get $.Values.auth "serviceAccounts" | default dict) "allowed" | default list)) -}}
+{{- fail (printf "tests.serviceAccountName is %s, and auth.serviceAccounts.allowed has no {namespace: %s, name: %s}: add it there, or name one of those" . $account.namespace .) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- fail "ingress.enabled is true and ingress.hosts is empty: name a host, such as [{host: chat.example.com, paths: [{path: /}]}]" -}}
 {{- end -}}

@@ -22,7 +22,7 @@ use crate::constants::{DEFAULT_ALLOWED_HOST, env, mount as paths, reason, secret
 mod api_keys;
 mod authorities;
 mod certificate;
-mod mount;
+pub(crate) mod mount;
 
 /// Where secrets are.
 pub enum SecretSource {

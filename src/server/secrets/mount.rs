@@ -10,14 +10,14 @@ const FILE_BYTES: u64 = 1 << 20;
 const NAMES: usize = 10;
 
 /// A mounted Secret, as it was when it was opened.
-pub(super) struct Mount {
+pub(crate) struct Mount {
     directory: PathBuf,
     names: Vec<String>,
 }
 
 impl Mount {
     /// An absent directory is an empty Secret.
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         // The kubelet replaces all files at once by replacing this link; behind it none of them changes.
         let directory = directory.join("..data").canonicalize().unwrap_or_else(|_| directory.to_owned());
         let entries = match fs::read_dir(&directory) {
@@ -39,12 +39,12 @@ impl Mount {
         Ok(Self { directory, names })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
     /// All data keys.
-    pub(super) fn keys(&self) -> &[String] {
+    pub(crate) fn keys(&self) -> &[String] {
         &self.names
     }
 
@@ -53,7 +53,7 @@ impl Mount {
     }
 
     /// The data keys, for a message.
-    pub(super) fn names(&self) -> String {
+    pub(crate) fn names(&self) -> String {
         let shown = self.names.iter().take(NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
         match self.names.len().saturating_sub(NAMES) {
             0 => shown,
@@ -61,19 +61,20 @@ impl Mount {
         }
     }
 
-    /// The text of a data key without the line break that editors and `echo` leave at its end; None when the Secret
-    /// does not have the key. Errors hold no part of the text.
-    pub(super) fn read(&self, key: &str) -> io::Result<Option<String>> {
-        if !self.has(key) {
-            return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        File::open(self.directory.join(key))?.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES {
-            return Err(io::Error::other("it is larger than 1 MiB"));
-        }
-        let mut text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))?;
-        text.truncate(text.trim_end_matches(['\r', '\n']).len());
-        Ok(Some(text))
+    /// The text of a data key; None when the Secret does not have the key.
+    pub(crate) fn read(&self, key: &str) -> io::Result<Option<String>> {
+        if self.has(key) { text_of(&self.directory.join(key)).map(Some) } else { Ok(None) }
     }
+}
+
+/// The text of a file without the line break that editors and `echo` leave at its end. Errors hold no part of it.
+pub(crate) fn text_of(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))?;
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Ok(text)
 }
