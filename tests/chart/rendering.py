@@ -22,6 +22,14 @@ def chart(name):
     return ROOT / "charts" / name
 
 
+def notes(name, *args, release="demo", namespace="chat", values=None):
+    """What Helm says after an installation, as far as it can be said without a cluster."""
+    line = ["install", release, chart(name), "--namespace", namespace, "--dry-run=client", *args]
+    result = helm(*line, *([] if values is None else ["--values", "-"]), text=None if values is None else yaml.safe_dump(values))
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split("\nNOTES:\n")[1]
+
+
 def helm(*args, text=None):
     return subprocess.run(["helm", *map(str, args)], env=_OFFLINE, input=text, capture_output=True, text=True)
 
