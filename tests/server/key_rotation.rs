@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ::http::Method;
 use chatservice::server::config::AuthConfig;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http::{self, DEADLINE};
 use crate::process_support::Process;
@@ -115,8 +115,9 @@ impl Pod {
         loop {
             let status = http::get(&format!("{}/status", self.server.admin)).await.json();
             let problems = status["problems"].as_array().cloned().unwrap_or_default();
-            let said = |problem: &Value| problem["message"].as_str().unwrap().contains(words);
-            if if words.is_empty() { problems.is_empty() } else { problems.iter().any(said) } {
+            let said = problems.iter().any(|problem| problem["message"].as_str().unwrap().contains(words));
+            let expected = !words.is_empty();
+            if said == expected && problems.is_empty() != expected {
                 return;
             }
             assert!(tokio::time::Instant::now() < deadline, "{words:?}: {status}");

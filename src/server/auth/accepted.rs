@@ -23,6 +23,16 @@ pub(super) struct Accepted {
     pub(super) until: Option<i64>,
 }
 
+/// What is known of a credential from an address.
+pub(super) enum Known {
+    /// It is this caller's.
+    Good(Arc<Caller>),
+    /// It was somebody's, and has to prove itself once more: the keys have changed, or its time is over.
+    GoodBefore,
+    /// Nothing.
+    Nothing,
+}
+
 /// Those of one gate, and those of the gates before it that it has not seen yet.
 pub(super) struct AcceptedCredentials {
     /// Which gate accepted it, in the order in which they were made.
@@ -54,11 +64,15 @@ impl AcceptedCredentials {
         hasher.finalize()
     }
 
-    /// None: it was never good from there. Else whose it is, if that still holds.
-    pub(super) fn find(&self, mark: &blake3::Hash, now: i64) -> Option<Option<Arc<Caller>>> {
-        let (gate, accepted) = self.credentials.get(mark)?;
-        let holds = gate == self.gate && accepted.until.is_none_or(|until| now < until);
-        Some(holds.then_some(accepted.caller))
+    /// What is known of it.
+    pub(super) fn find(&self, mark: &blake3::Hash, now: i64) -> Known {
+        match self.credentials.get(mark) {
+            None => Known::Nothing,
+            Some((gate, accepted)) if gate == self.gate && accepted.until.is_none_or(|until| now < until) => {
+                Known::Good(accepted.caller)
+            }
+            Some(_) => Known::GoodBefore,
+        }
     }
 
     /// It is good.

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 
 use super::caller::Caller;
 use super::config::{AuthConfig, CallerConfig, ServerConfig, SigningKey};
-use accepted::{Accepted, AcceptedCredentials};
+use accepted::{Accepted, AcceptedCredentials, Known};
 pub use api_keys::{ApiKeys, KEY_MAX, KEY_MIN, UnusableKey};
 pub use failures::Failures;
 use token::Tokens;
@@ -201,10 +201,10 @@ impl Gate {
         };
         let mark = self.accepted.mark(address, credential);
         match self.accepted.find(&mark, now) {
-            Some(Some(caller)) => return Ok(caller),
-            // It was good: looking again is no guess, and tells what has become of it.
-            Some(None) => {}
-            None => failures.check(address)?,
+            Known::Good(caller) => return Ok(caller),
+            // No guess, whatever has become of it.
+            Known::GoodBefore => {}
+            Known::Nothing => failures.check(address)?,
         }
         match self.check(credential, now) {
             Ok(accepted) => {
