@@ -2,8 +2,9 @@
 //! back, in bounded memory.
 //!
 //! Each is kept with its id, so that what the store heard of after all counts once. Beyond [`MOST`] the oldest are added
-//! up by caller: those have a new id, which is safe for what the store was never asked about. What it may have heard of
-//! is left out instead, and counted: the store takes a reservation that nobody settles for spent.
+//! up by caller: those have a new id, which is safe for what the store was never asked about. What it may have heard of,
+//! the few of the moment when it went away, has room of its own; beyond that it is left out and counted: the store takes a
+//! reservation that nobody settles for spent.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -32,6 +33,8 @@ pub struct Owed {
 #[derive(Debug, Default)]
 pub struct Backlog {
     single: VecDeque<Owed>,
+    /// Older ones that only their ids tell.
+    by_id: VecDeque<Owed>,
     added: HashMap<Whose, Settle>,
 }
 
@@ -42,7 +45,7 @@ impl Backlog {
         self.single.extend(owed);
         let mut lost = 0;
         while self.single.len() > MOST {
-            lost += self.single.pop_front().map_or(0, |oldest| u64::from(!self.add(oldest)));
+            lost += self.single.pop_front().map_or(0, |oldest| u64::from(!self.make_room(oldest)));
         }
         lost
     }
@@ -51,8 +54,10 @@ impl Backlog {
     pub fn take(&mut self, most: usize) -> Vec<Settle> {
         let added: Vec<_> = self.added.keys().take(most).cloned().collect();
         let mut taken: Vec<_> = added.iter().filter_map(|whose| self.added.remove(whose)).collect();
-        let single = most.saturating_sub(taken.len()).min(self.single.len());
-        taken.extend(self.single.drain(..single).map(|owed| owed.settle));
+        for queue in [&mut self.by_id, &mut self.single] {
+            let fitting = most.saturating_sub(taken.len()).min(queue.len());
+            taken.extend(queue.drain(..fitting).map(|owed| owed.settle));
+        }
         taken
     }
 
@@ -68,7 +73,7 @@ impl Backlog {
     /// How many are owed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.single.len() + self.added.len()
+        self.single.len() + self.by_id.len() + self.added.len()
     }
 
     /// Whether nothing is owed.
@@ -77,10 +82,18 @@ impl Backlog {
         self.len() == 0
     }
 
-    fn add(&mut self, Owed { mut settle, by_id }: Owed) -> bool {
-        if by_id {
-            return false;
+    fn make_room(&mut self, oldest: Owed) -> bool {
+        if !oldest.by_id {
+            return self.add(oldest.settle);
         }
+        let fits = self.by_id.len() < MOST;
+        if fits {
+            self.by_id.push_back(oldest);
+        }
+        fits
+    }
+
+    fn add(&mut self, mut settle: Settle) -> bool {
         // A limit that it does not take of is not charged, but may be named by what it is added to.
         settle.requests = settle.reserve.requests.map_or(0, |_| settle.requests);
         settle.tokens = settle.reserve.tokens.map_or(0, |_| settle.tokens);
@@ -164,6 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn s1_what_the_store_may_have_heard_of_as_it_went_away_outlasts_any_number_of_others() {
+        let mut backlog = Backlog::default();
+        let first: Vec<_> = (0..50).map(|caller| owed(caller, true)).collect();
+        assert_eq!(backlog.push(first.clone()), 0);
+        for _ in 0..MOST * 3 {
+            assert_eq!(backlog.push([owed(7, false)]), 0);
+        }
+        assert_eq!(backlog.len(), 1 + 50 + MOST);
+        let taken = backlog.take(51);
+        assert_eq!(taken[1..], first.into_iter().map(|owed| owed.settle).collect::<Vec<_>>()[..]);
+    }
+
+    #[test]
     fn what_is_added_up_is_charged_to_the_limits_that_each_of_them_takes_of() {
         let (request, tokens, both) = ((true, false), (false, true), (true, true));
         for (first, second, expected) in [
@@ -190,9 +216,9 @@ mod tests {
     #[test]
     fn what_the_store_may_know_and_what_has_no_room_is_left_out_and_counted() {
         let mut backlog = Backlog::default();
-        assert_eq!(backlog.push((0..MOST + 10).map(|_| owed(0, true))), 10);
+        assert_eq!(backlog.push((0..2 * MOST + 10).map(|_| owed(0, true))), 10);
         let callers = (0..MOST + CALLERS + 5).map(|caller| owed(caller, false));
         assert_eq!(backlog.push(callers), MOST as u64 + 5);
-        assert_eq!(backlog.len(), MOST + CALLERS);
+        assert_eq!(backlog.len(), 2 * MOST + CALLERS);
     }
 }
