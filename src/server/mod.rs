@@ -41,6 +41,7 @@ pub mod settler;
 pub mod store;
 pub mod store_failure;
 
+pub mod assembler;
 pub mod assembly;
 pub mod config;
 pub mod config_file;

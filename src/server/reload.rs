@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::assembly::{Assembler, Unfit};
+use super::assembler::{Assembler, Unfit};
 use super::config::{BackendConfig, ServerConfig};
 use super::config_file::{self, ConfigFile};
 use super::metrics::ServerMetrics;
