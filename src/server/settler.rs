@@ -170,7 +170,12 @@ impl Settler {
     async fn beat(&mut self) {
         let away = self.charging.local.is_away();
         let Some(live) = self.live.load_full() else { return };
-        let due = away || !self.backlog.is_empty() || Instant::now() >= self.next_beat;
+        let regular = Instant::now() >= self.next_beat;
+        // A server that is asked nothing finds out by itself whether its store is there.
+        if regular || live.store.connected() != Some(true) {
+            live.store.look();
+        }
+        let due = away || !self.backlog.is_empty() || regular;
         if !due {
             return;
         }

@@ -47,6 +47,7 @@ mod reload;
 mod responses;
 mod secrecy;
 mod simple_dialect;
+mod store_away;
 mod streams;
 mod telemetry;
 mod three_processes;

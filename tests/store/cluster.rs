@@ -13,6 +13,7 @@ use chatservice::server::store::{
 use crate::behaviour::{
     DEADLINE, RETENTION, admit, answered, in_time, late, limit, reserve, try_admit, turn,
 };
+use crate::faults::looked_for_until;
 use crate::pod_at;
 use crate::redis_server::RedisServer;
 use crate::redis_sets::RedisCluster;
@@ -193,6 +194,26 @@ async fn s1_s2_a_node_that_hangs_costs_its_own_slots_and_those_hardly_wait() {
         if store.connected() == Some(true) { Ok(()) } else { Err(away) }
     })
     .await;
+}
+
+/// S1 to S3, for a Cluster that hangs before anything is known of it.
+#[tokio::test]
+async fn s1_s2_s3_a_cluster_that_hangs_from_the_start_is_waited_for_once_and_found_when_it_is_back() {
+    let Some(cluster) = RedisCluster::start(false).await else { return };
+    cluster.masters.iter().for_each(RedisServer::freeze);
+    let (asked, idle) = (pod_at(&cluster.url(), "u-1"), pod_at(&cluster.url(), "u-1"));
+    let key = CacheKey([7; 32]);
+    until_lost(&asked, key).await;
+    let started = Instant::now();
+    for _ in 0..200 {
+        assert!(put(&asked, key).await.is_err());
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?} for 200 requests", started.elapsed());
+    looked_for_until(&idle, false).await;
+
+    cluster.masters.iter().for_each(RedisServer::thaw);
+    until_put(&asked, key).await;
+    looked_for_until(&idle, true).await;
 }
 
 #[tokio::test]

@@ -126,6 +126,30 @@ async fn a_store_is_made_without_redis_and_finds_it_later() {
     until_back(&store).await;
 }
 
+/// As the settler does, on which an idle server depends.
+pub async fn looked_for_until(store: &RedisStore, connected: bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while store.connected() != Some(connected) {
+        assert!(Instant::now() < deadline, "it is not found out: {:?}", store.connected());
+        store.look();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn s3_a_redis_that_nobody_asks_is_found_to_be_away_and_to_be_back() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let store = pod(&server, "u-1");
+    server.kill();
+    looked_for_until(&store, false).await;
+    server.restart().await;
+    looked_for_until(&store, true).await;
+    server.freeze();
+    looked_for_until(&store, false).await;
+    server.thaw();
+    looked_for_until(&store, true).await;
+}
+
 #[tokio::test]
 async fn a_request_that_is_given_up_does_not_keep_others_from_connecting() {
     let Some(server) = RedisServer::start().await else { return };

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::breaker::Permit;
-use super::node::{Failure, Node, Sent, Trip};
+use super::node::{CONNECT, Failure, Node, Sent, Trip};
 use super::redis_address::{RedisAddress, Server};
 use super::slots::{SLOTS, SlotRange, parse_slots};
 
@@ -37,11 +39,16 @@ impl Cluster {
         Self { address, map: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
-    /// The node that has this slot, as far as is known; asks where there is nothing to go by.
+    /// The node that has this slot, as far as is known; asks where there is nothing to go by, unless nobody answered a
+    /// moment ago.
     pub async fn node(&self, slot: u16, trip: &Trip) -> Result<Arc<Node>, StoreError> {
         if self.map().owners.is_empty() {
-            let ask = tokio::time::timeout_at(trip.connect_by, self.refresh());
-            ask.await.unwrap_or(Err(StoreError::Timeout(super::node::CONNECT)))?;
+            let nodes = self.nodes();
+            if nodes.iter().all(|node| node.is_away()) {
+                return Err(unanswered());
+            }
+            let ask = tokio::time::timeout_at(trip.connect_by, self.refresh(trip.connect_by));
+            ask.await.unwrap_or(Err(StoreError::Timeout(CONNECT)))?;
         }
         let owner = self.map().owners.get(usize::from(slot)).cloned().flatten();
         owner.ok_or_else(|| {
@@ -65,9 +72,27 @@ impl Cluster {
         (!known.is_empty()).then(|| known.iter().all(|connected| *connected))
     }
 
+    /// A node that is away and may be tried again; who is told sees to it that somebody does.
+    pub fn due(&self) -> Option<Arc<Node>> {
+        self.nodes().into_iter().find(|node| node.is_away() && node.permit() == Permit::Probe)
+    }
+
+    /// Finds out which nodes serve, and where the slots are if nobody said yet or one that was away was tried.
+    pub async fn look(&self) {
+        let looks = self.nodes().into_iter().map(|node| async move {
+            let was_away = node.is_away();
+            node.look().await && was_away
+        });
+        let tried = join_all(looks).await.contains(&true);
+        if tried || self.map().owners.is_empty() {
+            // What it comes to is known from the nodes.
+            let _ = self.refresh(Instant::now() + CONNECT).await;
+        }
+    }
+
     /// Asks the nodes that answer where the slots are, or those of the address if none does. Who waits for another's
     /// answer takes that.
-    pub async fn refresh(&self) -> Result<(), StoreError> {
+    pub async fn refresh(&self, connect_by: Instant) -> Result<(), StoreError> {
         let version = self.map().version;
         let _turn = self.asking.lock().await;
         if self.map().version != version {
@@ -75,26 +100,39 @@ impl Cluster {
         }
         let known: Vec<_> =
             self.map().nodes.values().filter(|node| node.connected() == Some(true)).cloned().collect();
-        if self.ask(known).await.is_ok() {
+        if self.ask(known, connect_by).await.is_ok() {
             return Ok(());
         }
-        let seeds = self.address.servers().iter().map(|server| match self.map().nodes.get(server) {
-            Some(node) => node.clone(),
-            None => self.new_node(server),
-        });
-        self.ask(seeds.collect()).await
+        self.ask(self.seeds(), connect_by).await
+    }
+
+    /// The nodes that are known, or those of the address where none is.
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        let known: Vec<_> = self.map().nodes.values().cloned().collect();
+        if known.is_empty() { self.seeds() } else { known }
+    }
+
+    /// The nodes of the address, kept so that what is found out about them is known to the next who asks.
+    fn seeds(&self) -> Vec<Arc<Node>> {
+        let mut map = self.map();
+        let servers = self.address.servers().iter();
+        servers
+            .map(|server| {
+                map.nodes.entry(server.clone()).or_insert_with_key(|server| self.new_node(server)).clone()
+            })
+            .collect()
     }
 
     /// Takes the first good answer.
-    async fn ask(&self, nodes: Vec<Arc<Node>>) -> Result<(), StoreError> {
+    async fn ask(&self, nodes: Vec<Arc<Node>>, connect_by: Instant) -> Result<(), StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let sent = &Sent::One(command);
         let mut asked: FuturesUnordered<_> = nodes
             .into_iter()
-            .filter(|node| node.permit() == Permit::Closed)
+            .filter(|node| !node.is_away())
             .map(|node| async move {
-                let answer = node.run(sent, false, &mut Trip::new()).await;
+                let answer = node.run(sent, false, &mut Trip::connected_by(connect_by)).await;
                 (node, answer)
             })
             .collect();
@@ -113,7 +151,7 @@ impl Cluster {
                 Err(Failure::Redirect(_)) => {}
             }
         }
-        Err(reason.unwrap_or_else(|| StoreError::Unreachable("no node of the Cluster answers".to_owned())))
+        Err(reason.unwrap_or_else(unanswered))
     }
 
     /// Nodes that are in both keep their connections; those that have no slots any more are forgotten.
@@ -145,4 +183,8 @@ impl Cluster {
         // Nothing panics while it holds the lock.
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unanswered() -> StoreError {
+    StoreError::Unreachable("no node of the Cluster answers".to_owned())
 }

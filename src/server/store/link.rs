@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::Value;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::breaker::Permit;
 use super::cluster::Cluster;
-use super::node::{Failure, Node, Sent, Trip};
+use super::node::{CONNECT, Failure, Node, Sent, Trip};
 use super::redis_address::{RedisAddress, Topology};
 use super::slots::slot_of;
 use super::verdict::Redirect;
@@ -57,6 +58,23 @@ impl Link {
         }
     }
 
+    /// Finds out, beside what else there is to do, whether Redis serves: at once where it was never asked or is thought
+    /// to, and where it is away once its pause is over.
+    pub fn look(&self) {
+        match &self.nodes {
+            Nodes::One(node) => {
+                let node = node.clone();
+                self.start(async move {
+                    node.look().await;
+                });
+            }
+            Nodes::Cluster(cluster) => {
+                let cluster = cluster.clone();
+                self.start(async move { cluster.look().await });
+            }
+        }
+    }
+
     /// Runs one operation, all of whose keys are in the slot of this one.
     pub async fn run(&self, key: &[u8], sent: &Sent, trip: &mut Trip) -> Result<Value, StoreError> {
         match &self.nodes {
@@ -94,7 +112,11 @@ impl Link {
         sent: &Sent,
         trip: &mut Trip,
     ) -> Result<Value, StoreError> {
-        let mut node = cluster.node(slot, trip).await?;
+        let mut node = cluster.node(slot, trip).await.inspect_err(|_| {
+            if let Some(node) = cluster.due() {
+                self.look_around(cluster, Some(node));
+            }
+        })?;
         let mut asking = false;
         for _ in 0..=REDIRECTIONS {
             match node.permit() {
@@ -136,7 +158,7 @@ impl Link {
                 }
             };
             // What it comes to is known from the nodes.
-            let (_, ()) = futures::join!(cluster.refresh(), probe);
+            let (_, ()) = futures::join!(cluster.refresh(Instant::now() + CONNECT), probe);
         });
     }
 

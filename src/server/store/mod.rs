@@ -54,6 +54,11 @@ pub trait Store: LimitStore + AnswerStore + ConversationStore + ResponseStore {
     /// Whether other pods see the same: asking costs a trip, and what this process keeps to itself they do not know.
     fn shared(&self) -> bool;
 
-    /// For `/status`: whether the last operation was answered. None for a store that cannot be away.
+    /// For `/status`: whether the last operation was answered. None for a store that cannot be away, and before one was
+    /// asked.
     fn connected(&self) -> Option<bool>;
+
+    /// Finds out whether it is there, in tasks beside that end with the store; [`Self::connected`] tells. One that is away
+    /// is left alone for the pauses of its breaker, however often this is called. Needs a runtime.
+    fn look(&self);
 }

@@ -38,7 +38,13 @@ impl Trip {
     /// An operation that begins now.
     #[must_use]
     pub fn new() -> Self {
-        Self { connect_by: Instant::now() + CONNECT, left: OPERATION }
+        Self::connected_by(Instant::now() + CONNECT)
+    }
+
+    /// A part of an operation that has to be connected by then.
+    #[must_use]
+    pub fn connected_by(connect_by: Instant) -> Self {
+        Self { connect_by, left: OPERATION }
     }
 }
 
@@ -198,6 +204,24 @@ impl Node {
             Verdict::Away => self.failed(began, Some(generation), &reason),
         }
         StoreError::Unreachable(reason).into()
+    }
+
+    /// Whether it is given up, and its pause may be over.
+    pub fn is_away(&self) -> bool {
+        self.state().breaker.is_open()
+    }
+
+    /// Finds out whether it serves, unless that was tried a moment ago. What comes of it [`Self::connected`] tells. False
+    /// where nothing was tried.
+    pub async fn look(&self) -> bool {
+        match self.permit() {
+            Permit::Refused => return false,
+            Permit::Probe => self.probe().await,
+            Permit::Closed => {
+                let _ = self.run(&Sent::One(redis::cmd("PING")), false, &mut Trip::new()).await;
+            }
+        }
+        true
     }
 
     /// Whether it serves again, for the requests that go on without.

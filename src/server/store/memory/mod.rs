@@ -82,4 +82,6 @@ impl Store for MemoryStore {
     fn connected(&self) -> Option<bool> {
         None
     }
+
+    fn look(&self) {}
 }

@@ -195,4 +195,8 @@ impl Store for RedisStore {
     fn connected(&self) -> Option<bool> {
         self.base.link.connected()
     }
+
+    fn look(&self) {
+        self.base.link.look();
+    }
 }
