@@ -27,10 +27,9 @@ use super::store::{
     Standing, StoreError, TokenDemand,
 };
 use super::store_failure::Decision;
+use super::terms::SERVICE;
 use crate::crd::{BudgetPeriod, LimitMode, Per};
 
-/// Whose limits they are that all callers share. No caller is called so: neither an address nor a name holds a `*`.
-const SERVICE: &str = "*";
 /// How much longer a reservation holds than its request may take.
 const GRACE: Duration = Duration::from_mins(1);
 /// When a request that only others' open reservations stand in the way of may try again.
@@ -101,6 +100,7 @@ impl Admission<'_> {
                 if self.live.store.shared() {
                     self.state.charging().local.told(&reserve, &standing, hit);
                 }
+                self.tell_budget(&reserve, &standing);
                 self.judge(&reserve, standing, hit, outcome)?;
                 if !hit && reserve.to_settle() {
                     *slot = Some(Held { requests: 1, ..Held::asked(reserve) });
@@ -197,9 +197,6 @@ impl Admission<'_> {
     ) -> Result<(), ApiError> {
         outcome.limits.take(reserve, &standing);
         let budget = reserve.budget.as_ref().map(|demand| demand.budget);
-        if let (Some(budget), Some(now)) = (budget, standing.budget) {
-            self.tell_budget(budget, now.spent);
-        }
         let refused = standing.refused.filter(|refused| !hit || matches!(refused, Refused::Requests(_)));
         let Some(refused) = refused else { return Ok(()) };
         count(self.state, refused, reserve.enforce);
@@ -213,14 +210,16 @@ impl Admission<'_> {
         Err(refusal(refused, &self.live.terms.of(self.caller).limits, budget.as_ref()))
     }
 
-    /// Of budgets that each caller has, metrics show those that have a name: the others would take turns in one gauge.
-    fn tell_budget(&self, budget: BudgetConfig, spent: NanoUsd) {
-        let label = match budget.per {
+    /// The store's own word on a budget, for those that metrics show: [`super::terms::AllTerms::shown_budgets`]. A share of
+    /// one says nothing of the whole.
+    fn tell_budget(&self, reserve: &Reserve, standing: &Standing) {
+        let (Some(demand), Some(now)) = (&reserve.budget, standing.budget) else { return };
+        let label = match demand.budget.per {
             Per::Service => OTHER,
             Per::Caller if self.caller.is_labelled() => self.caller.label(),
             Per::Caller => return,
         };
-        self.state.metrics().budget_used(label, spent, NanoUsd(budget.amount_nano_usd));
+        self.state.metrics().budget_used(label, now.spent, NanoUsd(demand.budget.amount_nano_usd));
     }
 }
 

@@ -221,6 +221,12 @@ impl ServerMetrics {
         self.budget_used.with_label_values(&[caller]).set(spent.usd() / amount.usd());
     }
 
+    /// There is no budget of this caller any more.
+    pub fn no_budget(&self, caller: &str) {
+        // An error: it was not shown.
+        let _ = self.budget_used.remove_label_values(&[caller]);
+    }
+
     /// How limits are kept from now on.
     pub fn store_mode(&self, mode: StoreMode) {
         for other in StoreMode::ALL {

@@ -1,10 +1,12 @@
 //! The one task that tells the store what requests used. In: the settlements of requests that have ended. Out: counters,
 //! charges and answers in the store, batch by batch; how many servers share it, and whether it is away.
 //!
+//! It also sees how budgets stand, soon after something was settled and every few seconds, since others spend of them too.
+//!
 //! What cannot be told is kept and told when the store is back. It is asked whether it is by heartbeats, four a second
 //! while it is away, so that requests need not find out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,9 +16,10 @@ use tokio::time::MissedTickBehavior;
 use super::backlog::{Backlog, Owed};
 use super::caller::Caller;
 use super::metrics::{OTHER, ServerMetrics};
+use super::pricing::NanoUsd;
 use super::settlement::{Bill, Settlement};
 use super::state::{Charging, Live, LiveHandle};
-use super::store::{CacheKey, PodId, Settle, StoreError};
+use super::store::{CacheKey, CallerKey, PodId, Settle, StoreError};
 
 /// Charges sent to the store in one trip.
 const BATCH: usize = 256;
@@ -41,6 +44,10 @@ pub struct Settler {
     next_beat: Instant,
     /// Charges that the next trip holds: fewer after the store refused one, to find out which.
     batch: usize,
+    /// Whose budgets were settled since they were last looked at.
+    moved: HashSet<CallerKey>,
+    /// The budgets that metrics show, by their labels.
+    shown: HashSet<String>,
 }
 
 impl Settler {
@@ -62,6 +69,8 @@ impl Settler {
             started: Instant::now(),
             next_beat: Instant::now(),
             batch: BATCH,
+            moved: HashSet::new(),
+            shown: HashSet::new(),
         }
     }
 
@@ -81,8 +90,9 @@ impl Settler {
                 _ = tick.tick() => self.beat().await,
             }
         }
-        self.next_beat = Instant::now();
-        self.beat().await;
+        if let Some(live) = self.live.load_full() {
+            self.greet(&live).await;
+        }
         if !self.backlog.is_empty() {
             tracing::warn!(settlements = self.backlog.len(), "the store was not told what was used");
         }
@@ -134,6 +144,11 @@ impl Settler {
         match live.store.settle(charges.clone()).await {
             Ok(exhausted) => {
                 self.batch = BATCH;
+                for demand in charges.iter().filter_map(|settle| settle.reserve.budget.as_ref()) {
+                    if !self.moved.contains(&demand.caller) {
+                        self.moved.insert(demand.caller.clone());
+                    }
+                }
                 for (caller, now) in exhausted.into_iter().filter(|_| live.enforces()) {
                     self.charging.denials.add(caller, now);
                 }
@@ -166,23 +181,52 @@ impl Settler {
         self.metrics.store_errors.with_label_values(&["settle_lost"]).inc_by(settles);
     }
 
-    /// Says that this server is there, hears how many others are, and tells a store that is back what it missed.
+    /// Now and then, and more often while something is wrong or new, sees how the store and its budgets are.
     async fn beat(&mut self) {
-        let away = self.charging.local.is_away();
         let Some(live) = self.live.load_full() else { return };
-        let regular = Instant::now() >= self.next_beat;
+        let due = Instant::now() >= self.next_beat;
         // A server that is asked nothing finds out by itself whether its store is there.
-        if regular || live.store.connected() != Some(true) {
+        if due || live.store.connected() != Some(true) {
             live.store.look();
         }
-        let due = away || !self.backlog.is_empty() || regular;
-        if !due {
+        if due || self.charging.local.is_away() || !self.backlog.is_empty() {
+            // Servers start together: a young one looks around more often.
+            self.next_beat = Instant::now() + BEAT.min(self.started.elapsed());
+            self.greet(&live).await;
+        }
+        self.show_budgets(&live, due).await;
+    }
+
+    /// Shows those that were settled, or all; what is not there any more is not shown either.
+    async fn show_budgets(&mut self, live: &Live, all: bool) {
+        let moved = std::mem::take(&mut self.moved);
+        if self.charging.local.is_away() || (!all && moved.is_empty()) {
             return;
         }
-        // Servers start together: a young one looks around more often.
-        self.next_beat = Instant::now() + BEAT.min(self.started.elapsed());
-        if !live.store.shared() || !live.terms.limit_anything() {
-            return self.metrics.store_mode(self.charging.local.mode_of(&live));
+        let budgets: Vec<_> = live.terms.shown_budgets().collect();
+        let labels: HashSet<_> = budgets.iter().map(|(_, label, _)| (*label).to_owned()).collect();
+        self.shown.difference(&labels).for_each(|gone| self.metrics.no_budget(gone));
+        self.shown = labels;
+        let asked: Vec<_> = budgets.into_iter().filter(|(whose, ..)| all || moved.contains(whose)).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let of = asked.iter().map(|(whose, _, budget)| (whose.clone(), budget.period)).collect();
+        let Ok(states) = live.store.budgets(of).await else { return self.metrics.store_error("budgets") };
+        for ((whose, label, budget), state) in asked.iter().zip(states) {
+            if live.store.shared() {
+                self.charging.local.told_budget(whose, state);
+            }
+            self.metrics.budget_used(label, state.spent, NanoUsd(budget.amount_nano_usd));
+        }
+    }
+
+    /// Says that this server is there, hears how many others are, and tells a store that is back what it missed.
+    async fn greet(&mut self, live: &Live) {
+        // Limits that were taken away while the store was, too, are owed to it.
+        let limited = live.terms.limit_anything() || self.charging.local.is_away();
+        if !live.store.shared() || !limited {
+            return self.metrics.store_mode(self.charging.local.mode_of(live));
         }
         let since = Instant::now();
         let Ok(pods) = live.store.heartbeat(self.pod).await else {
@@ -193,7 +237,7 @@ impl Settler {
         self.charging.local.count(pods);
         while !self.backlog.is_empty() {
             let (before, batch) = (self.backlog.len(), self.backlog.take(self.batch));
-            self.tell(&live, batch).await;
+            self.tell(live, batch).await;
             if self.backlog.len() >= before {
                 return;
             }
@@ -240,8 +284,7 @@ fn as_few(owed: Vec<Owed>) -> Vec<Settle> {
 mod tests {
     use super::*;
     use crate::server::config::RequestLimit;
-    use crate::server::pricing::NanoUsd;
-    use crate::server::store::{CallerKey, ReservationId, Reserve, TokenDemand};
+    use crate::server::store::{ReservationId, Reserve, TokenDemand};
 
     fn owed(caller: &str, tokens: Option<TokenDemand>, by_id: bool) -> Owed {
         let reserve = Reserve {

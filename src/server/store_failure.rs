@@ -104,11 +104,16 @@ impl LocalLimits {
             *word = word.then(standing);
         }
         if let (Some(demand), Some(state)) = (&reserve.budget, standing.budget) {
-            *lock(&self.inner.budgets).entry(&demand.caller) = Some((today(), state));
+            self.told_budget(&demand.caller, state);
         }
         if !hit && (standing.refused.is_none() || !reserve.enforce) {
             self.lease(reserve, false);
         }
+    }
+
+    /// The store's word on a budget.
+    pub fn told_budget(&self, whose: &CallerKey, state: BudgetState) {
+        *lock(&self.inner.budgets).entry(whose) = Some((today(), state));
     }
 
     /// How many servers share the store.

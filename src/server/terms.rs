@@ -5,6 +5,12 @@ use std::collections::HashMap;
 
 use super::caller::Caller;
 use super::config::{BudgetConfig, DynamicConfig, LimitsConfig};
+use super::metrics::OTHER;
+use super::store::CallerKey;
+use crate::crd::Per;
+
+/// Whose limits they are that all callers share. No caller is called so: neither an address nor a name holds a `*`.
+pub const SERVICE: &str = "*";
 
 /// What holds for a caller.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +73,18 @@ impl AllTerms {
     #[must_use]
     pub fn limit_anything(&self) -> bool {
         self.all().any(Terms::limit_anything)
+    }
+
+    /// The budgets that metrics show, each with whose it is and its label: the one that all share, and those of callers
+    /// that have a name. The others would take turns in one gauge.
+    pub fn shown_budgets(&self) -> impl Iterator<Item = (CallerKey, &str, BudgetConfig)> {
+        let shared = self.everybody.budget.filter(|budget| budget.per == Per::Service);
+        let shared = shared.map(|budget| (CallerKey(SERVICE.to_owned()), OTHER, budget));
+        let own = self.named.iter().filter_map(|(name, terms)| {
+            let budget = terms.budget.filter(|budget| budget.per == Per::Caller)?;
+            Some((CallerKey(name.clone()), name.as_str(), budget))
+        });
+        shared.into_iter().chain(own)
     }
 
     fn all(&self) -> impl Iterator<Item = &Terms> {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::config_mount::ConfigMount;
 use crate::http::{self, Answer, DEADLINE};
 use crate::metrics;
 use crate::mock_openai::{MockOpenAi, Script};
@@ -84,12 +85,17 @@ async fn insist(url: String, body: Value) -> bool {
 
 /// What is spent of the budget, in billionths, as the store last told this server.
 async fn spent(server: &TestServer, budget: u64) -> u64 {
+    spent_if_told(server, budget).await.unwrap()
+}
+
+/// The same; None before the store said so.
+async fn spent_if_told(server: &TestServer, budget: u64) -> Option<u64> {
     let text = metrics::text(server).await;
     let ratio = text.lines().find_map(|line| line.strip_prefix("chat_budget_used_ratio{caller=\"other\"} "));
-    let ratio: f64 = ratio.unwrap().parse().unwrap();
+    let ratio: f64 = ratio?.parse().unwrap();
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let spent = (ratio * budget as f64).round() as u64;
-    spent
+    Some(spent)
 }
 
 /// Whether Redis answered in time throughout: on a busy machine it may not, and then servers keep shares.
@@ -281,6 +287,45 @@ async fn a_service_that_wants_to_be_sure_of_its_limits_refuses_while_redis_is_aw
     assert_eq!(ask(&server, false, None).await.status, 200);
 }
 
+#[tokio::test]
+async fn what_is_spent_is_shown_once_it_is_settled_and_a_budget_that_is_gone_no_more() {
+    let mock = MockOpenAi::fast(WORDS).await;
+    let mut config = priced(&mock, Some(USD));
+    let mut mount = ConfigMount::new(&config.to_text());
+    let server = TestServer::start_from(config.clone(), mount.file()).await;
+    metrics::wait(&server, "chat_budget_used_ratio{caller=\"other\"} 0").await;
+    assert_eq!(ask(&server, false, None).await.status, 200);
+    metrics::wait(&server, "chat_budget_used_ratio{caller=\"other\"} 0.04").await;
+    config.dynamic.budget = None;
+    mount.write(&config.to_text());
+    let deadline = Instant::now() + DEADLINE;
+    while metrics::text(&server).await.contains("chat_budget_used_ratio{") {
+        assert!(Instant::now() < deadline, "it is still shown");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_server_spends_of_a_shared_budget_is_shown_by_the_others() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let mock = MockOpenAi::fast(WORDS).await;
+    let servers = three(&priced(&mock, Some(100 * USD)), &redis).await;
+    for _ in 0..3 {
+        assert!(insist(servers[0].at("/v1/chat/completions"), question(true, None)).await);
+    }
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let [a, b, c] =
+            [&servers[0], &servers[1], &servers[2]].map(|server| spent_if_told(server, 100 * USD));
+        let (a, b, c) = tokio::join!(a, b, c);
+        if a == Some(3 * ANSWER_NANO_USD) && a == b && b == c {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{a:?} {b:?} {c:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Callers that ask three servers without a pause, and what came of it.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -330,17 +375,15 @@ impl Load {
     }
 }
 
-/// All that was answered is spent, once each. Each look is a request itself.
-async fn all_is_spent_once(server: &TestServer, budget: u64, mut answered: u64) {
+/// All that was answered is spent, once each; metrics show it to a server that nobody asks.
+async fn all_is_spent_once(server: &TestServer, budget: u64, answered: u64) {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        assert_eq!(ask(server, false, None).await.status, 200);
         let spent = spent(server, budget).await;
         assert!(spent <= answered * ANSWER_NANO_USD, "charged twice: {spent} for {answered} answers");
         if spent == answered * ANSWER_NANO_USD {
             return;
         }
-        answered += 1;
         assert!(Instant::now() < deadline, "charged {spent} for {answered} answers");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -370,9 +413,14 @@ async fn s1_while_redis_is_frozen_nobody_notices_and_nothing_is_charged_twice_af
     let load = Load::start(&servers).await;
     for _ in 0..2 {
         load.more(50).await;
+        let before = spent(&servers[0], 1000 * USD).await;
         redis.freeze();
         each_is_in_mode(&servers, "local").await;
         load.more(50).await;
+        assert!(
+            spent(&servers[0], 1000 * USD).await >= before,
+            "a share's account is not shown as the whole"
+        );
         redis.thaw();
         each_is_in_mode(&servers, "shared").await;
     }

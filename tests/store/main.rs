@@ -101,6 +101,7 @@ for_all_stores!(reservations as memory_reservations, redis_reservations, redis_c
     s6_places_of_a_server_that_died_are_free_when_their_reservations_expire,
     spending_is_told_from_what_others_have_reserved,
     what_expires_counts_as_spent_and_is_corrected_when_it_settles_late,
+    a_budget_is_seen_without_taking_of_it,
     a_refusal_by_one_limit_takes_nothing_of_the_others,
     what_is_not_enforced_is_charged_and_told,
     reservations_and_settlements_count_once_however_often_they_are_told,

@@ -205,6 +205,40 @@ pub async fn what_expires_counts_as_spent_and_is_corrected_when_it_settles_late(
     .await;
 }
 
+pub async fn a_budget_is_seen_without_taking_of_it(store: &dyn Store) {
+    in_time(async |attempt| {
+        let open = money(&format!("a-{attempt}"), 100, 30);
+        let lost = Reserve { life: Duration::from_millis(300), ..another(&open) };
+        let settled = Reserve { id: another(&open).id, ..open.clone() };
+        for reserve in [&open, &lost, &settled] {
+            assert_eq!(ask(store, reserve).await?.refused, None);
+        }
+        store.settle(vec![used(&settled, 0, 7)]).await?;
+        // Many, so that several trips are made; the last one is nobody's.
+        let month = |caller: &str| (CallerKey(caller.to_owned()), BudgetPeriod::Month);
+        let mut of = vec![month(&format!("a-{attempt}")); 200];
+        of.extend([month("nobody"), (CallerKey(format!("a-{attempt}")), BudgetPeriod::Week)]);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let seen: Vec<_> =
+                store.budgets(of.clone()).await?.iter().map(|now| (now.spent.0, now.reserved.0)).collect();
+            assert_eq!((seen.len(), &seen[200..]), (202, &[(0, 0), (0, 0)][..]));
+            // What has expired meanwhile counts as spent.
+            if seen[199] == (37, 30) {
+                break;
+            }
+            assert!(seen[..200].iter().all(|now| [(7, 60), (37, 30)].contains(now)), "{seen:?}");
+            assert!(Instant::now() < deadline, "it does not expire");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        store.settle(vec![used(&lost, 0, 10), used(&open, 0, 1)]).await?;
+        let now = store.budgets(of).await?;
+        assert_eq!((now[0].spent, now[0].reserved), (NanoUsd(18), NanoUsd(0)), "each counts once");
+        Ok(())
+    })
+    .await;
+}
+
 /// Of every limit something.
 pub fn everything(caller: &str) -> Reserve {
     Reserve {

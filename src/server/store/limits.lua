@@ -1,4 +1,4 @@
--- What admit.lua and settle.lua share, in front of both: the clock, the demands of a request, the rules of
+-- What admit.lua, settle.lua and budgets.lua share, in front of each: the clock, the demands of a request, the rules of
 -- server::limits, and which reservations are known. What is stored is not trusted: what is not ours counts as nothing, and
 -- is replaced. Redis refuses a script's first write where it refuses writes at all, so a script writes all or nothing.
 -- ARGV[1] is the life of keys in ms.

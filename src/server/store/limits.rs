@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{CacheKey, Share, SharerId, StoreError};
+use crate::crd::BudgetPeriod;
 use crate::server::config::{BudgetConfig, RequestLimit};
 use crate::server::pricing::NanoUsd;
 
@@ -223,6 +224,12 @@ pub trait LimitStore: Send + Sync {
 
     /// Ends reservations, many in one trip. Each counts once, however often it is told.
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>>;
+
+    /// How these budgets stand, each by whose it is and its period, in order. Nothing is taken of them.
+    fn budgets(
+        &self,
+        of: Vec<(CallerKey, BudgetPeriod)>,
+    ) -> BoxFuture<'_, Result<Vec<BudgetState>, StoreError>>;
 
     /// Says that this server is there. Out: how many share the store, those that said so in the last 15 s; at least 1.
     fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>>;

@@ -11,7 +11,7 @@ use crate::server::limits::tokens::{self, Level};
 use crate::server::limits::{self, PLACE_WAIT};
 use crate::server::recent::Recent;
 use crate::server::store::{
-    BudgetDemand, CallerKey, LimitState, Refused, ReservationId, Reserve, Settle, Standing, TokenDemand,
+    BudgetState, CallerKey, LimitState, Refused, ReservationId, Reserve, Settle, Standing, TokenDemand,
 };
 
 /// Callers, and budgets, that are remembered. Beyond it those that were seen longest ago start anew.
@@ -111,8 +111,8 @@ impl Caller {
 
 impl Budget {
     /// The account of today's period. What has expired counts as spent.
-    fn account(&mut self, demand: &BudgetDemand, now: Now) -> Account {
-        let mut account = Account::of(self.account, demand.budget.period, now.day);
+    fn account(&mut self, period: BudgetPeriod, now: Now) -> Account {
+        let mut account = Account::of(self.account, period, now.day);
         if self.account.is_some_and(|stored| stored.start < account.start) {
             self.open.clear();
         }
@@ -128,7 +128,7 @@ impl Budget {
 
     fn settle(&mut self, id: ReservationId, settle: &Settle, open: Option<Open>, now: Now) {
         let Some(demand) = &settle.reserve.budget else { return };
-        let account = self.account(demand, now);
+        let account = self.account(demand.budget.period, now);
         let worst = demand.worst.0;
         self.account = Some(match open {
             // Its period is over, and so is that account.
@@ -151,7 +151,7 @@ impl Books {
         caller.expire(now);
         let mut budget = reserve.budget.as_ref().map(|demand| {
             let budget = self.budgets.entry(&(demand.caller.clone(), demand.budget.period));
-            let account = budget.account(demand, now);
+            let account = budget.account(demand.budget.period, now);
             (demand, budget, account)
         });
         let mut refused = None;
@@ -180,6 +180,11 @@ impl Books {
         let mut standing = caller.standing(reserve, refused, now);
         standing.budget = budget.map(|(_, _, account)| account.state());
         standing
+    }
+
+    /// How a budget stands.
+    pub(super) fn budget(&mut self, of: &(CallerKey, BudgetPeriod), now: Now) -> BudgetState {
+        self.budgets.entry(of).account(of.1, now).state()
     }
 
     /// Ends a reservation. Out: how the request limit stands where requests were charged.

@@ -9,7 +9,10 @@ use futures::future::{BoxFuture, ready};
 
 use super::MemoryStore;
 use super::books::{Books, Now, micros};
-use crate::server::store::{Admit, Admitted, Exhausted, LimitStore, PodId, Reserve, Settle, StoreError};
+use crate::crd::BudgetPeriod;
+use crate::server::store::{
+    Admit, Admitted, BudgetState, CallerKey, Exhausted, LimitStore, PodId, Reserve, Settle, StoreError,
+};
 
 /// The limits.
 pub(super) struct Limits {
@@ -55,6 +58,16 @@ impl LimitStore for MemoryStore {
         ready(Ok(exhausted)).boxed()
     }
 
+    fn budgets(
+        &self,
+        of: Vec<(CallerKey, BudgetPeriod)>,
+    ) -> BoxFuture<'_, Result<Vec<BudgetState>, StoreError>> {
+        let now = self.limits.now();
+        let mut books = self.limits.books();
+        let states = of.into_iter().map(|budget| books.budget(&budget, now)).collect();
+        ready(Ok(states)).boxed()
+    }
+
     fn heartbeat(&self, _: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
         ready(Ok(1)).boxed()
     }
@@ -67,7 +80,7 @@ mod tests {
     use super::super::books::CALLERS;
     use super::*;
     use crate::server::config::RequestLimit;
-    use crate::server::store::{CallerKey, ReservationId, TokenDemand};
+    use crate::server::store::{ReservationId, TokenDemand};
 
     const LIMIT: RequestLimit = RequestLimit { requests: 1, period_seconds: 3600, burst: 1 };
 

@@ -28,10 +28,10 @@ use crate::server::store::{
 const KEY_LIFE: Duration = Duration::from_hours(24);
 
 /// Settlements in one trip: Redis does nothing else meanwhile, about 3 ms.
-const TOGETHER: usize = 64;
+pub(super) const TOGETHER: usize = 64;
 
 /// The script is ours, so this Redis is none.
-const NOT_AN_ANSWER: &str = "a script was answered with something else";
+pub(super) const NOT_AN_ANSWER: &str = "a script was answered with something else";
 
 /// How long a server is counted after its last heartbeat: three of those that come every 5 s.
 const POD_LIFE: Duration = Duration::from_secs(15);
@@ -60,7 +60,7 @@ enum Lookup {
 }
 
 impl Base {
-    fn limit_key(&self, kind: &str, caller: &CallerKey) -> String {
+    pub(super) fn limit_key(&self, kind: &str, caller: &CallerKey) -> String {
         // A caller may be an address or a name of any form: neither belongs into a key that operators list.
         let hash = blake3::hash(caller.0.as_bytes()).to_hex();
         let mut key = self.key(None, kind);
@@ -70,7 +70,7 @@ impl Base {
     }
 
     /// Life of a limit's key in ms, long enough for what `reserves` put into it.
-    fn key_life<'a>(&self, reserves: impl Iterator<Item = &'a Reserve>) -> u64 {
+    pub(super) fn key_life<'a>(&self, reserves: impl Iterator<Item = &'a Reserve>) -> u64 {
         let own = |reserve: &Reserve| {
             let bucket = reserve.requests.map_or(0, |limit| Rate::from(limit).bucket / 1000);
             // What is known of reservations is written to one key for two lives at most, and is remembered for two more.
@@ -128,11 +128,7 @@ impl Base {
         match &reserve.budget {
             None => script.arg(0).arg(0),
             Some(demand) => {
-                let period = match demand.budget.period {
-                    BudgetPeriod::Day => "D",
-                    BudgetPeriod::Week => "W",
-                    BudgetPeriod::Month => "M",
-                };
+                let period = period_letter(demand.budget.period);
                 script.key(self.limit_key(&format!("ba1:{period}"), &demand.caller));
                 script.key(self.limit_key(&format!("bo1:{period}"), &demand.caller));
                 script.arg(period).arg(exact(demand.budget.amount_nano_usd))
@@ -340,6 +336,15 @@ fn standing(reserve: &Reserve, now: u64, decided: &Decided) -> Standing {
     }
 }
 
+/// How keys and scripts call a period.
+pub(super) fn period_letter(period: BudgetPeriod) -> &'static str {
+    match period {
+        BudgetPeriod::Day => "D",
+        BudgetPeriod::Week => "W",
+        BudgetPeriod::Month => "M",
+    }
+}
+
 /// Up to where Lua's numbers are exact.
 fn exact(number: u64) -> u64 {
     number.min(NanoUsd::MAX.0)
@@ -380,6 +385,13 @@ impl LimitStore for RedisStore {
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
         self.base.settle_all(settles).boxed()
+    }
+
+    fn budgets(
+        &self,
+        of: Vec<(CallerKey, BudgetPeriod)>,
+    ) -> BoxFuture<'_, Result<Vec<BudgetState>, StoreError>> {
+        self.base.budgets(of).boxed()
     }
 
     fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {

@@ -35,6 +35,7 @@ use records::Records;
 use script::{Script, ScriptCall};
 
 mod answers;
+mod budgets;
 mod clock;
 mod conversations;
 mod lane;
@@ -74,6 +75,7 @@ struct Base {
 struct Scripts {
     admit: Script,
     settle: Script,
+    budgets: Script,
     heartbeat: Script,
     append_turn: Script,
     read_conversation: Script,
@@ -97,6 +99,11 @@ impl RedisStore {
                 include_str!("../limits.lua"),
                 include_str!("../each.lua"),
                 include_str!("../settle.lua")
+            )),
+            budgets: Script::new(concat!(
+                include_str!("../limits.lua"),
+                include_str!("../each.lua"),
+                include_str!("../budgets.lua")
             )),
             heartbeat: Script::new(include_str!("../heartbeat.lua")),
             append_turn: Script::new(concat!(
