@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chatservice::crd::{BudgetPeriod, LimitMode, OnStoreFailure, Per};
 use chatservice::server::config::{BudgetConfig, PriceConfig, RequestLimit, ServerConfig};
-use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -458,63 +457,4 @@ async fn s3_a_redis_that_is_empty_full_or_a_replica_fails_no_request_and_is_used
         each_is_in_mode(&servers, "shared").await;
     }
     load.end().await;
-}
-
-#[tokio::test]
-#[ignore = "exact only while Redis answers within 50 ms: run it alone on a quiet machine, with --ignored"]
-async fn a_request_awaits_one_trip_to_redis_and_a_hit_of_the_memory_cache_none() {
-    let Some(redis) = RedisServer::start().await else { return };
-    let mock = MockOpenAi::fast(WORDS).await;
-    let mut config = wide(&mock);
-    config.dynamic.cache = Some(crate::server::cache());
-    let server = TestServer::start_on_redis(config, &redis.url()).await;
-    let turn = async |message: &str, conversation: Option<&Value>| {
-        let mut body = json!({"message": message});
-        if let Some(id) = conversation {
-            body["conversation_id"] = id.clone();
-        }
-        let answer = http::post(&server.at("/api/v1/chat"), &body).await;
-        assert_eq!((answer.status.as_u16(), &answer.json()["persisted"]), (200, &json!(true)));
-        answer.json()["conversation_id"].clone()
-    };
-    // Redis is sent the text of each script once.
-    let conversation = turn("first", None).await;
-    turn("second", Some(&conversation)).await;
-
-    let monitor = redis::Client::open(redis.url()).unwrap().get_async_monitor().await.unwrap();
-    let mut commands = monitor.into_on_message::<String>();
-    let mut trips = async |end: &str| {
-        let () = redis::cmd("ECHO").arg(end).query_async(&mut redis.connection().await).await.unwrap();
-        let mut seen = [0; 3];
-        loop {
-            let command = tokio::time::timeout(DEADLINE, commands.next()).await.unwrap().unwrap();
-            if command.contains(end) {
-                return seen;
-            }
-            for (count, hash) in seen.iter_mut().zip(awaited()) {
-                *count += usize::from(command.contains("\"EVALSHA\"") && command.contains(&hash));
-            }
-        }
-    };
-    assert_eq!(ask(&server, false, None).await.header("x-chat-cache"), "miss");
-    assert_eq!(trips("end-of-the-miss").await, [1, 0, 0]);
-    assert_eq!(ask(&server, true, None).await.header("x-chat-cache"), "hit");
-    assert_eq!(trips("end-of-the-hit").await, [0, 0, 0]);
-    turn("third", Some(&conversation)).await;
-    assert_eq!(trips("end-of-the-turn").await, [1, 1, 1]);
-}
-
-/// Hashes of what a request awaits: admission, a conversation read, a turn appended. Settlements, heartbeats and answers
-/// to keep are not awaited.
-fn awaited() -> [String; 3] {
-    let admit = concat!(
-        include_str!("../../src/server/store/limits.lua"),
-        include_str!("../../src/server/store/admit.lua")
-    );
-    [
-        admit,
-        include_str!("../../src/server/store/read_conversation.lua"),
-        include_str!("../../src/server/store/append_turn.lua"),
-    ]
-    .map(|text| redis::Script::new(text).get_hash().to_owned())
 }

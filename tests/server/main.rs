@@ -52,6 +52,7 @@ mod streams;
 mod telemetry;
 mod three_processes;
 mod traces;
+mod trips;
 mod upstream_faults;
 
 /// A backend that answers this many requests with `word0 word1 word2`.
