@@ -19,6 +19,7 @@ async fn s7_a_backend_that_fails_is_spared_and_used_again_soon_after_it_is_well(
     let Some(redis) = RedisServer::start().await else { return };
     for (name, script) in [
         ("503", Script::Status(503, vec![], String::new())),
+        ("500", Script::Status(500, vec![], String::new())),
         ("429", Script::Status(429, vec![("retry-after", "1".to_owned())], String::new())),
     ] {
         let mock = MockOpenAi::fast(3).await;

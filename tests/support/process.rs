@@ -33,6 +33,8 @@ pub struct Process {
     pub url: String,
     pub admin: String,
     child: Child,
+    /// Requests that it answers at once.
+    at_once: usize,
     /// Bytes of its log.
     logged: Arc<AtomicUsize>,
     /// Reads the log, or the server would wait for somebody to.
@@ -41,7 +43,7 @@ pub struct Process {
 
 // Every test binary uses some of these, none all.
 const _: () = {
-    let _ = (Process::logged, Process::memory, Process::signal, Process::end);
+    let _ = (Process::logged, Process::at_once, Process::memory, Process::signal, Process::end);
 };
 
 impl Process {
@@ -99,6 +101,7 @@ impl Process {
         let listening = tokio::time::timeout(DEADLINE, listening).await.expect("it listens in time");
         let url = |key: &str| format!("http://{}", listening[key].as_str().unwrap());
         let (url, admin) = (url("api.address"), url("admin.address"));
+        let at_once = listening["requests.at_once"].as_u64().unwrap().try_into().unwrap();
         let (mut log, logged) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
         let count = logged.clone();
         log.spawn(async move {
@@ -106,7 +109,7 @@ impl Process {
                 count.fetch_add(line.len() + 1, Ordering::Relaxed);
             }
         });
-        let process = Self { url, admin, child, logged, _log: log };
+        let process = Self { url, admin, child, at_once, logged, _log: log };
         process.wait_readyz(200).await;
         process
     }
@@ -129,6 +132,11 @@ impl Process {
     /// Waits for its end.
     pub async fn end(&mut self, within: Duration) -> ExitStatus {
         tokio::time::timeout(within, self.child.wait()).await.expect("an end in time").unwrap()
+    }
+
+    /// Requests that it answers at once, as it said when it started.
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Bytes of its log since it listens.
