@@ -136,7 +136,7 @@ impl Admission<'_> {
     ) -> Result<(), ApiError> {
         let mode = self.live.config.dynamic.limits.on_store_failure;
         // A frozen store still does what it was asked, once it thaws: a request that is refused here takes that back.
-        let may_have_it = matches!(error, StoreError::Timeout(_));
+        let may_have_it = error.may_be_done();
         *slot = may_have_it.then(|| Held::asked(reserve.clone()));
         match self.state.charging().local.decide(mode, &reserve) {
             Decision::Closed if reserve.enforce => {

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
 use chatservice::server::store::{LimitStore, Store, StoreError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use crate::behaviour::{DEADLINE, admit, ask, limit};
 use crate::log::Log;
-use crate::pod;
 use crate::redis_server::RedisServer;
+use crate::{pod, pod_at};
 
 pub async fn attempt(store: &RedisStore) -> Result<(), StoreError> {
     store.admit(ask("a", limit(1_000_000, 60, 100_000))).await.map(drop)
@@ -124,6 +127,59 @@ async fn a_store_is_made_without_redis_and_finds_it_later() {
     assert!(matches!(refused, Err(StoreError::Unreachable(_) | StoreError::Timeout(_))), "{refused:?}");
     server.restart().await;
     until_back(&store).await;
+}
+
+/// Passes on what comes, until a script was answered: then it ends the connection instead of passing that on.
+async fn cut_at_the_answer(listener: TcpListener, port: u16) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        connections.spawn(async move {
+            let mut redis = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (mut asked, mut answer, mut script) = ([0; 16384], [0; 16384], false);
+            loop {
+                tokio::select! {
+                    Ok(count @ 1..) = client.read(&mut asked) => {
+                        script |= asked[..count].windows(5).any(|word| word == b"EVAL\r");
+                        redis.write_all(&asked[..count]).await.unwrap();
+                    }
+                    Ok(count @ 1..) = redis.read(&mut answer) => {
+                        if script {
+                            return;
+                        }
+                        client.write_all(&answer[..count]).await.unwrap();
+                    }
+                    else => return,
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_connection_ended_may_be_done_and_what_was_not_is_not() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let mut proxy = JoinSet::new();
+    proxy.spawn(cut_at_the_answer(listener, server.port()));
+    let store = pod_at(&url, "u-1");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let cut = attempt(&store).await.unwrap_err();
+        assert!(cut.may_be_done() || matches!(cut, StoreError::Unreachable(_)), "{cut:?}");
+        if cut == StoreError::Cut {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{cut:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let charged: Vec<String> = server.query("KEYS *:ra1:*").await.unwrap();
+    assert_eq!(charged.len(), 1, "it was done");
+
+    server.kill();
+    let refused = attempt(&pod(&server, "u-1")).await.unwrap_err();
+    assert!(!refused.may_be_done() || matches!(refused, StoreError::Timeout(_)), "{refused:?}");
 }
 
 /// As the settler does, on which an idle server depends.

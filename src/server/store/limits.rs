@@ -197,7 +197,8 @@ pub struct Settle {
     /// reservation instead.
     pub reserved: bool,
     /// Requests that are charged where nothing was reserved: 1, or more where several are told as one. Only those are
-    /// told as one that the store was never asked about: one whose admission failed with [`StoreError::Timeout`] may yet
+    /// told as one that the store was never asked about: one whose admission failed so that it
+    /// [may be done](StoreError::may_be_done) may yet
     /// be reserved, and is told under its own id.
     pub requests: u32,
     /// Tokens of all attempts.

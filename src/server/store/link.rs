@@ -130,7 +130,7 @@ impl Link {
             match node.run(sent, asking, trip).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Store(error)) => {
-                    if matches!(error, StoreError::Unreachable(_) | StoreError::Timeout(_)) {
+                    if error.may_be_done() || matches!(error, StoreError::Unreachable(_)) {
                         self.look_around(cluster, None);
                     }
                     return Err(error);

@@ -38,6 +38,9 @@ pub enum StoreError {
     /// Not within its deadline.
     #[error("the store did not answer within {0:?}")]
     Timeout(Duration),
+    /// Its connection ended before the answer came.
+    #[error("the connection to the store ended before it answered")]
+    Cut,
     /// Not reachable, or its breaker is open.
     #[error("the store is not reachable: {0}")]
     Unreachable(String),
@@ -47,6 +50,14 @@ pub enum StoreError {
     /// It answered with an error or with something that is not ours.
     #[error("the store answered with an error: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// Whether what was asked may have been done, or be done yet by a store that thaws, although nobody heard so.
+    #[must_use]
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Cut)
+    }
 }
 
 /// A store. `Redis` is shared by all pods, `Memory` is this process's own.

@@ -203,7 +203,7 @@ impl Node {
             Verdict::Busy => self.failed(began, None, &reason),
             Verdict::Away => self.failed(began, Some(generation), &reason),
         }
-        StoreError::Unreachable(reason).into()
+        if error.is_io_error() { StoreError::Cut.into() } else { StoreError::Unreachable(reason).into() }
     }
 
     /// Whether it is given up, and its pause may be over.
