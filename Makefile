@@ -49,6 +49,7 @@ fuzz: ## fuzz the parsers of event streams and of request bodies, for FUZZ_SECON
 
 chaos: ## the faults in figures, over real processes: a release build and half an hour of a machine with nothing else to do
 	cargo test --locked --release --test chaos --test server -- --ignored --nocapture --test-threads=1
+	cargo test --locked --release --test server trips:: -- --nocapture --test-threads=1
 	tests/cluster/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 	tests/cluster/own-network.sh tests/cluster/with-api-server.sh cargo test --offline --locked --test operator -- --ignored --nocapture --test-threads=1
 

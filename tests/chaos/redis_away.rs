@@ -30,10 +30,11 @@ const SHARED: &str = "chat_store_mode{mode=\"shared\"} ";
 async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
     let Some(redis) = RedisServer::start().await else { return };
     let mock = MockOpenAi::fast(3).await;
+    // The memory cache is full before Redis hangs: what memory grows by after that is the outage's.
     let spec = "  model: gpt-4o-mini\n\
                 \x20 models: [{ name: gpt-4o-mini, price: { inputPerMillionTokens: \"1\", outputPerMillionTokens: \"1\" }, maxOutputTokens: 50 }]\n\
                 \x20 rateLimits: { requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000, concurrentRequests: 1000 }\n\
-                \x20 budget: { amount: \"1000.00\", period: Month }\n  cache: { ttl: 1h }\n";
+                \x20 budget: { amount: \"1000.00\", period: Month }\n  cache: { ttl: 1h, memory: 4Mi }\n";
     let servers = Servers::start(1, &redis.url(), &mock.base_url(), spec).await;
     let number = Arc::new(AtomicUsize::new(0));
     let begin = Instant::now();
