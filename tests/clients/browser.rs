@@ -66,8 +66,28 @@ fn saying(text: &str) -> Script {
     Script::Events(pieces.into_iter().map(Piece::Send).collect(), End::Clean)
 }
 
-const CODE: &str =
-    "Look:\n\n```html\n<b>not bold</b>\n  indented\n```\n\nand `x < 1` <script>alert(1)</script>";
+const CODE: &str = "\
+Look:
+
+```html
+<b>not bold</b>
+  indented
+```
+
+and `x < 1` <script>alert(1)</script>
+
+## A heading
+
+1. **strong** and *so so*
+   - nested
+2. second
+> quoted
+
+| a | b |
+|---|---|
+| 1 < 2 | snake_case * 2 |
+
+[A link](https://a.invalid/x), [none](javascript:alert(1)) and ![a picture](https://a.invalid/p.png)";
 
 /// Send, stream, figures, a cache hit, another conversation, a reload, deletion.
 #[tokio::test]
@@ -75,6 +95,22 @@ async fn playground_converses() {
     let rig = Rig::with(&format!("{SPEC}, cache: {{ttl: 1h}}")).await;
     rig.mock.script(halting()).script(Script::Words(2));
     passes("converse", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_keeps_what_was_before_above_what_is_asked() {
+    let rig = rig().await;
+    for words in 1..=3 {
+        rig.mock.script(Script::Words(words));
+    }
+    passes("history", &rig).await;
+}
+
+#[tokio::test]
+async fn playground_goes_on_after_a_conversation_that_is_lost() {
+    let rig = rig().await;
+    rig.mock.script(Script::Words(1)).script(Script::Words(2));
+    passes("lost", &rig).await;
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ const root = new URL(".", document.baseURI);
 /** Why there is no answer, or no whole one. */
 export class Failure extends Error {
   /** `kind`: "refused" (a status), "broken" (an error or an end in mid-stream), "unreachable". */
-  constructor(kind, { status = 0, code = "", message = "", retryAfter = 0, requestId = "" } = {}) {
+  constructor(kind, { status = 0, code = "", message = "", retryAfter = 0, requestId = "", limits = null } = {}) {
     super(message);
-    Object.assign(this, { kind, status, code, retryAfter, requestId });
+    Object.assign(this, { kind, status, code, retryAfter, requestId, limits });
   }
 }
 
@@ -85,6 +85,7 @@ async function refusal(response) {
     message: openai?.message ?? body.message ?? "",
     retryAfter: Number(response.headers.get("retry-after")) || 0,
     requestId: response.headers.get("x-request-id") ?? "",
+    limits: limits(response.headers),
   });
 }
 

@@ -4,10 +4,9 @@
 import { ask, conversation as stored, erase, Failure, models, sdkBase } from "./api.js";
 import { at, button, element } from "./dom.js";
 import { keep, recall } from "./memory.js";
-import { snippets } from "./snippets.js";
-import { codeBlock } from "./text.js";
+import { closeSettings, closeSide, closeTop, key, openKey, settings, wirePanels } from "./panels.js";
 import { Answer, facts, question } from "./turn.js";
-import { explain } from "./words.js";
+import { beganAt, explain } from "./words.js";
 
 /** Longest message that the service takes. */
 const MESSAGE_MAX = 5000;
@@ -23,18 +22,20 @@ const IDEAS = [
 
 const thread = at("thread");
 const message = at("message");
-const narrow = matchMedia("(max-width: 780px)");
-const overlaid = matchMedia("(max-width: 1100px)");
 
-/** `{ id, title, facts, view, running, loaded }`; `id` is the service's, from the first whole answer on. */
 let conversations = recall().map((kept) => blank(kept));
 let current = null;
 let service = "";
-let temperature = null;
 
-function blank({ id = null, title = "New conversation", facts: figures = [] } = {}) {
-  const view = element("div", { className: "column" });
-  return { id, title, facts: figures, view, running: null, loaded: id === null };
+/**
+ * `id` is the service's, from the first whole answer on. `view` shows `past`, which is what the service had before this
+ * page, and then the turns of this page, of which it has `own`. `facts` are of turns that it has. `title` is known from
+ * the first question on, and after a reload once the past is there. `last` ends when nothing is asked or read any more.
+ */
+function blank({ id = null, begun = Date.now(), facts: figures = [] } = {}) {
+  const past = element("div", { className: "past" });
+  const view = element("div", { className: "column" }, past);
+  return { id, begun, title: "", facts: figures, view, past, own: 0, running: null, loaded: id === null, last: Promise.resolve() };
 }
 
 // ---- What is looked at ----
@@ -42,9 +43,8 @@ function blank({ id = null, title = "New conversation", facts: figures = [] } = 
 function open(chosen) {
   current = chosen;
   thread.replaceChildren(chosen.view);
-  if (chosen.view.children.length === 0 && chosen.loaded) chosen.view.append(welcome());
   if (!chosen.loaded) load(chosen);
-  document.title = titleOf(chosen);
+  else if (chosen.view.childElementCount === 1 && chosen.past.childElementCount === 0) chosen.past.append(welcome());
   listConversations();
   showBusy();
   toLatest();
@@ -55,39 +55,54 @@ function begin() {
   message.focus();
 }
 
-async function load(chosen) {
+/** Does one thing after the other with a conversation: what is read while it is added to, is neither before nor after. */
+function inTurn(chosen, work) {
+  const done = chosen.last.then(work);
+  chosen.last = done.catch(() => {});
+  return done;
+}
+
+/** Shows what the service had before this page, above the turns of this page. */
+function load(chosen) {
   chosen.loaded = true;
-  try {
-    const messages = await stored(chosen.id, at("key").value);
-    const answers = messages.filter((one) => one.role === "assistant").length;
-    // The service keeps the last turns; the figures of earlier ones are of no turn that is shown.
-    const figures = chosen.facts.slice(-answers);
-    chosen.view.replaceChildren();
-    for (const one of messages) {
-      if (one.role === "user") {
-        chosen.view.append(question(one.content));
-        continue;
-      }
-      const known = figures.length === answers ? figures[chosen.view.querySelectorAll(".theirs").length] : null;
-      const answer = new Answer(known?.model ?? "Answer");
-      answer.add(one.content);
-      answer.finish(known);
-      chosen.view.append(answer.node);
+  chosen.past.replaceChildren(element("p", { className: "waiting", textContent: "Reading the conversation…" }));
+  return inTurn(chosen, async () => {
+    try {
+      const messages = await stored(chosen.id, key());
+      chosen.past.replaceChildren(...turnsOf(chosen, messages.slice(0, Math.max(0, messages.length - 2 * chosen.own))));
+      chosen.title ||= titleOf(messages.find((one) => one.role === "user")?.content ?? "");
+      listConversations();
+    } catch (failure) {
+      chosen.loaded = false;
+      const answer = new Answer(name());
+      const help = {
+        key: openKey,
+        retry: () => load(chosen),
+        anew: () => { forget(chosen); begin(); },
+      };
+      const told = answer.fail(failure, { hasKey: Boolean(key()), help });
+      if (failure.status === 404) forget(chosen);
+      chosen.past.replaceChildren(answer.node);
+      alarm(told);
     }
-    if (chosen === current) toLatest();
-  } catch (failure) {
-    chosen.loaded = false;
-    const answer = new Answer(name());
-    const help = {
-      key: openKey,
-      retry: () => load(chosen),
-      anew: () => { forget(chosen); begin(); },
-    };
-    const told = answer.fail(failure, { hasKey: Boolean(at("key").value), help });
-    if (failure.status === 404) forget(chosen);
-    chosen.view.replaceChildren(answer.node);
-    alarm(told);
-  }
+    if (chosen === current && chosen.own === 0) toLatest();
+  });
+}
+
+/** Earlier turns. The service keeps the last ones; the figures of those before are of no turn that is shown. */
+function turnsOf(chosen, messages) {
+  const answers = messages.filter((one) => one.role === "assistant").length;
+  const figures = chosen.facts.slice(0, chosen.facts.length - chosen.own).slice(-answers);
+  let shown = 0;
+  return messages.map((one) => {
+    if (one.role === "user") return question(one.content);
+    const known = figures.length === answers ? figures[shown] : null;
+    shown += 1;
+    const answer = new Answer(known?.model ?? "Answer");
+    answer.add(one.content);
+    answer.finish(known);
+    return answer.node;
+  });
 }
 
 function welcome() {
@@ -104,9 +119,9 @@ function welcome() {
 
 function listConversations() {
   at("list").replaceChildren(...conversations.map((one) => {
-    const title = button("open", "", one.title, () => { open(one); closeSide(); message.focus(); });
+    const title = button("open", "", labelOf(one), () => { open(one); closeSide(); message.focus(); });
     if (one === current) title.ariaCurrent = "true";
-    const trash = button("erase", "i-trash", element("span", { className: "vh", textContent: `Delete “${one.title}”` }), () => remove(one));
+    const trash = button("erase", "i-trash", element("span", { className: "vh", textContent: `Delete “${labelOf(one)}”` }), () => remove(one));
     return element("li", { className: one === current ? "current" : "" }, title, trash);
   }));
   at("list-empty").hidden = conversations.length > 0;
@@ -119,16 +134,16 @@ function forget(one) {
 }
 
 async function remove(one) {
-  at("confirm-text").textContent = `“${one.title}” is erased from the service at once.`;
+  at("confirm-text").textContent = `“${labelOf(one)}” is erased from the service at once.`;
   at("confirm").returnValue = "keep";
   at("confirm").showModal();
   await new Promise((closed) => at("confirm").addEventListener("close", closed, { once: true }));
   if (at("confirm").returnValue !== "delete") return;
   one.running?.abort();
   try {
-    if (one.id) await erase(one.id, at("key").value);
+    if (one.id) await erase(one.id, key());
   } catch (failure) {
-    const { title, text } = explain(failure, Boolean(at("key").value));
+    const { title, text } = explain(failure, Boolean(key()));
     return notify(`${title}. ${text}`);
   }
   forget(one);
@@ -140,15 +155,14 @@ async function remove(one) {
 
 async function send(text, chosen) {
   if (chosen.running || !text) return;
-  chosen.view.querySelector(".welcome")?.remove();
-  if (!conversations.includes(chosen)) {
-    chosen.title = text.split("\n")[0].slice(0, 60);
-    conversations.unshift(chosen);
-  }
+  if (!chosen.id) chosen.past.replaceChildren();
+  chosen.title ||= titleOf(text);
+  if (!conversations.includes(chosen)) conversations.unshift(chosen);
   const answer = new Answer(at("model").value, () => follow(chosen));
   const asked = question(text);
   chosen.view.append(asked, answer.node);
   chosen.running = new AbortController();
+  const { signal } = chosen.running;
   open(chosen);
   say("Answering");
   const again = () => {
@@ -157,54 +171,62 @@ async function send(text, chosen) {
     send(text, chosen);
     message.focus();
   };
-  const times = { begun: performance.now(), first: null, whole: null };
-  let about = {};
   try {
-    for await (const event of ask(request(text, chosen), { key: at("key").value, signal: chosen.running.signal })) {
-      about = event.about ?? about;
-      if (event.delta) {
-        times.first ??= performance.now() - times.begun;
-        answer.add(event.delta);
-      }
-      if (event.end) {
-        times.whole = performance.now() - times.begun;
-        whole(chosen, answer, facts(event.end, about, times), event.end);
-      }
-    }
+    // Who stops an answer that waits for its turn does not wait for that.
+    await Promise.race([inTurn(chosen, () => answerTo(text, chosen, answer, signal)), aborted(signal)]);
   } catch (failure) {
-    if (chosen.running.signal.aborted) {
+    if (signal.aborted) {
       answer.stopped(again);
       say("Stopped");
     } else {
       const known = failure instanceof Failure ? failure : new Failure("broken", { message: String(failure.message) });
-      const anew = () => { chosen.id = null; again(); };
-      const help = { key: openKey, retry: again, anew };
-      alarm(answer.fail(known, { hasKey: Boolean(at("key").value), help }));
+      const anew = () => { startAnew(chosen); again(); };
+      alarm(answer.fail(known, { hasKey: Boolean(key()), help: { key: openKey, retry: again, anew } }));
     }
   }
   chosen.running = null;
   showBusy();
 }
 
+const aborted = (signal) =>
+  new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }));
+
+async function answerTo(text, chosen, answer, signal) {
+  signal.throwIfAborted();
+  const times = { begun: performance.now(), first: null, whole: null };
+  const asked = { message: text, conversation_id: chosen.id ?? undefined, ...settings() };
+  let about = {};
+  for await (const event of ask(asked, { key: key(), signal })) {
+    about = event.about ?? about;
+    if (event.delta) {
+      times.first ??= performance.now() - times.begun;
+      answer.add(event.delta);
+    }
+    if (event.end) {
+      times.whole = performance.now() - times.begun;
+      whole(chosen, answer, facts(event.end, about, times), event.end);
+    }
+  }
+}
+
+/** The service has lost the conversation: what is shown of it stays, and is not part of the next one. */
+function startAnew(chosen) {
+  Object.assign(chosen, { id: null, begun: Date.now(), facts: [], own: 0, loaded: true });
+  const before = [...chosen.past.childNodes, ...[...chosen.view.children].slice(1)];
+  const remark = element("p", { className: "remark" }, "The service does not have what is above any more: here a new conversation begins.");
+  chosen.view.replaceChildren(chosen.past, ...before, remark);
+}
+
 function whole(chosen, answer, figures, end) {
-  if (end.persisted) chosen.id = end.conversation_id;
-  chosen.facts.push(figures);
+  if (end.persisted) {
+    chosen.id = end.conversation_id;
+    chosen.facts.push(figures);
+    chosen.own += 1;
+  }
   answer.finish(figures);
   keep(conversations);
   const spoken = answer.text.length > SPOKEN_MAX ? `${answer.text.slice(0, SPOKEN_MAX)} … The rest is on the page.` : answer.text;
   say(`${figures.model} answered: ${spoken}`);
-}
-
-function request(text, chosen) {
-  const maxTokens = at("max-tokens").valueAsNumber;
-  return {
-    message: text,
-    model: at("model").value || undefined,
-    conversation_id: chosen.id ?? undefined,
-    temperature: temperature ?? undefined,
-    max_tokens: Number.isNaN(maxTokens) ? undefined : maxTokens,
-    system_prompt: at("system").value.trim() || undefined,
-  };
 }
 
 function showBusy() {
@@ -268,19 +290,21 @@ function notify(text) {
 // ---- Around it ----
 
 const name = () => (service ? `${service} playground` : "Playground");
-const titleOf = (one) => (conversations.includes(one) ? `${one.title} · ${name()}` : name());
+const titleOf = (text) => text.trim().split("\n")[0].slice(0, 60);
+const labelOf = (one) => one.title || beganAt(one.begun);
 
 async function learnModels() {
   const select = at("model");
   const before = select.disabled ? "" : select.value;
   try {
-    const known = await models(at("key").value);
+    const known = await models(key());
     service = known.service;
     select.replaceChildren(...known.names.map((model) => element("option", { value: model, textContent: model })));
     select.value = known.names.includes(before) ? before : known.names[0];
     select.disabled = false;
     at("service").textContent = service || "Playground";
-    document.title = titleOf(current);
+    // Of the service alone: browsers write titles down.
+    document.title = name();
     return null;
   } catch (failure) {
     select.replaceChildren(element("option", { value: "", textContent: "The service’s own model" }));
@@ -291,77 +315,20 @@ async function learnModels() {
 /** The first look, and the one after a key: a service that wants one, or is not there, says so before anything is asked. */
 async function greet() {
   const failure = await learnModels();
-  if (!failure && at("key").value) say("The key is accepted");
+  if (!failure && key()) say("The key is accepted");
   if (!current.loaded) return load(current);
   if (conversations.includes(current)) return undefined;
-  if (!failure) return current.view.replaceChildren(welcome());
+  if (!failure) return current.past.replaceChildren(welcome());
   const answer = new Answer(name());
-  const told = answer.fail(failure, { hasKey: Boolean(at("key").value), help: { key: openKey, retry: greet } });
-  current.view.replaceChildren(answer.node);
+  const told = answer.fail(failure, { hasKey: Boolean(key()), help: { key: openKey, retry: greet } });
+  current.past.replaceChildren(answer.node);
   return alarm(told);
 }
 
-function openSide() {
-  at("app").classList.add("with-list");
-  at("open-side").ariaExpanded = "true";
-  at("main").inert = true;
-  at("close-side").focus();
-}
-
-function closeSide() {
-  const was = at("app").classList.contains("with-list");
-  at("app").classList.remove("with-list");
-  at("open-side").ariaExpanded = "false";
-  at("main").inert = false;
-  if (was) at("open-side").focus();
-}
-
-function showSettings(shown) {
-  at("settings").hidden = !shown;
-  at("app").classList.toggle("with-settings", shown);
-  at("toggle-settings").ariaExpanded = String(shown);
-  const over = shown && overlaid.matches;
-  at("main").inert = over;
-  at("side").inert = over;
-  if (shown) at("close-settings").focus();
-  else at("toggle-settings").focus();
-}
-
-function openKey() {
-  showSettings(true);
-  at("key").focus();
-}
-
-function showTemperature() {
-  at("temperature-now").textContent = temperature === null ? "default" : temperature.toFixed(1);
-  at("temperature-reset").hidden = temperature === null;
-}
-
-function showCode(language) {
-  const sources = snippets({ base: sdkBase, model: at("model").value, hasKey: Boolean(at("key").value) });
-  for (const tab of document.querySelectorAll('[role="tab"]')) {
-    const chosen = tab.id === `tab-${language}`;
-    tab.ariaSelected = String(chosen);
-    tab.tabIndex = chosen ? 0 : -1;
-  }
-  at("snippet").setAttribute("aria-labelledby", `tab-${language}`);
-  at("snippet").replaceChildren(codeBlock({ language, text: sources[language] }));
-}
-
-function tabKeys(event) {
-  const tabs = [...document.querySelectorAll('[role="tab"]')];
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step) return;
-  const next = tabs[(tabs.indexOf(event.target) + step + tabs.length) % tabs.length];
-  showCode(next.id.slice("tab-".length));
-  next.focus();
-}
-
 function escape(event) {
-  if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
-  if (at("app").classList.contains("with-list")) closeSide();
-  else if (current.running) current.running.abort();
-  else if (!at("settings").hidden) showSettings(false);
+  if (event.key !== "Escape" || event.defaultPrevented || closeTop()) return;
+  if (current.running) current.running.abort();
+  else closeSettings();
 }
 
 function wire() {
@@ -380,29 +347,13 @@ function wire() {
       at("composer").requestSubmit();
     }
   });
-  at("fields").addEventListener("submit", (event) => event.preventDefault());
   message.addEventListener("input", typed);
   at("stop").addEventListener("click", () => current.running?.abort());
   at("new").addEventListener("click", () => { closeSide(); begin(); });
-  at("open-side").addEventListener("click", openSide);
-  at("close-side").addEventListener("click", closeSide);
-  at("scrim").addEventListener("click", () => (at("settings").hidden ? closeSide() : showSettings(false)));
-  at("toggle-settings").addEventListener("click", () => showSettings(at("settings").hidden));
-  at("close-settings").addEventListener("click", () => showSettings(false));
-  at("key").addEventListener("change", greet);
-  at("temperature").addEventListener("input", () => { temperature = at("temperature").valueAsNumber; showTemperature(); });
-  at("temperature-reset").addEventListener("click", () => { temperature = null; showTemperature(); at("temperature").focus(); });
-  at("theme").addEventListener("change", () => { document.documentElement.dataset.theme = at("theme").value; });
-  at("open-code").addEventListener("click", () => { showCode("python"); at("code").showModal(); });
-  at("close-code").addEventListener("click", () => at("code").close());
-  for (const tab of document.querySelectorAll('[role="tab"]')) {
-    tab.addEventListener("click", () => showCode(tab.id.slice("tab-".length)));
-    tab.addEventListener("keydown", tabKeys);
-  }
+  wirePanels({ keyChanged: greet, base: sdkBase });
   thread.addEventListener("scroll", scrolled, { passive: true });
   at("latest").addEventListener("click", () => { toLatest(); thread.focus(); });
   document.addEventListener("keydown", escape);
-  narrow.addEventListener("change", closeSide);
 }
 
 wire();

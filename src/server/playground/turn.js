@@ -1,8 +1,10 @@
 // One turn on the page: what was asked and what comes back. In: pieces of an answer, its end or its failure. Out: two
 // articles, kept up to date once a frame at most.
 
+import { copyButton } from "./copy.js";
 import { button, element, icon } from "./dom.js";
-import { copyButton, show } from "./text.js";
+import { blocks, literal } from "./markdown.js";
+import { show } from "./text.js";
 import { count, dollars, duration, explain, finePrint } from "./words.js";
 
 /** Why an answer ended before the model was done with it, in words. */
@@ -14,7 +16,7 @@ const ENDS = {
 /** What was asked. */
 export function question(text) {
   const place = element("div", { className: "text" });
-  show(place, text);
+  show(place, literal(text));
   return element("article", { className: "mine", ariaLabel: "You" }, place);
 }
 
@@ -22,7 +24,7 @@ export function question(text) {
 export class Answer {
   #text = "";
   #place = element("div", { className: "text" });
-  #name = element("span");
+  #name = element("h2");
   #top;
   #frame = 0;
   #grown;
@@ -50,7 +52,7 @@ export class Answer {
     this.#settle();
     if (facts) {
       this.#name.textContent = facts.model;
-      this.node.append(figures(facts));
+      this.node.append(figures(facts), ...left(facts.limits ?? {}));
     }
     const remark = facts && (ENDS[facts.finish] ?? (facts.persisted ? "" : "Not remembered: the service’s store was away. The next message will not know of this one."));
     if (remark) this.node.append(element("p", { className: "remark" }, remark));
@@ -61,10 +63,8 @@ export class Answer {
   /** Its reader has had enough. */
   stopped(again) {
     this.#settle();
-    this.node.append(
-      element("p", { className: "remark" }, "Stopped. It is not part of the conversation."),
-      element("div", { className: "choices" }, button("ghost framed", "", "Ask again", again)),
-    );
+    this.node.append(element("div", { className: "stopped" },
+      element("p", {}, "Stopped. It is not part of the conversation."), button("ghost framed", "", "Ask again", again)));
     this.#grown();
   }
 
@@ -73,8 +73,9 @@ export class Answer {
     this.#settle();
     const { title, text, can } = explain(failure, hasKey);
     const fine = finePrint(failure);
-    const card = element("div", { className: "failure" }, icon("i-alert"), element("h2", { textContent: title }));
+    const card = element("div", { className: "failure" }, icon("i-alert"), element("h3", { textContent: title }));
     if (text) card.append(element("p", { textContent: text }));
+    if (failure.status === 429 && failure.limits) card.append(...left(failure.limits));
     if (fine) card.append(element("p", { className: "fine", textContent: fine }));
     const labels = { key: "Open settings", retry: "Try again", anew: "Ask in a new conversation" };
     if (can) {
@@ -89,7 +90,7 @@ export class Answer {
 
   #draw() {
     this.#frame = 0;
-    show(this.#place, this.#text);
+    show(this.#place, blocks(this.#text));
     this.#grown();
   }
 
@@ -106,23 +107,31 @@ export function facts(end, about, times) {
   return {
     model: end.model, tokens: end.tokens_used, cost: end.cost_estimate, persisted: end.persisted,
     finish: end.finish_reason, cache: about.cache ?? (end.cached ? "hit" : null),
-    requests: about.requests, left: about.tokens, first: times.first, whole: times.whole,
+    limits: { requests: about.requests, tokens: about.tokens }, first: times.first, whole: times.whole,
   };
 }
 
 function figures(facts) {
   const list = element("dl", { className: "facts" });
-  const add = (term, value, tone = "") =>
-    list.append(element("div", { className: tone }, element("dt", { textContent: term }), element("dd", { textContent: value })));
-  add("Tokens", facts.tokens === null ? "not told" : count(facts.tokens));
-  add("Cost", facts.cost === null ? "price unknown" : dollars(facts.cost));
+  add(list, "Tokens", facts.tokens === null ? "not told" : count(facts.tokens));
+  add(list, "Cost", facts.cost === null ? "price unknown" : dollars(facts.cost));
   const cache = { hit: "hit", miss: "miss", coalesced: "shared", bypass: "off" }[facts.cache];
-  if (cache) add("Cache", cache, facts.cache === "hit" || facts.cache === "coalesced" ? "good" : "");
-  add("Time", facts.first === null ? duration(facts.whole) : `${duration(facts.whole)}, first word ${duration(facts.first)}`);
-  for (const [term, pair] of [["Requests left", facts.requests], ["Tokens left", facts.left]]) {
-    if (pair) add(term, `${count(pair.remaining)} of ${count(pair.limit)}`, pair.remaining < pair.limit / 10 ? "low" : "");
-  }
+  if (cache) add(list, "Cache", cache, facts.cache === "hit" || facts.cache === "coalesced" ? "good" : "");
+  add(list, "Time", facts.first === null ? duration(facts.whole) : `${duration(facts.whole)}, first word ${duration(facts.first)}`);
   return list;
+}
+
+/** What is left of the limits, where there are any. */
+function left({ requests, tokens }) {
+  const list = element("dl", { className: "facts" });
+  for (const [term, pair] of [["Requests left", requests], ["Tokens left", tokens]]) {
+    if (pair) add(list, term, `${count(pair.remaining)} of ${count(pair.limit)}`, pair.remaining < pair.limit / 10 ? "low" : "");
+  }
+  return list.childElementCount > 0 ? [list] : [];
+}
+
+function add(list, term, value, tone = "") {
+  list.append(element("div", { className: tone }, element("dt", { textContent: term }), element("dd", { textContent: value })));
 }
 
 /** A button that can be pressed when it is worth it. */

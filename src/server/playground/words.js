@@ -61,6 +61,13 @@ export function duration(ms) {
   return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
 
+/** What a conversation is called of which nothing but its beginning is known, in ms since 1970. */
+export function beganAt(time) {
+  const today = new Date(time).toDateString() === new Date().toDateString();
+  const when = new Date(time).toLocaleString("en", today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+  return `Conversation of ${when}`;
+}
+
 /** A whole number with separators. */
 export function count(number) {
   return number.toLocaleString("en");

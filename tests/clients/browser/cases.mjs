@@ -54,7 +54,7 @@ async function ask(page, text) {
 
 /** The last answer has ended, in whatever way. */
 async function ended(page) {
-  await page.locator(".theirs:last-child:not(.busy)").waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll(".theirs")].at(-1)?.classList.contains("busy") === false);
   return last(page);
 }
 
@@ -65,6 +65,9 @@ async function figure(page, term) {
 async function holds(locator, text) {
   await locator.filter({ hasText: text }).first().waitFor();
 }
+
+/** What was asked, from top to bottom. */
+const asked = (page) => page.locator(".mine .text").allTextContents();
 
 /** What a screen reader is told, once it is told this. */
 const told = (page, id, text) => holds(page.locator(`#${id}`), text);
@@ -96,17 +99,85 @@ const cases = {
     assert.equal(await figure(page, "Cache"), "hit");
     assert.equal(await figure(page, "Cost"), "$0");
 
+    // Nothing that was asked or answered is written down by the browser, the title of the page included.
+    const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, document.title]));
+    assert.doesNotMatch(kept, /question|second|word\d/);
+
     // The list survives a reload, the text comes from the service, and the other conversation is still there.
     await page.reload();
     assert.equal(await page.locator("#list li").count(), 2);
     await holds(page.locator(".theirs .text"), "word0 word1 word2");
-    await page.locator("#list .open").nth(1).click();
+    await holds(page.locator("#list .open").nth(0), "A first question");
+    const other = page.locator("#list .open").nth(1);
+    assert.match(await other.textContent(), /^Conversation of \d+:\d\d.[AP]M$/);
+    await other.click();
     await page.waitForFunction(() => document.querySelectorAll(".theirs").length === 2);
+    await holds(other, "A first question");
     assert.equal(await figure(page, "Tokens"), "9", "figures are remembered");
     await page.locator("#list .erase").nth(1).click();
     await page.locator("#confirm .danger").click();
     await page.waitForFunction(() => document.querySelectorAll("#list li").length === 1);
     await told(page, "said", "Conversation deleted");
+  },
+
+  /** What was there before stays above what is asked while it is read, and after it could not be. */
+  async history() {
+    const page = await playground(DESK, ["ERR_FAILED"]);
+    const questions = [];
+    page.on("request", (request) => request.method() === "POST" && questions.push(request.url()));
+    await ask(page, "One");
+    await ended(page);
+    const reads = "**/api/v1/conversations/*";
+    let go;
+    const held = new Promise((resolve) => { go = resolve; });
+    await page.route(reads, async (route) => { await held; await route.continue(); });
+    await page.reload();
+    await holds(page.locator(".waiting"), "Reading the conversation");
+    await ask(page, "Two");
+    await page.locator("#stop").click();
+    await holds(await ended(page), "Stopped");
+    await last(page).getByRole("button", { name: "Ask again" }).click();
+    assert.deepEqual(await asked(page), ["Two"]);
+    assert.equal(questions.length, 1, "what was before is there first");
+    go();
+    await page.waitForFunction(() => document.querySelectorAll(".theirs .facts").length >= 4);
+    await ended(page);
+    assert.deepEqual(await asked(page), ["One", "Two"]);
+    assert.equal(questions.length, 2);
+
+    await page.unroute(reads);
+    await page.route(reads, (route) => route.abort());
+    await page.reload();
+    await holds(page.locator(".past .failure"), "The service cannot be reached");
+    await ask(page, "Three");
+    await ended(page);
+    await holds(last(page).locator(".text"), "word0");
+    await holds(page.locator(".past .failure"), "The service cannot be reached");
+    assert.deepEqual(await asked(page), ["Three"]);
+    await page.unroute(reads);
+    await page.locator(".past .failure").getByRole("button", { name: "Try again" }).click();
+    await page.waitForFunction(() => document.querySelectorAll(".mine").length > 1);
+    assert.deepEqual(await asked(page), ["One", "Two", "Three"]);
+    assert.equal(await page.locator(".failure").count(), 0);
+  },
+
+  /** A conversation that the service has lost goes on as another one, and the page says from where. */
+  async lost() {
+    const page = await playground(DESK, ["status of 404"]);
+    await ask(page, "Before");
+    await ended(page);
+    const [{ id }] = await page.evaluate(() => JSON.parse(Object.values(sessionStorage)[0]));
+    await page.request.delete(`${url}/api/v1/conversations/${id}`);
+    await ask(page, "After");
+    await holds(await ended(page), "This conversation is gone");
+    await page.getByRole("button", { name: "Ask in a new conversation" }).click();
+    await holds(page.locator(".remark"), "here a new conversation begins");
+    await page.waitForFunction(() => document.querySelectorAll(".theirs:not(.busy)").length === 2);
+    assert.deepEqual(await asked(page), ["Before", "After"]);
+    assert.equal(await page.locator("#list li").count(), 1);
+    await page.reload();
+    await holds(page.locator(".theirs .text"), "word0");
+    assert.deepEqual(await asked(page), ["After"]);
   },
 
   async text_is_text() {
@@ -117,6 +188,16 @@ const cases = {
     assert.equal(await answer.locator("pre code").textContent(), "<b>not bold</b>\n  indented");
     assert.equal(await answer.locator("p code").textContent(), "x < 1");
     assert.match(await answer.locator(".text").textContent(), /<script>alert\(1\)<\/script>/);
+    // Markdown has a form, without a picture, and with links that show where they lead.
+    assert.equal(await answer.locator(".text > h3").textContent(), "A heading");
+    assert.deepEqual(await answer.locator(".text > ol > li > strong, .text > ol > li > em").allTextContents(), ["strong", "so so"]);
+    assert.equal(await answer.locator("ol > li > ul > li").textContent(), "nested");
+    assert.equal(await answer.locator("blockquote").textContent(), "quoted");
+    assert.deepEqual(await answer.locator("td").allTextContents(), ["1 < 2", "snake_case * 2"]);
+    const links = await answer.locator("a").evaluateAll((all) => all.map((one) => [one.textContent, one.getAttribute("href"), one.rel]));
+    const rel = "noopener noreferrer nofollow";
+    assert.deepEqual(links, ["https://a.invalid/x", "https://a.invalid/p.png"].map((link) => [link, link, rel]));
+    assert.match(await answer.locator(".text > p").last().textContent(), /^A link \(.*, \[none\]\(javascript:alert\(1\)\)/);
     assert.equal(await page.locator(".mine code").textContent(), "code");
     await assert.rejects(page.evaluate(() => { document.body.innerHTML = "<p>markup</p>"; }), /TrustedHTML/);
     wrong.splice(0, wrong.length, ...wrong.filter((one) => !one.includes("TrustedHTML")));
@@ -148,6 +229,7 @@ const cases = {
 
     await last(page).getByRole("button", { name: "Try again" }).click();
     await holds(last(page), "A limit is reached");
+    await holds(last(page).locator(".failure .facts"), "Requests left");
     const again = last(page).locator(".solid-button");
     assert.ok(await again.isDisabled(), "not before its time");
     assert.match(await again.textContent(), /^Try again in \d s$/);
