@@ -58,13 +58,31 @@ async fn swagger_ui_and_what_leads_to_it_load_nothing_from_elsewhere() {
     let server = TestServer::start(echo()).await;
     let redoc = http::get(&server.at("/redoc")).await;
     assert_eq!((redoc.status.as_u16(), redoc.header("location")), (307, "docs"));
-    for path in ["/docs/", "/docs/swagger-initializer.js", "/docs/swagger-ui.css", "/openapi.json"] {
+    let docs = http::get(&server.at("/docs")).await;
+    assert_eq!((docs.status.as_u16(), docs.header("location")), (308, "docs/"));
+    for (path, content_type) in [
+        ("/docs/", "text/html; charset=utf-8"),
+        ("/docs/docs.js", "text/javascript; charset=utf-8"),
+        ("/docs/docs.css", "text/css; charset=utf-8"),
+        ("/docs/swagger-ui.css", "text/css; charset=utf-8"),
+        ("/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("/docs/favicon-32x32.png", "image/png"),
+        ("/openapi.json", "application/json"),
+    ] {
         let file = http::get(&server.at(path)).await;
-        assert_eq!(file.status, 200, "{path}");
+        assert_eq!((file.status.as_u16(), file.header("content-type")), (200, content_type), "{path}");
+        assert!(!file.body.is_empty(), "{path}");
         let policy = file.header("content-security-policy");
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        let known = [("if-none-match", file.header("etag"))];
+        let again = http::send(Method::GET, &server.at(path), &known, b"").await;
+        assert_eq!((again.status.as_u16(), again.body.len()), (304, 0), "{path}");
     }
-    let start = http::get(&server.at("/docs/swagger-initializer.js")).await;
+    for path in ["/docs/nothing", "/docs/swagger-initializer.js", "/docs/a/b"] {
+        let answer = http::get(&server.at(path)).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["error"]), (404, &"not_found".into()), "{path}");
+    }
+    let start = http::get(&server.at("/docs/docs.js")).await;
     let start = String::from_utf8(start.body.to_vec()).unwrap();
-    assert!(start.contains(r#""validatorUrl": "none""#) && !start.contains("petstore"), "{start}");
+    assert!(start.contains(r#"validatorUrl: "none""#) && !start.contains("://"), "{start}");
 }

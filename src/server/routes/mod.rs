@@ -54,7 +54,7 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let router = router
         .merge(pages::playground())
         .with_state(state)
-        .merge(pages::docs(document.clone()))
+        .merge(pages::docs(&document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     (router, document)
