@@ -1,10 +1,11 @@
 //! The chat completion that asks for a response. In: what was said and the request's settings. Out: its body, the same for
 //! equal requests, so that they share a call and an answer with each other and with chat completions.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::calls::{check_ids, results};
 use super::items::{Item, Part, Role};
 use super::request::{Function, Settings};
 use crate::server::completion::Members;
@@ -23,11 +24,16 @@ struct Message<'a> {
     tool_call_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Content<'a> {
-    Text(&'a str),
-    Parts(Vec<ContentPart<'a>>),
+/// A single text is written as such: not every backend takes parts.
+struct Content<'a>(Vec<ContentPart<'a>>);
+
+impl Serialize for Content<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [ContentPart::Text { text }] => serializer.serialize_str(text),
+            parts => parts.serialize(serializer),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -74,12 +80,13 @@ pub(in crate::server) fn body<'a>(
     system_prompt: Option<&str>,
     stream: bool,
 ) -> Result<Members<'a>, ApiError> {
-    check_outputs(said)?;
+    check_ids(said)?;
+    let results = results(said)?;
     let brings_own = settings.instructions.is_some() || said.iter().any(Item::is_instruction);
     let instructions = settings.instructions.as_deref().or(system_prompt.filter(|_| !brings_own));
     let mut body = Members::default();
     body.push("model", model);
-    body.push("messages", &messages(instructions, said));
+    body.push("messages", &messages(instructions, said, &results));
     if !settings.tools.is_empty() {
         let tool = |tool| Tool { kind: "function", function: tool };
         let tools: Vec<_> = settings.tools.iter().map(|given| tool(&given.function)).collect();
@@ -123,75 +130,63 @@ pub(in crate::server) fn body<'a>(
     Ok(body)
 }
 
-/// What a function returned must be of a call that was made: models are confused by anything else, and backends refuse it in
-/// words of another API.
-fn check_outputs(said: &[Item]) -> Result<(), ApiError> {
-    let mut called = HashSet::new();
-    for item in said {
-        match item {
-            Item::Call { call_id, .. } => {
-                called.insert(call_id.as_str());
-            }
-            Item::Output { call_id, .. } if !called.contains(call_id.as_str()) => {
-                return Err(ApiError::InvalidField {
-                    field: "input".to_owned(),
-                    message: "there is no function_call with the call_id of a function_call_output: send the call along, or the \
-                              previous_response_id of the response that made it"
-                        .to_owned(),
-                });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Calls of one answer belong to one message, with the text in front of them.
-fn messages<'a>(instructions: Option<&'a str>, said: &'a [Item]) -> Vec<Message<'a>> {
+/// What one answer said and called is one message, and the results of its calls stand directly behind it: backends refuse
+/// anything else. Here the text may also come behind the calls, and results wherever the caller put them.
+fn messages<'a>(
+    instructions: Option<&'a str>,
+    said: &'a [Item],
+    results: &HashMap<usize, usize>,
+) -> Vec<Message<'a>> {
     let mut messages: Vec<Message<'a>> = Vec::new();
     if let Some(text) = instructions {
-        messages.push(Message::new("system", Some(Content::Text(text))));
+        messages.push(Message::new("system", text));
     }
-    for item in said {
+    // The results that are to follow the last message.
+    let mut owed: Vec<Message<'a>> = Vec::new();
+    for (place, item) in said.iter().enumerate() {
         match item {
-            Item::Message { role, content, .. } => messages.push(message(*role, content)),
+            Item::Message { role: Role::Assistant, content, .. } if !owed.is_empty() => {
+                if let Some(last) = messages.last_mut() {
+                    last.add(content);
+                }
+            }
+            Item::Message { role, content, .. } => {
+                messages.append(&mut owed);
+                messages.push(message(*role, content));
+            }
             Item::Call { call_id, name, arguments, .. } => {
                 if messages.last().is_none_or(|last| last.role != "assistant") {
-                    messages.push(Message::new("assistant", None));
+                    messages.push(Message::empty("assistant"));
                 }
                 if let Some(last) = messages.last_mut() {
                     let function = Called { name, arguments };
                     last.tool_calls.push(ToolCall { id: call_id, kind: "function", function });
                 }
+                if let Some(Item::Output { output, .. }) =
+                    results.get(&place).and_then(|place| said.get(*place))
+                {
+                    owed.push(Message { tool_call_id: Some(call_id), ..Message::new("tool", output) });
+                }
             }
-            Item::Output { call_id, output, .. } => {
-                let message = Message::new("tool", Some(Content::Text(output)));
-                messages.push(Message { tool_call_id: Some(call_id), ..message });
-            }
+            Item::Output { .. } => messages.append(&mut owed),
         }
     }
+    messages.append(&mut owed);
     messages
 }
 
 fn message(role: Role, content: &[Part]) -> Message<'_> {
-    let name = match role {
+    let mut message = Message::empty(match role {
         Role::User => "user",
         Role::Assistant => "assistant",
         Role::System => "system",
         Role::Developer => "developer",
-    };
-    let refusal = content.iter().find_map(|part| match part {
-        Part::Refusal(refusal) => Some(refusal.as_str()),
-        _ => None,
     });
-    let parts: Vec<_> = content.iter().filter_map(part).collect();
-    let content = match (parts.as_slice(), refusal) {
-        ([ContentPart::Text { text }], _) => Some(Content::Text(text)),
-        ([], Some(_)) => None,
-        ([], None) => Some(Content::Text("")),
-        _ => Some(Content::Parts(parts)),
-    };
-    Message { refusal, ..Message::new(name, content) }
+    message.add(content);
+    if message.content.is_none() && message.refusal.is_none() {
+        message.content = Some(Content(vec![ContentPart::Text { text: "" }]));
+    }
+    message
 }
 
 fn part(part: &Part) -> Option<ContentPart<'_>> {
@@ -205,8 +200,25 @@ fn part(part: &Part) -> Option<ContentPart<'_>> {
 }
 
 impl<'a> Message<'a> {
-    fn new(role: &'static str, content: Option<Content<'a>>) -> Self {
-        Self { role, content, refusal: None, tool_calls: Vec::new(), tool_call_id: None }
+    fn empty(role: &'static str) -> Self {
+        Self { role, content: None, refusal: None, tool_calls: Vec::new(), tool_call_id: None }
+    }
+
+    fn new(role: &'static str, text: &'a str) -> Self {
+        Self { content: Some(Content(vec![ContentPart::Text { text }])), ..Self::empty(role) }
+    }
+
+    /// Adds what is said.
+    fn add(&mut self, content: &'a [Part]) {
+        let mut parts = content.iter().filter_map(part).peekable();
+        if parts.peek().is_some() {
+            self.content.get_or_insert_with(|| Content(Vec::new())).0.extend(parts);
+        }
+        let refusal = content.iter().find_map(|part| match part {
+            Part::Refusal(refusal) => Some(refusal.as_str()),
+            _ => None,
+        });
+        self.refusal = self.refusal.or(refusal);
     }
 }
 
@@ -282,9 +294,94 @@ mod tests {
                 {"role": "tool", "content": "c", "tool_call_id": "c"},
             ])
         );
-        let alone = json!({"input": [output("a"), call("a")]}).to_string();
-        let error = asked(&alone, None).err().unwrap();
-        assert!(matches!(&error, ApiError::InvalidField { field, .. } if field == "input"), "{error}");
+    }
+
+    #[test]
+    fn results_stand_behind_their_calls_however_they_were_said() {
+        let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+        let output =
+            |id: &str, output: &str| json!({"type": "function_call_output", "call_id": id, "output": output});
+        let model = |text: &str| json!({"role": "assistant", "content": text});
+        let user = || json!({"role": "user", "content": "and?"});
+        let calls = |ids: &[&str]| -> Value {
+            ids.iter()
+                .map(|id| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}))
+                .collect()
+        };
+        let tool = |id: &str, output: &str| json!({"role": "tool", "content": output, "tool_call_id": id});
+        for (said, sent) in [
+            // The text comes behind the calls.
+            (
+                json!([call("a"), call("b"), model("so far"), output("b", "2"), output("a", "1")]),
+                json!([
+                    {"role": "assistant", "content": "so far", "tool_calls": calls(&["a", "b"])}, tool("a", "1"), tool("b", "2"),
+                ]),
+            ),
+            // On both sides.
+            (
+                json!([model("let me"), call("a"), model("see"), output("a", "1")]),
+                json!([
+                    {"role": "assistant", "content": [{"type": "text", "text": "let me"}, {"type": "text", "text": "see"}],
+                        "tool_calls": calls(&["a"])},
+                    tool("a", "1"),
+                ]),
+            ),
+            // Somebody speaks before the function has returned.
+            (
+                json!([call("a"), user(), output("a", "1"), model("done")]),
+                json!([
+                    {"role": "assistant", "content": null, "tool_calls": calls(&["a"])}, tool("a", "1"), user(), model("done"),
+                ]),
+            ),
+            // One result comes late.
+            (
+                json!([call("a"), call("b"), output("a", "1"), model("one more"), output("b", "2")]),
+                json!([
+                    {"role": "assistant", "content": null, "tool_calls": calls(&["a", "b"])}, tool("a", "1"), tool("b", "2"),
+                    model("one more"),
+                ]),
+            ),
+            // A backend begins anew with its ids.
+            (
+                json!([call("a"), output("a", "1"), model("x"), user(), call("a"), output("a", "2")]),
+                json!([
+                    {"role": "assistant", "content": null, "tool_calls": calls(&["a"])}, tool("a", "1"), model("x"), user(),
+                    {"role": "assistant", "content": null, "tool_calls": calls(&["a"])}, tool("a", "2"),
+                ]),
+            ),
+            (
+                json!([call("a"), {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, output("a", "1")]),
+                json!([{"role": "assistant", "content": null, "refusal": "no", "tool_calls": calls(&["a"])}, tool("a", "1")]),
+            ),
+        ] {
+            assert_eq!(messages_of(&json!({"input": said})), sent, "{said}");
+        }
+    }
+
+    #[test]
+    fn what_no_backend_could_be_asked_is_refused_by_its_id() {
+        let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+        let output = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "1"});
+        let named = |id: &str| json!({"role": "user", "content": "hi", "id": id});
+        for (said, begins) in [
+            (json!([call("a"), call("b"), output("a")]), "No tool output found for function call b: add "),
+            (json!([call("b"), call("a")]), "No tool output found for function call b: "),
+            (json!([call("a"), output("a"), call("a")]), "No tool output found for function call a: "),
+            (
+                json!([call("x".repeat(999).as_str())]),
+                &format!("No tool output found for function call {}: ", "x".repeat(64)),
+            ),
+            (json!([output("a"), call("a")]), "No tool call found for function call output with call_id a: "),
+            (
+                json!([call("a"), output("a"), output("a")]),
+                "Several tool outputs found for function call a: ",
+            ),
+            (json!([named("msg_1"), named("msg_2"), named("msg_1")]), "Duplicate item found with id msg_1: "),
+        ] {
+            let error = asked(&json!({"input": said}).to_string(), None).err().unwrap();
+            let ApiError::InvalidField { field, message } = error else { panic!("{said}: {error}") };
+            assert!(field == "input" && message.starts_with(begins), "{said}: {message}");
+        }
     }
 
     #[test]

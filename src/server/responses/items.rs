@@ -7,8 +7,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::place::Place;
 use crate::server::error::ApiError;
-use crate::server::json::{self, Object};
 use crate::server::routes::input::{Kind, invalid, unsupported};
 
 /// One item.
@@ -164,75 +164,65 @@ impl Item {
     }
 }
 
-/// An object with the path of its fields, for errors that name them.
-struct Place<'a> {
-    object: Object<'a>,
-    path: &'a str,
-}
-
-impl<'a> Place<'a> {
-    fn new(raw: &'a RawValue, path: &'a str, allowed: &str) -> Result<Self, ApiError> {
-        let bytes = raw.get().as_bytes();
-        let object =
-            Some(bytes).filter(|bytes| Kind::Object.fits(bytes)).and_then(|bytes| json::object(bytes).ok());
-        Ok(Self { object: object.ok_or_else(|| invalid(path, allowed))?, path })
-    }
-
-    fn at(&self, field: &str) -> String {
-        format!("{}.{field}", self.path)
-    }
-
-    fn text(&self, field: &str) -> Result<Option<String>, ApiError> {
-        let Some(raw) = self.object.non_null(field) else { return Ok(None) };
-        serde_json::from_slice(raw).map(Some).map_err(|_| invalid(&self.at(field), "a string"))
-    }
-
-    fn required(&self, field: &str) -> Result<String, ApiError> {
-        self.text(field)?.ok_or_else(|| invalid(&self.at(field), "a string"))
-    }
-
-    /// The elements of a member that is an array.
-    fn array(&self, field: &str, allowed: &str) -> Result<Vec<&'a RawValue>, ApiError> {
-        let raw = self.object.non_null(field).unwrap_or_default();
-        serde_json::from_slice(raw).map_err(|_| invalid(&self.at(field), allowed))
-    }
-
-    fn is_text(&self, field: &str) -> bool {
-        self.object.non_null(field).is_some_and(|raw| Kind::Text.fits(raw))
-    }
-
-    /// The id that it has, or a new one.
-    fn id(&self, prefix: &str) -> Result<String, ApiError> {
-        Ok(self.text("id")?.unwrap_or_else(|| new_id(prefix)))
-    }
-}
-
 /// Reads an item; `path` names it in errors.
+///
+/// Answers come back as input: SDKs and their users send on what they were given. So what an answer has and a chat completion
+/// cannot be told is taken and left out where it says nothing to a model: `status`, `annotations`, `logprobs`, and what SDKs
+/// add of their own, `parsed` and `parsed_arguments`.
 pub fn read(raw: &RawValue, path: &str) -> Result<Item, ApiError> {
-    let place = Place::new(raw, path, "an object such as {\"role\": \"user\", \"content\": \"Hello\"}")?;
+    let allowed = "an object such as {\"role\": \"user\", \"content\": \"Hello\"}";
+    let place = Place::new(raw.get().as_bytes(), path, allowed)?;
     let kind = place.text("type")?;
     match kind.as_deref() {
         None | Some("message") => message(&place),
-        Some("function_call") => Ok(Item::Call {
-            id: place.id("fc")?,
-            call_id: place.required("call_id")?,
-            name: place.required("name")?,
-            arguments: place.required("arguments")?,
-        }),
-        Some("function_call_output") => Ok(Item::Output {
-            id: place.id("fco")?,
-            call_id: place.required("call_id")?,
-            output: output(&place)?,
-        }),
+        Some("function_call") => {
+            place.only(&["type", "id", "status", "call_id", "name", "arguments", "parsed_arguments"])?;
+            check_status(&place)?;
+            Ok(Item::Call {
+                id: id(&place, "fc")?,
+                call_id: place.required_text("call_id")?,
+                name: place.required_text("name")?,
+                arguments: place.required_text("arguments")?,
+            })
+        }
+        Some("function_call_output") => {
+            place.only(&["type", "id", "status", "call_id", "output"])?;
+            check_status(&place)?;
+            Ok(Item::Output {
+                id: id(&place, "fco")?,
+                call_id: place.required_text("call_id")?,
+                output: output(&place)?,
+            })
+        }
         Some(_) => {
             Err(unsupported(&place.at("type"), "items are messages, function_call and function_call_output"))
         }
     }
 }
 
+/// The id that it has, or a new one.
+fn id(place: &Place<'_>, prefix: &str) -> Result<String, ApiError> {
+    let id = place.text("id")?;
+    if id.as_ref().is_some_and(String::is_empty) {
+        return Err(invalid(&place.at("id"), "a string that is not empty"));
+    }
+    Ok(id.unwrap_or_else(|| new_id(prefix)))
+}
+
+fn check_status(place: &Place<'_>) -> Result<(), ApiError> {
+    let status = place.text("status")?;
+    let known = |status: &str| ["completed", "incomplete", "in_progress"].contains(&status);
+    if status.as_deref().is_none_or(known) {
+        return Ok(());
+    }
+    Err(invalid(&place.at("status"), "completed, incomplete or in_progress"))
+}
+
 fn message(place: &Place<'_>) -> Result<Item, ApiError> {
+    place.only(&["type", "id", "status", "role", "content"])?;
+    check_status(place)?;
     let allowed = "user, assistant, system or developer";
-    let role = match place.text("role")?.as_deref() {
+    let role = match place.get::<String>("role", allowed)?.as_deref() {
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
         Some("system") => Role::System,
@@ -241,31 +231,43 @@ fn message(place: &Place<'_>) -> Result<Item, ApiError> {
     };
     let text = |text| if role == Role::Assistant { Part::Said(text) } else { Part::Text(text) };
     let content = if place.is_text("content") {
-        vec![text(place.required("content")?)]
+        vec![text(place.required_text("content")?)]
     } else {
         let parts = place.array("content", "a string or an array of parts")?;
         let path = place.at("content");
         let part = |(index, raw): (usize, &&RawValue)| part(raw, &format!("{path}[{index}]"), role);
         parts.iter().enumerate().map(part).collect::<Result<_, _>>()?
     };
-    Ok(Item::Message { id: place.id("msg")?, role, content })
+    Ok(Item::Message { id: id(place, "msg")?, role, content })
 }
 
 fn part(raw: &RawValue, path: &str, role: Role) -> Result<Part, ApiError> {
-    let place = Place::new(raw, path, "an object such as {\"type\": \"input_text\", \"text\": \"Hello\"}")?;
-    let kind = place.required("type")?;
+    let allowed = "an object such as {\"type\": \"input_text\", \"text\": \"Hello\"}";
+    let place = Place::new(raw.get().as_bytes(), path, allowed)?;
+    let kind = place.required_text("type")?;
     match (kind.as_str(), role) {
-        ("input_text", _) if role != Role::Assistant => Ok(Part::Text(place.required("text")?)),
-        ("output_text" | "input_text", Role::Assistant) => Ok(Part::Said(place.required("text")?)),
-        ("refusal", Role::Assistant) => Ok(Part::Refusal(place.required("refusal")?)),
+        ("input_text", _) => {
+            place.only(&["type", "text"])?;
+            let text = place.required_text("text")?;
+            Ok(if role == Role::Assistant { Part::Said(text) } else { Part::Text(text) })
+        }
+        ("output_text", Role::Assistant) => {
+            place.only(&["type", "text", "annotations", "logprobs", "parsed"])?;
+            place.raw("annotations", Kind::Array)?;
+            place.raw("logprobs", Kind::Array)?;
+            Ok(Part::Said(place.required_text("text")?))
+        }
+        ("refusal", Role::Assistant) => {
+            place.only(&["type", "refusal", "parsed"])?;
+            Ok(Part::Refusal(place.required_text("refusal")?))
+        }
         ("input_image", Role::User) => {
-            if place.object.non_null("file_id").is_some() {
-                return Err(unsupported(
-                    &place.at("file_id"),
-                    "send the picture as `image_url`, a URL or data:…",
-                ));
+            if place.has("file_id") {
+                let instead = "send the picture as `image_url`, a URL or data:…";
+                return Err(unsupported(&place.at("file_id"), instead));
             }
-            Ok(Part::Image { url: place.required("image_url")?, detail: place.text("detail")? })
+            place.only(&["type", "image_url", "detail"])?;
+            Ok(Part::Image { url: place.required_text("image_url")?, detail: place.text("detail")? })
         }
         _ => Err(unsupported(
             &place.at("type"),
@@ -277,7 +279,7 @@ fn part(raw: &RawValue, path: &str, role: Role) -> Result<Part, ApiError> {
 /// What a function returned: a text, or parts that are texts.
 fn output(place: &Place<'_>) -> Result<String, ApiError> {
     if place.is_text("output") {
-        return place.required("output");
+        return place.required_text("output");
     }
     let parts = place.array("output", "a string or an array of input_text parts")?;
     let path = place.at("output");
@@ -314,8 +316,13 @@ mod tests {
                 {"type": "input_image", "image_url": "data:image/png;base64,AA", "detail": "low"}]}),
             json!({"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "phase": null,
                 "content": [{"type": "output_text", "text": "a cat", "annotations": []}, {"type": "refusal", "refusal": "no"}]}),
+            json!({"id": "msg_1", "type": "message", "role": "assistant", "status": "incomplete",
+                "content": [{"type": "output_text", "text": "a", "annotations": [{"type": "file_path"}], "logprobs": null, "parsed": {"a": 1}}]}),
             json!({"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{\"a\":1}", "id": "fc_1"}),
+            json!({"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "id": "fc_1", "status": "completed",
+                "parsed_arguments": {}, "async": null, "caller": null, "namespace": null, "created_by": null}),
             json!({"type": "function_call_output", "call_id": "c1", "output": "42"}),
+            json!({"type": "function_call_output", "call_id": "c1", "output": "42", "id": null, "status": null, "caller": null}),
         ] {
             let full = written(&item);
             assert_eq!(written(&full), full, "{item}");
@@ -368,6 +375,58 @@ mod tests {
             (json!({"type": "item_reference", "id": "msg_1"}), "unsupported_parameter", "input[0].type"),
             (json!({"type": "reasoning", "summary": []}), "unsupported_parameter", "input[0].type"),
             (json!({"type": 5}), "invalid_value", "input[0].type"),
+            (json!({"role": "user", "content": "hi", "id": ""}), "invalid_value", "input[0].id"),
+            (json!({"role": "user", "content": "hi", "status": "done"}), "invalid_value", "input[0].status"),
+            (
+                json!({"role": "user", "content": "hi", "name": "Ada"}),
+                "unsupported_parameter",
+                "input[0].name",
+            ),
+            (
+                json!({"role": "assistant", "content": "hi", "phase": "commentary"}),
+                "unsupported_parameter",
+                "input[0].phase",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "input_text", "text": "a", "cache": true}]}),
+                "unsupported_parameter",
+                "input[0].content[0].cache",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "input_image", "image_url": "u", "size": 1}]}),
+                "unsupported_parameter",
+                "input[0].content[0].size",
+            ),
+            (
+                json!({"role": "assistant", "content": [{"type": "output_text", "text": "a", "voice": 1}]}),
+                "unsupported_parameter",
+                "input[0].content[0].voice",
+            ),
+            (
+                json!({"role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": 1}]}),
+                "invalid_value",
+                "input[0].content[0].annotations",
+            ),
+            (
+                json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "a", "text": "b"}]}),
+                "unsupported_parameter",
+                "input[0].content[0].text",
+            ),
+            (
+                json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "namespace": "n"}),
+                "unsupported_parameter",
+                "input[0].namespace",
+            ),
+            (
+                json!({"type": "function_call_output", "call_id": "c", "output": "", "caller": {}}),
+                "unsupported_parameter",
+                "input[0].caller",
+            ),
+            (
+                json!({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "a", "x": 1}]}),
+                "unsupported_parameter",
+                "input[0].output[0].x",
+            ),
             (
                 json!({"type": "function_call", "call_id": "c", "name": "f"}),
                 "invalid_value",

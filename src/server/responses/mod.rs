@@ -1,9 +1,10 @@
 //! OpenAI's Responses over chat completions. In: a request of that API, and what the store holds of an earlier answer.
 //! Out: the chat completion that means the same, and its answer as a response object or as events.
 //!
-//! `request.rs` reads and refuses, `items.rs` is what is said on either side, `chat.rs` makes the chat completion, `turn.rs`
-//! takes the answer in and tells it, `object.rs` is the response as it is written and stored. What a backend cannot be asked
-//! through a chat completion is refused by name, never ignored.
+//! `request.rs` reads and refuses, `items.rs` is what is said on either side, `calls.rs` which result is that of which call,
+//! `place.rs` names what is wrong. `chat.rs` makes the chat completion, `delta.rs` reads the answer, `assembly.rs` puts it
+//! together in a `turn.rs`, `events.rs` tells it as it comes, `object.rs` is the response as it is written and stored. What
+//! a backend cannot be asked through a chat completion is refused by name, never ignored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,14 @@ use super::completion::to_bytes;
 use super::error::ApiError;
 use super::state::{AppState, Live};
 
+mod assembly;
+mod calls;
 pub mod chat;
+mod delta;
+mod events;
 pub mod items;
 pub mod object;
+mod place;
 pub mod request;
 pub mod turn;
 

@@ -1,12 +1,13 @@
 //! A request of the Responses API. In: its body. Out: [`Request`]; or the refusal that names the first member that is wrong,
 //! or that a chat completion cannot be asked for.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::items::{self, Item};
+use super::place::Place;
 use crate::server::error::ApiError;
-use crate::server::json::{self, Object};
+use crate::server::json::Object;
 use crate::server::routes::input::{Kind, check_kinds, field, invalid, unsupported};
 
 /// Members that are understood. What else is there and not `null` is refused.
@@ -105,6 +106,9 @@ pub struct Function {
     description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<Box<RawValue>>,
+    /// As it was given. OpenAI's Responses take an absent one for true and rewrite the schema until it is strict; a chat
+    /// completion takes it for false. We do as the latter: a schema goes on byte for byte, most schemas are refused as they
+    /// stand when they must be strict, and many backends do not know the word.
     #[serde(skip_serializing_if = "Option::is_none")]
     strict: Option<bool>,
 }
@@ -145,7 +149,7 @@ pub fn read(object: &Object<'_>) -> Result<Request, ApiError> {
     };
     let tools = tools(object)?;
     let tool_choice = raw(object, "tool_choice");
-    let chosen = tool_choice.as_deref().map(chosen).transpose()?.flatten();
+    let chosen = tool_choice.as_deref().map(|choice| chosen(choice, &tools)).transpose()?.flatten();
     check_metadata(object)?;
     check_stream_options(object)?;
     let cap = "a whole number of tokens, at least 1";
@@ -218,123 +222,89 @@ fn input(object: &Object<'_>) -> Result<Vec<Item>, ApiError> {
     items.iter().enumerate().map(|(index, raw)| items::read(raw, &format!("input[{index}]"))).collect()
 }
 
-/// A member of `tools`, `text.format` and the like.
-struct Part<'a> {
-    object: Object<'a>,
-    path: String,
-}
-
-impl<'a> Part<'a> {
-    fn new(raw: &'a [u8], path: &str, allowed: &str) -> Result<Self, ApiError> {
-        let object = Some(raw).filter(|raw| Kind::Object.fits(raw)).and_then(|raw| json::object(raw).ok());
-        Ok(Self { object: object.ok_or_else(|| invalid(path, allowed))?, path: path.to_owned() })
-    }
-
-    fn get<T: for<'de> Deserialize<'de>>(&self, name: &str, allowed: &str) -> Result<Option<T>, ApiError> {
-        let Some(raw) = self.object.non_null(name) else { return Ok(None) };
-        serde_json::from_slice(raw).map(Some).map_err(|_| invalid(&self.at(name), allowed))
-    }
-
-    fn required<T: for<'de> Deserialize<'de>>(&self, name: &str, allowed: &str) -> Result<T, ApiError> {
-        self.get(name, allowed)?.ok_or_else(|| invalid(&self.at(name), allowed))
-    }
-
-    /// A member that is an object, as it was written.
-    fn object(&self, name: &str) -> Result<Option<Box<RawValue>>, ApiError> {
-        let Some(value) = self.object.non_null(name) else { return Ok(None) };
-        if Kind::Object.fits(value) {
-            Ok(raw(&self.object, name))
-        } else {
-            Err(invalid(&self.at(name), "an object"))
-        }
-    }
-
-    /// Refuses what is not among these.
-    fn only(&self, known: &[&str]) -> Result<(), ApiError> {
-        for (name, value) in self.object.members() {
-            if !known.contains(&name) && value != b"null" {
-                let name: String = name.chars().take(64).collect();
-                return Err(unsupported(
-                    &self.at(&name),
-                    &format!("what is supported here: {}", known.join(", ")),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn at(&self, name: &str) -> String {
-        format!("{}.{name}", self.path)
-    }
-}
-
 fn tools(object: &Object<'_>) -> Result<Vec<Tool>, ApiError> {
     let Some(tools) = object.non_null("tools") else { return Ok(Vec::new()) };
     let tools: Vec<Box<RawValue>> =
         serde_json::from_slice(tools).map_err(|_| invalid("tools", "an array"))?;
     let tool = |(index, raw): (usize, Box<RawValue>)| {
         let allowed = "an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
-        let part = Part::new(raw.get().as_bytes(), &format!("tools[{index}]"), allowed)?;
-        if part.required::<String>("type", "a string")? != "function" {
+        let path = format!("tools[{index}]");
+        let place = Place::new(raw.get().as_bytes(), &path, allowed)?;
+        if place.required_text("type")? != "function" {
             return Err(unsupported(
-                &part.at("type"),
+                &place.at("type"),
                 "tools are functions, which the caller runs: {\"type\": \"function\", …}",
             ));
         }
-        part.only(&["type", "name", "description", "parameters", "strict"])?;
-        let name: String = part.required("name", "a string that is not empty")?;
+        place.only(&["type", "name", "description", "parameters", "strict"])?;
+        let name: String = place.required("name", "a string that is not empty")?;
         if name.is_empty() {
-            return Err(invalid(&part.at("name"), "a string that is not empty"));
+            return Err(invalid(&place.at("name"), "a string that is not empty"));
         }
         let function = Function {
             name,
-            description: part.get("description", "a string")?,
-            parameters: part.object("parameters")?,
-            strict: part.get("strict", "true or false")?,
+            description: place.text("description")?,
+            parameters: place.raw("parameters", Kind::Object)?,
+            strict: place.get("strict", Kind::Bool.allowed())?,
         };
-        drop(part);
+        drop(place);
         Ok(Tool { raw, function })
     };
     tools.into_iter().enumerate().map(tool).collect()
 }
 
-/// The function that a `tool_choice` names; None for the words.
-fn chosen(choice: &RawValue) -> Result<Option<String>, ApiError> {
+/// The function that a `tool_choice` names; None for the words. What must be called must be there: a backend would refuse
+/// the choice in words of another API, or not see it, since without tools it is not told of any.
+fn chosen(choice: &RawValue, tools: &[Tool]) -> Result<Option<String>, ApiError> {
     let allowed =
         "none, auto, required or an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
     let value = choice.get().as_bytes();
     if Kind::Text.fits(value) {
         let word: String = serde_json::from_slice(value).map_err(|_| invalid("tool_choice", allowed))?;
-        let known = ["none", "auto", "required"].contains(&word.as_str());
-        return if known { Ok(None) } else { Err(invalid("tool_choice", allowed)) };
+        return match word.as_str() {
+            "required" if tools.is_empty() => {
+                Err(invalid("tool_choice", "auto or none where `tools` has no function that could be called"))
+            }
+            "none" | "auto" | "required" => Ok(None),
+            _ => Err(invalid("tool_choice", allowed)),
+        };
     }
-    let part = Part::new(value, "tool_choice", allowed)?;
-    if part.required::<String>("type", "a string")? != "function" {
-        return Err(unsupported(&part.at("type"), "a tool that is chosen is a function"));
+    let place = Place::new(value, "tool_choice", allowed)?;
+    if place.required_text("type")? != "function" {
+        return Err(unsupported(&place.at("type"), "a tool that is chosen is a function"));
     }
-    part.only(&["type", "name"])?;
-    part.required("name", "a string").map(Some)
+    place.only(&["type", "name"])?;
+    let name = place.required_text("name")?;
+    if tools.iter().all(|tool| tool.function.name != name) {
+        return Err(invalid(&place.at("name"), "the name of a function in `tools`"));
+    }
+    Ok(Some(name))
 }
 
 /// `text.format` and `text.verbosity`.
 fn text_form(text: &RawValue) -> Result<(Option<ResponseFormat>, Option<String>), ApiError> {
-    let part = Part::new(text.get().as_bytes(), "text", "an object")?;
-    part.only(&["format", "verbosity"])?;
-    let verbosity = part.get("verbosity", "a string")?;
-    let Some(format) = part.object("format")? else { return Ok((None, verbosity)) };
-    let format = Part::new(format.get().as_bytes(), "text.format", "an object")?;
-    let format = match format.required::<String>("type", "a string")?.as_str() {
-        "text" => None,
-        "json_object" => Some(ResponseFormat::JsonObject),
+    let place = Place::new(text.get().as_bytes(), "text", "an object")?;
+    place.only(&["format", "verbosity"])?;
+    let verbosity = place.text("verbosity")?;
+    let Some(format) = place.raw("format", Kind::Object)? else { return Ok((None, verbosity)) };
+    let format = Place::new(format.get().as_bytes(), "text.format", "an object")?;
+    let format = match format.required_text("type")?.as_str() {
+        "text" => {
+            format.only(&["type"])?;
+            None
+        }
+        "json_object" => {
+            format.only(&["type"])?;
+            Some(ResponseFormat::JsonObject)
+        }
         "json_schema" => {
             format.only(&["type", "name", "description", "schema", "strict"])?;
-            let schema =
-                format.object("schema")?.ok_or_else(|| invalid("text.format.schema", "an object"))?;
+            let schema = format.raw("schema", Kind::Object)?;
             let json_schema = Schema {
-                name: format.required("name", "a string")?,
-                description: format.get("description", "a string")?,
-                schema,
-                strict: format.get("strict", "true or false")?,
+                name: format.required_text("name")?,
+                description: format.text("description")?,
+                schema: schema.ok_or_else(|| invalid("text.format.schema", "an object"))?,
+                strict: format.get("strict", Kind::Bool.allowed())?,
             };
             Some(ResponseFormat::JsonSchema { json_schema })
         }
@@ -345,16 +315,16 @@ fn text_form(text: &RawValue) -> Result<(Option<ResponseFormat>, Option<String>)
 
 fn effort(object: &Object<'_>) -> Result<Option<String>, ApiError> {
     let Some(reasoning) = object.non_null("reasoning") else { return Ok(None) };
-    let part = Part::new(reasoning, "reasoning", "an object")?;
-    part.only(&["effort"])?;
-    part.get("effort", "a string")
+    let place = Place::new(reasoning, "reasoning", "an object")?;
+    place.only(&["effort"])?;
+    place.text("effort")
 }
 
 fn check_stream_options(object: &Object<'_>) -> Result<(), ApiError> {
     let Some(options) = object.non_null("stream_options") else { return Ok(()) };
-    let part = Part::new(options, "stream_options", "an object")?;
-    part.only(&["include_obfuscation"])?;
-    if part.get("include_obfuscation", "true or false")? == Some(true) {
+    let place = Place::new(options, "stream_options", "an object")?;
+    place.only(&["include_obfuscation"])?;
+    if place.get("include_obfuscation", Kind::Bool.allowed())? == Some(true) {
         return Err(unsupported("stream_options.include_obfuscation", "events are not padded"));
     }
     Ok(())
@@ -380,6 +350,7 @@ mod tests {
 
     use super::*;
     use crate::server::error::Dialect;
+    use crate::server::json;
 
     fn refused(body: &Value) -> Value {
         let text = body.to_string();
@@ -403,7 +374,15 @@ mod tests {
             ("messages", json!([]), "messages"),
             ("reasoning", json!({"effort": "low", "summary": "auto"}), "reasoning.summary"),
             ("text", json!({"format": {"type": "grammar"}}), "text.format.type"),
+            ("text", json!({"format": {"type": "text", "name": "n"}}), "text.format.name"),
+            ("text", json!({"format": {"type": "json_object", "schema": {}}}), "text.format.schema"),
+            (
+                "text",
+                json!({"format": {"type": "json_schema", "name": "n", "schema": {}, "syntax": "x"}}),
+                "text.format.syntax",
+            ),
             ("text", json!({"style": "x"}), "text.style"),
+            ("input", json!([{"role": "user", "content": "hi", "cache": 1}]), "input[0].cache"),
             ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
             ("tools", json!([{"type": "function", "name": "f"}, {"type": "mcp"}]), "tools[1].type"),
             (
@@ -470,6 +449,8 @@ mod tests {
             ("tool_choice", json!("maybe"), "tool_choice"),
             ("tool_choice", json!(1), "tool_choice"),
             ("tool_choice", json!({"type": "function"}), "tool_choice.name"),
+            ("tool_choice", json!({"type": "function", "name": "f"}), "tool_choice.name"),
+            ("tool_choice", json!("required"), "tool_choice"),
         ] {
             let mut body = json!({"input": "hi"});
             body[member] = value;
