@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::auth::Refusal;
 use super::backend::BackendError;
+use super::responses::STORED_MAX;
 use crate::constants;
 
 /// Which API an endpoint speaks.
@@ -64,10 +65,13 @@ pub enum ApiError {
     #[error("there is no such conversation: leave conversation_id out to begin one")]
     ConversationNotFound,
     /// Unknown, expired, not stored, or somebody else's.
-    #[error("there is no such response: it was not stored, it has expired, or its id is another")]
+    #[error("there is no such response: {}", not_stored())]
     ResponseNotFound,
     /// The same of the one to go on from.
-    #[error("the previous response was not found: it was not stored, it has expired, or its id is another")]
+    #[error(
+        "the previous response was not found: {}; send what was said so far as `input` instead",
+        not_stored()
+    )]
     PreviousResponseNotFound,
     /// Who sends it is not let in.
     #[error(transparent)]
@@ -382,6 +386,15 @@ impl StreamFault {
     pub fn code(&self) -> Option<&'static str> {
         self.0.get().copied()
     }
+}
+
+/// Why a response may not be there. Somebody else's is not told from one that never was.
+fn not_stored() -> String {
+    format!(
+        "it has expired or been deleted, its id is another, or it was never stored: because of `store: false`, or because it is larger \
+         than {} MiB with all that was said before, and then its `store` is false too",
+        STORED_MAX >> 20
+    )
 }
 
 fn whole_seconds(duration: Duration) -> u64 {

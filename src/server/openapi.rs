@@ -8,12 +8,12 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, PathItem, RefOr};
 
-use super::routes::chat::{ChatTotals, SimpleError};
+use super::routes::chat::{ChatEvent, SimpleError};
 use super::routes::completions::OpenAiError;
 
 mod errors;
 mod examples;
-mod schemas;
+pub(super) mod schemas;
 
 /// The name of the only way to say who asks.
 const BEARER: &str = "bearer";
@@ -35,7 +35,7 @@ const BEARER: &str = "bearer";
         (name = "openai", description = "OpenAI's dialect: set the SDK's base URL to this server's /v1."),
         (name = "service", description = "The server itself. No limits, no key.")
     ),
-    components(schemas(ChatTotals, SimpleError, OpenAiError, schemas::ChatCompletion, schemas::ChatCompletionChunk))
+    components(schemas(ChatEvent, SimpleError, OpenAiError, schemas::ChatCompletionChunk, schemas::ResponseEvent))
 )]
 struct Base;
 

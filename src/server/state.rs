@@ -178,6 +178,13 @@ impl AppState {
         &self.inner.metrics
     }
 
+    /// Counts that the store could not be reached for this, and what its caller is told.
+    #[must_use]
+    pub fn store_away(&self, operation: &str) -> ApiError {
+        self.metrics().store_error(operation);
+        ApiError::StoreUnavailable
+    }
+
     /// Places in the settlement queue.
     #[must_use]
     pub fn settlements(&self) -> &SettlementQueue {

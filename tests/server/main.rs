@@ -39,6 +39,7 @@ mod key_rotation;
 mod models;
 mod openai_dialect;
 mod openapi;
+mod openapi_schemas;
 mod operations;
 mod overload;
 mod pages;

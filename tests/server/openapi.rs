@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::http::{self, Answer};
 use crate::mock_openai::{MockOpenAi, Script};
+use crate::openapi_schemas::{Schemas, document, event_schema, events};
 use crate::redis_server::RedisServer;
 use crate::server::{TestServer, openai};
 use crate::tokens::{Signer, accepting, claims};
@@ -28,8 +29,7 @@ struct Operation {
 }
 
 fn operations() -> Vec<Operation> {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json")).unwrap();
-    let document: Value = serde_json::from_str(&text).unwrap();
+    let document = document();
     let paths = document["paths"].as_object().unwrap().iter();
     paths
         .flat_map(|(path, methods)| {
@@ -68,6 +68,17 @@ impl Operation {
         let of = |media: &str| examples(&content[media]).into_iter().find(|(found, _)| found == name);
         let found = of(JSON).or_else(|| of(EVENTS));
         found.unwrap_or_else(|| panic!("{} {}: no answer to {name}", self.method, self.path)).1
+    }
+
+    /// Why an answer does not fit its schema.
+    fn misfit(&self, schemas: &Schemas, answer: &Answer) -> Option<String> {
+        let content = &self.value["responses"][answer.status.as_str()]["content"];
+        if answer.header("content-type") == EVENTS {
+            let schema = event_schema(&self.path);
+            let told = events(std::str::from_utf8(&answer.body).unwrap());
+            return told.iter().find_map(|event| schemas.misfit(&schema, event));
+        }
+        schemas.misfit(&content[JSON]["schema"], &answer.json())
     }
 
     async fn send(&self, server: &TestServer, path: &str, body: &str, media: &str) -> Answer {
@@ -119,27 +130,22 @@ fn same_shape(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// The JSON of each event of a text.
-fn events(text: &str) -> Vec<Value> {
-    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    data.filter_map(|data| serde_json::from_str(data).ok()).collect()
-}
-
 /// A backend's answer to an example.
 fn scripted(operation: &Operation, name: &str) -> Script {
     match operation.path.as_str() {
-        "/v1/embeddings" => {
-            let vectors = if name == "texts" { 2 } else { 1 };
-            let data: Vec<Value> = (0..vectors)
-                .map(|index| json!({"object": "embedding", "index": index, "embedding": [0.5, 0.5, 0.5]}))
-                .collect();
-            let list = json!({"object": "list", "data": data, "model": "mock", "usage": {"prompt_tokens": 2, "total_tokens": 2}});
-            Script::Status(200, Vec::new(), list.to_string())
-        }
+        // What a backend answers is passed on as it is, so only its outer form is ours to show.
+        "/v1/embeddings" => Script::Status(200, Vec::new(), operation.answer(name).to_string()),
         "/v1/chat/completions" if name != "stream" => {
-            // What a backend answers is passed on as it is, so only its outer form is ours to show.
             let mut answer = operation.answer(name);
             answer["id"] = json!("chatcmpl-mock");
+            Script::Status(200, Vec::new(), answer.to_string())
+        }
+        "/v1/responses" if name == "tools" => {
+            let call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}});
+            let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+            let usage = json!({"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18});
+            let answer = json!({"id": "c", "object": "chat.completion", "created": 1, "model": "mock", "usage": usage,
+                "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]});
             Script::Status(200, Vec::new(), answer.to_string())
         }
         _ => Script::Words(3),
@@ -157,6 +163,7 @@ async fn every_request_of_the_document_is_accepted_and_answered_as_it_shows() {
         let text = text.replace(CONVERSATION, begun["conversation_id"].as_str().unwrap());
         text.replace(RESPONSE, first["id"].as_str().unwrap())
     };
+    let schemas = Schemas::closed();
     let (mut sent, mut wrong) = (0, Vec::new());
     for operation in operations() {
         let (method, path) = (&operation.method, &operation.path);
@@ -181,6 +188,8 @@ async fn every_request_of_the_document_is_accepted_and_answered_as_it_shows() {
                 wrong.push(format!("{method} {path} {name}: {:?}", answer.body));
                 continue;
             }
+            let misfit = operation.misfit(&schemas, &answer);
+            wrong.extend(misfit.map(|misfit| format!("{method} {path} {name} does not fit: {misfit}")));
             let shown = operation.answer(&name);
             if let Some(text) = shown.as_str() {
                 assert_eq!(answer.header("content-type"), EVENTS);
@@ -202,6 +211,7 @@ async fn every_request_of_the_document_is_accepted_and_answered_as_it_shows() {
             status => {
                 assert_eq!(status, 200);
                 assert!(same_shape(&answer.json(), &operation.answer("answer")), "{}", answer.json());
+                assert_eq!(operation.misfit(&schemas, &answer), None);
             }
         }
     }
@@ -356,6 +366,7 @@ const OF_THE_MOMENT: [&str; 5] = [
 #[tokio::test]
 async fn every_error_of_the_document_is_what_comes() {
     let faults = Box::pin(Faults::start()).await;
+    let schemas = Schemas::closed();
     let (mut met, mut wrong) = (0, Vec::new());
     for operation in operations() {
         for (status, code, shown) in operation.errors() {
@@ -372,6 +383,8 @@ async fn every_error_of_the_document_is_what_comes() {
                     answer.status
                 ));
             }
+            let misfit = operation.misfit(&schemas, &answer);
+            wrong.extend(misfit.map(|misfit| format!("{} {code} does not fit: {misfit}", operation.path)));
             met += 1;
         }
     }

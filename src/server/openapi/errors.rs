@@ -60,7 +60,7 @@ pub(super) fn describe(path: &str, kind: Kind, operation: &mut Operation) {
 
 fn means(status: u16) -> &'static str {
     match status {
-        400 => "The body is not JSON, or a field is not allowed",
+        400 => "What is asked is not JSON, not allowed or not supported",
         401 => "The service asks who calls, and nobody known does",
         403 => "The caller is known and may not ask here",
         404 => "What is named does not exist here",

@@ -10,6 +10,7 @@ use super::schemas::{EVENTS, JSON};
 
 /// One exchange.
 struct Exchange {
+    /// By which a page of the docs puts it in order: the first is the one that it offers to try.
     name: &'static str,
     summary: &'static str,
     request: Option<Value>,
@@ -54,12 +55,7 @@ fn exchanges(path: &str, method: &HttpMethod) -> Vec<Exchange> {
         }
         (HttpMethod::Post, "/api/v1/chat") => chat(),
         (HttpMethod::Post, "/api/v1/chat/stream") => {
-            vec![exchange(
-                "question",
-                "A question",
-                json!({"message": "Hello, how are you?"}),
-                events_of_chat(),
-            )]
+            vec![exchange("basic", "A question", json!({"message": "Hello, how are you?"}), events_of_chat())]
         }
         (HttpMethod::Get, "/api/v1/conversations/{id}") => shown(
             "A conversation of one turn",
@@ -123,7 +119,7 @@ fn chat() -> Vec<Exchange> {
         "stream": false,
     });
     vec![
-        exchange("question", "A question", json!({"message": "Hello, how are you?"}), answer.clone()),
+        exchange("basic", "A question", json!({"message": "Hello, how are you?"}), answer.clone()),
         exchange("follow_up", "Going on with a conversation", follow_up, answer.clone()),
         exchange("everything", "With every setting", everything, answer),
         exchange(
@@ -204,12 +200,7 @@ fn completions() -> Vec<Exchange> {
     ];
     let events = chunks.map(|chunk| format!("data: {chunk}\n\n")).concat();
     vec![
-        exchange(
-            "question",
-            "A question",
-            json!({"model": "gpt-4o-mini", "messages": question}),
-            said.clone(),
-        ),
+        exchange("basic", "A question", json!({"model": "gpt-4o-mini", "messages": question}), said.clone()),
         exchange(
             "stream",
             "As events, with the usage at the end",
@@ -244,6 +235,8 @@ fn embeddings() -> Vec<Exchange> {
             .collect();
         json!({"object": "list", "data": data, "model": "text-embedding-3-small", "usage": {"prompt_tokens": 4, "total_tokens": 4}})
     };
+    let mut packed = list(1);
+    packed["data"][0]["embedding"] = json!("AACAPgAAAL8AAAA+");
     vec![
         exchange(
             "text",
@@ -256,6 +249,12 @@ fn embeddings() -> Vec<Exchange> {
             "Several, with shorter vectors",
             json!({"model": "gpt-4o-mini", "input": ["The quick brown fox", "The lazy dog"], "dimensions": 3, "encoding_format": "float"}),
             list(2),
+        ),
+        exchange(
+            "text_as_base64",
+            "With the numbers as one text",
+            json!({"model": "gpt-4o-mini", "input": "The quick brown fox", "encoding_format": "base64"}),
+            packed,
         ),
     ]
 }
@@ -306,14 +305,57 @@ fn responses() -> Vec<Exchange> {
     streamed["stream"] = json!(true);
     let delta = json!({"type": "response.output_text.delta", "item_id": "msg_7a2e", "output_index": 0, "content_index": 0, "delta": "Well, ", "logprobs": [], "sequence_number": 4});
     let events = format!("event: response.output_text.delta\ndata: {delta}\n\n");
+    let tool = json!({
+        "type": "function", "name": "weather", "description": "The temperature in a city, in degrees Celsius",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    });
+    let asked = json!({"role": "user", "content": "How cold is it in Oslo?"});
+    let call = json!({"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{\"city\":\"Oslo\"}"});
+    let mut called = response();
+    called["tools"] = json!([tool]);
+    called["output"] = json!([call]);
+    called["output"][0]["id"] = json!("fc_3c5d");
+    called["output"][0]["status"] = json!("completed");
+    let mut told = response();
+    told["tools"] = json!([tool]);
+    let returned = json!({"type": "function_call_output", "call_id": "call_1", "output": "-4"});
+    let form = json!({"format": {"type": "json_schema", "name": "city", "strict": true, "schema": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": false,
+    }}});
+    let mut formed = response();
+    formed["output"][0]["content"][0]["text"] = json!("{\"city\":\"Oslo\"}");
+    formed["text"] = form.clone();
+    let picture = json!([{"role": "user", "content": [
+        {"type": "input_text", "text": "What is on this picture?"},
+        {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"},
+    ]}]);
     vec![
-        exchange("question", "A question", question, response()),
+        exchange("basic", "A question", question, response()),
         exchange(
             "follow_up",
             "Going on from a response",
             json!({"model": "gpt-4o-mini", "input": "And yesterday?", "previous_response_id": RESPONSE}),
             response(),
         ),
+        exchange(
+            "tools",
+            "With a function that the model may call",
+            json!({"model": "gpt-4o-mini", "input": [asked], "tools": [tool]}),
+            called,
+        ),
+        exchange(
+            "tool_output",
+            "With what the function returned; or with this alone, and the previous_response_id",
+            json!({"model": "gpt-4o-mini", "input": [asked, call, returned], "tools": [tool]}),
+            told,
+        ),
+        exchange(
+            "json_schema",
+            "An answer in the form of a schema",
+            json!({"model": "gpt-4o-mini", "input": "A city in Norway?", "text": form}),
+            formed,
+        ),
+        exchange("picture", "With a picture", json!({"model": "gpt-4o-mini", "input": picture}), response()),
         exchange("stream", "As events: one of them", streamed, json!(events)),
     ]
 }

@@ -5,6 +5,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::place::Place;
@@ -46,7 +47,7 @@ pub enum Item {
 }
 
 /// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The person.
@@ -219,9 +220,7 @@ fn check_status(place: &Place<'_>) -> Result<(), ApiError> {
 }
 
 fn message(place: &Place<'_>) -> Result<Item, ApiError> {
-    place.only(&["type", "id", "status", "role", "content"])?;
-    check_status(place)?;
-    let allowed = "user, assistant, system or developer";
+    let allowed = "user, assistant, system or developer; what a function returned is an item of the type function_call_output";
     let role = match place.get::<String>("role", allowed)?.as_deref() {
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
@@ -229,6 +228,8 @@ fn message(place: &Place<'_>) -> Result<Item, ApiError> {
         Some("developer") => Role::Developer,
         _ => return Err(invalid(&place.at("role"), allowed)),
     };
+    place.only(&["type", "id", "status", "role", "content"])?;
+    check_status(place)?;
     let text = |text| if role == Role::Assistant { Part::Said(text) } else { Part::Text(text) };
     let content = if place.is_text("content") {
         vec![text(place.required_text("content")?)]
@@ -344,6 +345,7 @@ mod tests {
             (json!(["user", "hi"]), "invalid_value", "input[0]"),
             (json!({"role": "robot", "content": "hi"}), "invalid_value", "input[0].role"),
             (json!({"content": "hi"}), "invalid_value", "input[0].role"),
+            (json!({"role": "tool", "content": "hi", "tool_call_id": "c"}), "invalid_value", "input[0].role"),
             (json!({"role": "user"}), "invalid_value", "input[0].content"),
             (json!({"role": "user", "content": 5}), "invalid_value", "input[0].content"),
             (json!({"role": "user", "content": ["a"]}), "invalid_value", "input[0].content[0]"),

@@ -3,8 +3,9 @@
 //!
 //! `request.rs` reads and refuses, `items.rs` is what is said on either side, `calls.rs` which result is that of which call,
 //! `place.rs` names what is wrong. `chat.rs` makes the chat completion, `delta.rs` reads the answer, `assembly.rs` puts it
-//! together in a `turn.rs`, `events.rs` tells it as it comes, `object.rs` is the response as it is written and stored. What
-//! a backend cannot be asked through a chat completion is refused by name, never ignored.
+//! together in a `turn.rs`, `events.rs` tells it as it comes, `object.rs` is the response as it is written and stored,
+//! `schema.rs` describes the rest for the OpenAPI document. What a backend cannot be asked through a chat completion is
+//! refused by name, never ignored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub mod items;
 pub mod object;
 mod place;
 pub mod request;
+pub mod schema;
 pub mod turn;
 
 use items::Item;
@@ -37,7 +39,7 @@ pub use turn::Turn;
 const PREFIX: &str = "resp_";
 /// Largest response that is stored, with everything that was said before: a larger one would keep Redis' one connection
 /// busy past the deadline of others.
-const STORED_MAX: usize = 1 << 20;
+pub(super) const STORED_MAX: usize = 1 << 20;
 
 /// A new id. Its 122 random bits are what keeps others from it where callers are not known.
 #[must_use]
@@ -95,12 +97,14 @@ pub async fn find(
 ) -> Result<Option<Stored>, ApiError> {
     let Some(id) = parse_id(id) else { return Ok(None) };
     let renewed = renew.then(|| life(live));
-    let unreachable = |_| {
-        state.metrics().store_error("response");
-        ApiError::StoreUnavailable
-    };
-    let stored = live.store.response(caller.owned(id), renewed).await.map_err(unreachable)?;
-    Ok(stored.and_then(|stored| Stored::read(&stored)))
+    let stored = live.store.response(caller.owned(id), renewed).await;
+    Ok(stored.map_err(|_| state.store_away("response"))?.and_then(|stored| Stored::read(&stored)))
+}
+
+/// Erases a stored response of this caller; false: it had no such one.
+pub async fn erase(state: &AppState, live: &Live, caller: &Caller, id: &str) -> Result<bool, ApiError> {
+    let Some(id) = parse_id(id) else { return Ok(false) };
+    live.store.delete_response(caller.owned(id)).await.map_err(|_| state.store_away("delete_response"))
 }
 
 /// What was said until the response that a request goes on from. It begins a new life: it must not end while the model

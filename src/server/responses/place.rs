@@ -73,7 +73,7 @@ impl<'a> Place<'a> {
         for (name, value) in self.object.members() {
             if !known.contains(&name) && value != b"null" {
                 let name: String = name.chars().take(64).collect();
-                let instead = format!("leave it out; what there is here: {}", known.join(", "));
+                let instead = format!("the members here are {}", known.join(", "));
                 return Err(unsupported(&self.at(&name), &instead));
             }
         }

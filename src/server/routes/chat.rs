@@ -36,6 +36,7 @@ const MAX_TOKENS_MAX: u32 = 4000;
 
 /// A question.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"message": "Hello, how are you?"}))]
 #[expect(
     dead_code,
@@ -72,18 +73,21 @@ pub struct ChatResponse {
     #[schema(format = "uuid")]
     pub conversation_id: String,
     /// Tokens of prompt and answer, null when the backend did not say.
+    #[schema(required)]
     pub tokens_used: Option<u64>,
     /// The model that answered.
     pub model: String,
     /// RFC 3339, UTC.
     pub timestamp: String,
     /// USD, null when the model's price is not known.
+    #[schema(required)]
     pub cost_estimate: Option<f64>,
     /// Whether the answer came from the cache.
     pub cached: bool,
     /// Whether the turn was stored: false when the store was away.
     pub persisted: bool,
     /// Why the model stopped: `stop`, `length`, …
+    #[schema(required)]
     pub finish_reason: Option<String>,
 }
 
@@ -97,24 +101,31 @@ pub struct ChatEvent {
     /// True in the last event, which holds the totals.
     pub finished: bool,
     /// Tokens of prompt and answer; null before the last event and when the backend did not say.
+    #[schema(required)]
     pub tokens_used: Option<u64>,
     /// The totals; in the last event only.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ChatTotals)]
     pub totals: Option<ChatTotals>,
 }
 
-/// What the last event of a streamed answer adds.
+/// What the last event of a streamed answer adds. Earlier events have none of it.
 #[derive(Serialize, ToSchema)]
 pub struct ChatTotals {
     /// The model that answered.
+    #[schema(required = false)]
     pub model: String,
     /// USD, null when the model's price is not known.
+    #[schema(required = false)]
     pub cost_estimate: Option<f64>,
     /// Whether the answer came from the cache.
+    #[schema(required = false)]
     pub cached: bool,
     /// Whether the turn was stored.
+    #[schema(required = false)]
     pub persisted: bool,
     /// Why the model stopped.
+    #[schema(required = false)]
     pub finish_reason: Option<String>,
 }
 
@@ -126,10 +137,19 @@ pub struct SimpleError {
     error: String,
     /// What is wrong and what to do.
     message: String,
-    /// More, such as the field.
-    details: Option<serde_json::Value>,
-    /// Seconds after which another try is worth it.
+    /// Which field, where it is one.
+    #[schema(nullable = false)]
+    details: Option<ErrorDetails>,
+    /// Seconds after which another try is worth it, where it may be.
+    #[schema(nullable = false)]
     retry_after: Option<u64>,
+}
+
+/// What an error is about.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorDetails {
+    /// The field that is not allowed.
+    field: String,
 }
 
 /// A question that has been read and checked.
@@ -145,24 +165,14 @@ struct Question {
 
 /// Ask and get one answer.
 #[utoipa::path(post, path = "/api/v1/chat", tag = "chat", request_body = ChatRequest,
-    responses((status = 200, description = "The answer; with `stream: true` the events of /api/v1/chat/stream", body = ChatResponse),
-        (status = 400, description = "Not JSON", body = SimpleError),
-        (status = 404, description = "No such conversation or model", body = SimpleError),
-        (status = 422, description = "A field is not allowed", body = SimpleError),
-        (status = 429, description = "A limit is reached", body = SimpleError),
-        (status = 503, description = "The backend is not available", body = SimpleError)))]
+    responses((status = 200, description = "The answer; with `stream: true` the events of /api/v1/chat/stream", body = ChatResponse)))]
 pub async fn chat(State(state): State<AppState>, from: From, headers: HeaderMap, body: Body) -> Response {
     answer(&state, from, &headers, body, false).await
 }
 
 /// Ask and get the answer as server-sent events.
 #[utoipa::path(post, path = "/api/v1/chat/stream", tag = "chat", request_body = ChatRequest,
-    responses((status = 200, description = "Events; the last has `finished: true`, or `error`", body = ChatEvent, content_type = "text/event-stream"),
-        (status = 400, description = "Not JSON", body = SimpleError),
-        (status = 404, description = "No such conversation or model", body = SimpleError),
-        (status = 422, description = "A field is not allowed", body = SimpleError),
-        (status = 429, description = "A limit is reached", body = SimpleError),
-        (status = 503, description = "The backend is not available", body = SimpleError)))]
+    responses((status = 200, description = "Events; the last has `finished: true`, or `error`", body = ChatEvent, content_type = "text/event-stream")))]
 pub async fn chat_stream(
     State(state): State<AppState>,
     from: From,

@@ -20,26 +20,11 @@ use crate::server::estimate::MOST_CHOICES;
 use crate::server::exchange::{self, Ask, Form, Keep};
 use crate::server::json::{self, Edit, Object};
 use crate::server::models::Model;
+use crate::server::openapi::schemas::{ChatCompletion, ChatCompletionRequest};
 use crate::server::operation::Operation;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
 use crate::server::upstream_body::{NotTokens, output_cap};
-
-/// A chat completion request. Fields that are not listed go to the backend unchanged.
-#[derive(ToSchema)]
-#[schema(example = json!({"model": "echo-1", "messages": [{"role": "user", "content": "Hello, how are you?"}]}))]
-#[expect(dead_code, reason = "the body is forwarded as bytes; this is its description")]
-pub struct ChatCompletionRequest {
-    /// A model of this service. Default: the service's.
-    model: Option<String>,
-    /// The conversation so far, at least one message.
-    #[schema(min_items = 1)]
-    messages: Vec<serde_json::Value>,
-    /// Answer as server-sent events. Default: false.
-    stream: Option<bool>,
-    /// With `include_usage: true` a last chunk holds the usage.
-    stream_options: Option<serde_json::Value>,
-}
 
 /// An error of the OpenAI dialect.
 #[derive(Serialize, ToSchema)]
@@ -55,19 +40,17 @@ pub struct OpenAiErrorBody {
     message: String,
     /// The class, such as `invalid_request_error`.
     r#type: String,
-    /// The field.
+    /// The field, where it is one.
+    #[schema(required)]
     param: Option<String>,
-    /// A stable code, such as `model_not_found`.
+    /// A stable code, such as `model_not_found`; null where a backend refused without one.
+    #[schema(required)]
     code: Option<String>,
 }
 
 /// Ask a model.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatCompletionRequest,
-    responses((status = 200, description = "A chat.completion object, or chat.completion.chunk events", body = serde_json::Value),
-        (status = 400, description = "Not JSON, or a field is not allowed", body = OpenAiError),
-        (status = 404, description = "No such model", body = OpenAiError),
-        (status = 429, description = "A limit is reached", body = OpenAiError),
-        (status = 503, description = "The backend is not available", body = OpenAiError)))]
+    responses((status = 200, description = "A chat.completion object, or chat.completion.chunk events", body = ChatCompletion)))]
 pub async fn chat_completions(
     State(state): State<AppState>,
     from: From,

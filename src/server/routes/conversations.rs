@@ -5,18 +5,18 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::chat::{SimpleError, rfc3339};
+use super::charged::charged;
+use super::chat::rfc3339;
 use super::input::From;
 use crate::server::conversations;
 use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange;
 use crate::server::pricing::NanoUsd;
-use crate::server::state::{AppState, Live};
-use crate::server::store::{Conversation, ConversationId, OwnedId, Retention, StoreError};
+use crate::server::state::AppState;
+use crate::server::store::{Conversation, ConversationId, Retention};
 
 /// A conversation.
 #[derive(Serialize, ToSchema)]
@@ -30,6 +30,7 @@ pub struct ConversationResponse {
     /// say.
     total_tokens: u64,
     /// Sum of `cost_estimate` of all its answers, in USD; null where no price is known.
+    #[schema(required)]
     total_cost: Option<f64>,
     /// When its last turn ended: RFC 3339, UTC.
     #[schema(example = "2026-01-02T03:04:05Z")]
@@ -65,23 +66,21 @@ impl ConversationResponse {
 /// What a conversation holds.
 #[utoipa::path(get, path = "/api/v1/conversations/{id}", tag = "chat",
     params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
-    responses((status = 200, description = "Its latest turns and its totals", body = ConversationResponse),
-        (status = 404, description = "No such conversation, or not any more", body = SimpleError),
-        (status = 429, description = "A limit is reached", body = SimpleError),
-        (status = 503, description = "Conversations cannot be read just now", body = SimpleError)))]
+    responses((status = 200, description = "Its latest turns and its totals", body = ConversationResponse)))]
 pub async fn get_conversation(
     State(state): State<AppState>,
     from: From,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    respond(&state, from, id, async |live, id, place| {
-        let found = live.store.conversation(place, None).await.map_err(|error| ("conversation", error))?;
-        Ok(found.map(|conversation| {
-            let retention = Retention::from(&live.config.dynamic.conversations);
-            let answer = Json(ConversationResponse::new(id, &conversation, retention));
-            // What people said is for nobody's cache.
-            ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], answer).into_response()
-        }))
+    charged(&state, &from.caller, Dialect::Simple, async |live| {
+        let id = read_id(id)?;
+        let found = live.store.conversation(from.caller.owned(id.0), None).await;
+        let found = found.map_err(|_| state.store_away("conversation"))?;
+        let conversation = found.ok_or(ApiError::ConversationNotFound)?;
+        let retention = Retention::from(&live.config.dynamic.conversations);
+        let answer = Json(ConversationResponse::new(id, &conversation, retention));
+        // What people said is for nobody's cache.
+        Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], answer).into_response())
     })
     .await
 }
@@ -89,48 +88,26 @@ pub async fn get_conversation(
 /// Erase a conversation at once. A turn that is being answered does not bring it back.
 #[utoipa::path(delete, path = "/api/v1/conversations/{id}", tag = "chat",
     params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
-    responses((status = 204, description = "It is erased"),
-        (status = 404, description = "No such conversation, or not any more", body = SimpleError),
-        (status = 429, description = "A limit is reached", body = SimpleError),
-        (status = 503, description = "Conversations cannot be erased just now", body = SimpleError)))]
+    responses((status = 204, description = "It is erased")))]
 pub async fn delete_conversation(
     State(state): State<AppState>,
     from: From,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    respond(&state, from, id, async |live, _, place| {
-        let erased = live.store.delete_conversation(place).await;
-        let erased = erased.map_err(|error| ("delete_conversation", error))?;
-        Ok(erased.then(|| StatusCode::NO_CONTENT.into_response()))
+    charged(&state, &from.caller, Dialect::Simple, async |live| {
+        let id = read_id(id)?;
+        let erased = live.store.delete_conversation(from.caller.owned(id.0)).await;
+        if erased.map_err(|_| state.store_away("delete_conversation"))? {
+            Ok(StatusCode::NO_CONTENT.into_response())
+        } else {
+            Err(ApiError::ConversationNotFound)
+        }
     })
     .await
 }
 
-/// Charges one request, then does what is to be done with the conversation; None: there is none.
-async fn respond(
-    state: &AppState,
-    from: From,
-    id: Result<Path<String>, PathRejection>,
-    act: impl AsyncFnOnce(&Live, ConversationId, OwnedId) -> Result<Option<Response>, (&'static str, StoreError)>,
-) -> Response {
-    let mut limits = HeaderMap::new();
-    let done = async {
-        let live = state.live()?;
-        let (admitted, headers) = exchange::admit_request(state, &live, &from.caller).await;
-        limits = headers;
-        admitted?;
-        // What is no id of ours is the id of no conversation.
-        let id = id.ok().and_then(|Path(id)| conversations::parse_id(&id));
-        let id = id.ok_or(ApiError::ConversationNotFound)?;
-        match act(&live, id, from.caller.owned(id.0)).await {
-            Ok(found) => found.ok_or(ApiError::ConversationNotFound),
-            Err((operation, _)) => {
-                state.metrics().store_error(operation);
-                Err(ApiError::StoreUnavailable)
-            }
-        }
-    };
-    let mut response = done.await.unwrap_or_else(|error| error.into_response(Dialect::Simple));
-    response.headers_mut().extend(limits);
-    response
+/// What is no id of ours is the id of no conversation.
+fn read_id(id: Result<Path<String>, PathRejection>) -> Result<ConversationId, ApiError> {
+    let id = id.ok().and_then(|Path(id)| conversations::parse_id(&id));
+    id.ok_or(ApiError::ConversationNotFound)
 }

@@ -13,7 +13,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::completions::{self, OpenAiError};
+use super::completions;
 use super::input::{From, Kind, cache_control, check_kinds, field, invalid, read_json};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange::{self, Ask, Form, Keep};
@@ -30,14 +30,23 @@ pub struct EmbeddingRequest {
     model: Option<String>,
     /// A text, an array of texts, an array of tokens, or an array of arrays of tokens. Not empty.
     input: EmbeddingInput,
-    /// `float` or `base64`, the numbers as little-endian 32-bit floats. Default: float.
-    #[schema(example = "float")]
-    encoding_format: Option<String>,
+    /// How the numbers are written. Default: float.
+    encoding_format: Option<EncodingFormat>,
     /// Numbers of a vector, where the model can have fewer than its own.
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
     /// Who asks, for the backend.
     user: Option<String>,
+}
+
+/// How the numbers of a vector are written.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EncodingFormat {
+    /// As JSON numbers.
+    Float,
+    /// As one text: base64 of little-endian 32-bit floats.
+    Base64,
 }
 
 /// What is embedded.
@@ -77,8 +86,18 @@ pub struct Embedding {
     object: String,
     /// Which input.
     index: u32,
-    /// Its numbers; a base64 text where that was asked for.
-    embedding: Vec<f32>,
+    /// Its numbers.
+    embedding: EmbeddingVector,
+}
+
+/// The numbers of a vector.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum EmbeddingVector {
+    /// As numbers.
+    Numbers(Vec<f32>),
+    /// As base64 of little-endian 32-bit floats, where that was asked for.
+    Base64(String),
 }
 
 /// Tokens of a request.
@@ -92,11 +111,7 @@ pub struct EmbeddingUsage {
 
 /// Turn texts into vectors.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingRequest,
-    responses((status = 200, description = "A vector for each input", body = EmbeddingList),
-        (status = 400, description = "Not JSON, or a field is not allowed", body = OpenAiError),
-        (status = 404, description = "No such model", body = OpenAiError),
-        (status = 429, description = "A limit is reached", body = OpenAiError),
-        (status = 503, description = "The backend is not available", body = OpenAiError)))]
+    responses((status = 200, description = "A vector for each input", body = EmbeddingList)))]
 pub async fn embeddings(
     State(state): State<AppState>,
     from: From,

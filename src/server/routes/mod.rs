@@ -15,6 +15,7 @@ use super::overload::Overload;
 use super::pages;
 use super::state::AppState;
 
+mod charged;
 pub mod chat;
 pub mod completions;
 pub mod conversations;

@@ -7,11 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::charged::charged;
 use super::input::From;
-use crate::server::error::{ApiError, Dialect};
-use crate::server::exchange;
+use crate::server::error::Dialect;
 use crate::server::models;
-use crate::server::routes::completions::OpenAiError;
 use crate::server::state::{AppState, Live};
 
 /// The models of this service.
@@ -42,13 +41,11 @@ pub struct Model {
 
 /// The models that a caller may name.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
-    responses((status = 200, body = ModelList),
-        (status = 429, description = "A limit is reached", body = OpenAiError),
-        (status = 503, description = "Not ready yet", body = OpenAiError)))]
+    responses((status = 200, body = ModelList)))]
 pub async fn list_models(State(state): State<AppState>, from: From) -> Response {
-    respond(&state, &from, |live| {
+    charged(&state, &from.caller, Dialect::OpenAi, async |live| {
         let data = live.models.iter().map(|model| describe(&state, live, model)).collect();
-        Ok(ModelList { object: "list", data })
+        Ok(Json(ModelList { object: "list", data }).into_response())
     })
     .await
 }
@@ -56,10 +53,7 @@ pub async fn list_models(State(state): State<AppState>, from: From) -> Response 
 /// One of them.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
     params(("model" = String, Path, description = "Its name; a name with a slash as it is")),
-    responses((status = 200, body = Model),
-        (status = 404, description = "No such model", body = OpenAiError),
-        (status = 429, description = "A limit is reached", body = OpenAiError),
-        (status = 503, description = "Not ready yet", body = OpenAiError)))]
+    responses((status = 200, body = Model)))]
 pub async fn model(
     State(state): State<AppState>,
     from: From,
@@ -79,30 +73,11 @@ pub async fn model_with_slashes(
 
 /// None: what the path holds is no text, and so the name of no model.
 async fn one(state: &AppState, from: &From, name: Option<String>) -> Response {
-    respond(state, from, |live| {
+    charged(state, &from.caller, Dialect::OpenAi, async |live| {
         let model = live.model(Some(name.as_deref().unwrap_or("�")))?;
-        Ok(describe(state, live, &model))
+        Ok(Json(describe(state, live, &model)).into_response())
     })
     .await
-}
-
-/// Charges one request, then answers it.
-async fn respond<T: Serialize>(
-    state: &AppState,
-    from: &From,
-    answer: impl FnOnce(&Live) -> Result<T, ApiError>,
-) -> Response {
-    let live = match state.live() {
-        Ok(live) => live,
-        Err(error) => return error.into_response(Dialect::OpenAi),
-    };
-    let (admitted, limits) = exchange::admit_request(state, &live, &from.caller).await;
-    let mut response = match admitted.and_then(|()| answer(&live)) {
-        Ok(answer) => Json(answer).into_response(),
-        Err(error) => error.into_response(Dialect::OpenAi),
-    };
-    response.headers_mut().extend(limits);
-    response
 }
 
 fn describe(state: &AppState, live: &Live, model: &models::Model) -> Model {
