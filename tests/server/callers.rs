@@ -88,10 +88,13 @@ async fn without_a_key_that_somebody_has_nothing_is_answered_in_the_form_that_sd
         (Method::POST, "/v1/embeddings"),
         (Method::POST, "/v1/responses"),
         (Method::GET, "/v1/responses/resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69"),
+        (Method::DELETE, "/v1/responses/resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69"),
+        (Method::GET, "/v1/responses/resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69/input_items"),
         (Method::GET, "/api/v1/conversations/9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69"),
         (Method::DELETE, "/api/v1/conversations/9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69"),
     ] {
-        assert_eq!(send(method, &server.at(path), &[], &json!({})).await.status, 401, "{path}");
+        let refused = send(method.clone(), &server.at(path), &[], &json!({})).await;
+        assert_eq!(refused.status, 401, "{method} {path}");
     }
     for path in ["/", "/health", "/openapi.json", "/docs/"] {
         assert_eq!(http::get(&server.at(path)).await.status, 200, "{path} is for everybody");
