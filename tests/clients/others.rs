@@ -34,4 +34,28 @@ with_both_sdks! {
         rig.mock.script(Script::Words(3));
         sdk.passes(rig.url()).await;
     }
+
+    /// A function is called, and what it returned goes on: with all that the SDK was given sent back, and by the response's id.
+    async fn responses_functions(sdk: Sdk) {
+        let rig = Rig::start().await;
+        let call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}});
+        let message = json!({"role": "assistant", "content": "Let me see.", "tool_calls": [call]});
+        let answer = json!({"id": "c", "object": "chat.completion", "created": 1, "model": "mock",
+            "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]});
+        rig.mock.script(Script::Status(200, Vec::new(), answer.to_string()));
+        rig.mock.script(Script::Words(1)).script(Script::Words(1)).script(Script::Words(1));
+        sdk.passes(rig.url()).await;
+        let requests = rig.mock.requests();
+        assert_eq!(requests.len(), 4);
+        for request in &requests[1..] {
+            let sent: Value = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!(
+                sent["messages"],
+                json!([
+                    {"role": "user", "content": "How cold is it in Oslo?"}, message,
+                    {"role": "tool", "content": "-4", "tool_call_id": "call_1"},
+                ])
+            );
+        }
+    }
 }

@@ -247,6 +247,31 @@ const cases = {
     assert.equal((await stream.finalResponse()).output_text, text);
   },
 
+  async responses_functions(url) {
+    const api = client(url);
+    const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };
+    const tools = [{ type: "function", name: "weather", parameters, strict: true }];
+    const asked = [{ role: "user", content: "How cold is it in Oslo?" }];
+    const first = await api.responses.parse({ model: MODEL, input: asked, tools });
+    const call = first.output.find((item) => item.type === "function_call");
+    assert.equal(call.name, "weather");
+    const output = { type: "function_call_output", call_id: call.call_id, output: "-4" };
+    // What came goes back: as the SDK has it, as a program has dumped it, and by its id.
+    const dumped = JSON.parse(JSON.stringify(first.output));
+    for (const said of [[...asked, ...first.output, output], [...asked, ...dumped, output]]) {
+      assert.equal((await api.responses.create({ model: MODEL, input: said, tools })).output_text, "word0");
+    }
+    const second = await api.responses.create({ model: MODEL, input: [output], previous_response_id: first.id, tools });
+    assert.equal(second.output_text, "word0");
+    const open = await raised(OpenAI.BadRequestError, () =>
+      api.responses.create({ model: MODEL, input: "And now?", previous_response_id: first.id }));
+    assert.equal(open.param, "input");
+    assert.match(open.message, new RegExp(`No tool output found for function call ${call.call_id}`));
+    const refused = await raised(OpenAI.BadRequestError, () =>
+      api.responses.create({ model: MODEL, input: "x", tool_choice: "required" }));
+    assert.deepEqual([refused.code, refused.param], ["invalid_value", "tool_choice"]);
+  },
+
   async authentication(url) {
     const stranger = client(url, { maxRetries: 3, apiKey: "sk-wrong-0123456789" });
     assert.equal((await raised(OpenAI.AuthenticationError, () => ask(stranger))).code, "invalid_api_key");

@@ -251,6 +251,31 @@ def responses_as_events(url: str) -> None:
     assert text == whole.output_text == "word0 word1 word2"
 
 
+def responses_functions(url: str) -> None:
+    api = client(url)
+    city = {"city": {"type": "string"}}
+    parameters = {"type": "object", "properties": city, "required": ["city"], "additionalProperties": False}
+    tools = [{"type": "function", "name": "weather", "parameters": parameters, "strict": True}]
+    asked = [{"role": "user", "content": "How cold is it in Oslo?"}]
+    first = api.responses.parse(model=MODEL, input=asked, tools=tools)
+    call = next(item for item in first.output if item.type == "function_call")
+    assert (call.name, call.parsed_arguments) == ("weather", {"city": "Oslo"}), call
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "-4"}
+    # What came goes back: as the SDK has it, as a program has dumped it, and by its id.
+    dumped = [item.model_dump() for item in first.output]
+    for said in [[*asked, *first.output, output], [*asked, *dumped, output]]:
+        assert api.responses.create(model=MODEL, input=said, tools=tools).output_text == "word0"
+    second = api.responses.create(model=MODEL, input=[output], previous_response_id=first.id, tools=tools)
+    assert second.output_text == "word0", second
+    error = raised(
+        openai.BadRequestError,
+        lambda: api.responses.create(model=MODEL, input="And now?", previous_response_id=first.id),
+    )
+    assert error.param == "input" and f"No tool output found for function call {call.call_id}" in error.message, error.body
+    error = raised(openai.BadRequestError, lambda: api.responses.create(model=MODEL, input="x", tool_choice="required"))
+    assert (error.code, error.param) == ("invalid_value", "tool_choice"), error.body
+
+
 def authentication(url: str) -> None:
     error = raised(openai.AuthenticationError, lambda: ask(client(url, max_retries=3, api_key="sk-wrong-0123456789")))
     assert error.code == "invalid_api_key", error.body
