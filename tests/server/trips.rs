@@ -1,6 +1,8 @@
 //! How often a request awaits Redis, counted by MONITOR: once on a single Redis or a master with Sentinels, twice on a Cluster,
 //! not at all for a hit of the memory cache; a conversation adds two. What nobody waits for is not counted.
 
+#![expect(clippy::print_stdout, reason = "the counts are shown with --nocapture")]
+
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
