@@ -338,117 +338,93 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_cannot_be_asked_or_is_wrong_is_named() {
-        for (item, code, field) in [
-            (json!("hi"), "invalid_value", "input[0]"),
-            (json!(["user", "hi"]), "invalid_value", "input[0]"),
-            (json!({"role": "robot", "content": "hi"}), "invalid_value", "input[0].role"),
-            (json!({"content": "hi"}), "invalid_value", "input[0].role"),
-            (json!({"role": "tool", "content": "hi", "tool_call_id": "c"}), "invalid_value", "input[0].role"),
-            (json!({"role": "user"}), "invalid_value", "input[0].content"),
-            (json!({"role": "user", "content": 5}), "invalid_value", "input[0].content"),
-            (json!({"role": "user", "content": ["a"]}), "invalid_value", "input[0].content[0]"),
-            (
-                json!({"role": "user", "content": [{"text": "a"}]}),
-                "invalid_value",
-                "input[0].content[0].type",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "input_text"}]}),
-                "invalid_value",
-                "input[0].content[0].text",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}),
-                "unsupported_parameter",
-                "input[0].content[0].type",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "output_text", "text": "a"}]}),
-                "unsupported_parameter",
-                "input[0].content[0].type",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}),
-                "unsupported_parameter",
-                "input[0].content[0].file_id",
-            ),
-            (json!({"type": "item_reference", "id": "msg_1"}), "unsupported_parameter", "input[0].type"),
-            (json!({"type": "reasoning", "summary": []}), "unsupported_parameter", "input[0].type"),
-            (json!({"type": 5}), "invalid_value", "input[0].type"),
-            (json!({"role": "user", "content": "hi", "id": ""}), "invalid_value", "input[0].id"),
-            (json!({"role": "user", "content": "hi", "status": "done"}), "invalid_value", "input[0].status"),
-            (
-                json!({"role": "user", "content": "hi", "name": "Ada"}),
-                "unsupported_parameter",
-                "input[0].name",
-            ),
-            (
-                json!({"role": "assistant", "content": "hi", "phase": "commentary"}),
-                "unsupported_parameter",
-                "input[0].phase",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "input_text", "text": "a", "cache": true}]}),
-                "unsupported_parameter",
-                "input[0].content[0].cache",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "input_image", "image_url": "u", "size": 1}]}),
-                "unsupported_parameter",
-                "input[0].content[0].size",
-            ),
-            (
-                json!({"role": "assistant", "content": [{"type": "output_text", "text": "a", "voice": 1}]}),
-                "unsupported_parameter",
-                "input[0].content[0].voice",
-            ),
-            (
-                json!({"role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": 1}]}),
-                "invalid_value",
-                "input[0].content[0].annotations",
-            ),
-            (
-                json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "a", "text": "b"}]}),
-                "unsupported_parameter",
-                "input[0].content[0].text",
-            ),
-            (
-                json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "namespace": "n"}),
-                "unsupported_parameter",
-                "input[0].namespace",
-            ),
-            (
-                json!({"type": "function_call_output", "call_id": "c", "output": "", "caller": {}}),
-                "unsupported_parameter",
-                "input[0].caller",
-            ),
-            (
-                json!({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "a", "x": 1}]}),
-                "unsupported_parameter",
-                "input[0].output[0].x",
-            ),
-            (
-                json!({"type": "function_call", "call_id": "c", "name": "f"}),
-                "invalid_value",
-                "input[0].arguments",
-            ),
-            (json!({"type": "function_call_output", "call_id": "c"}), "invalid_value", "input[0].output"),
-            (json!({"type": "function_call_output", "output": "c"}), "invalid_value", "input[0].call_id"),
-            (
-                json!({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "u"}]}),
-                "unsupported_parameter",
-                "input[0].output[0]",
-            ),
-        ] {
+    /// Holds each item's refusal to its code and the field it names.
+    fn refused(code: &str, items: &[(Value, &str)]) {
+        for (item, field) in items {
             let error =
-                read(&raw(&item), "input[0]").err().unwrap().body(crate::server::error::Dialect::OpenAi);
+                read(&raw(item), "input[0]").err().unwrap().body(crate::server::error::Dialect::OpenAi);
             assert_eq!(
                 (&error["error"]["code"], &error["error"]["param"]),
-                (&json!(code), &json!(field)),
+                (&json!(code), &json!(format!("input[0]{field}"))),
                 "{item}"
             );
         }
+    }
+
+    fn said(role: &str, part: &Value) -> Value {
+        json!({"role": role, "content": [part]})
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        refused(
+            "invalid_value",
+            &[
+                (json!("hi"), ""),
+                (json!(["user", "hi"]), ""),
+                (json!({"type": 5}), ".type"),
+                (json!({"role": "robot", "content": "hi"}), ".role"),
+                (json!({"role": "tool", "content": "hi", "tool_call_id": "c"}), ".role"),
+                (json!({"content": "hi"}), ".role"),
+                (json!({"role": "user", "content": "hi", "id": ""}), ".id"),
+                (json!({"role": "user", "content": "hi", "status": "done"}), ".status"),
+                (json!({"role": "user"}), ".content"),
+                (json!({"role": "user", "content": 5}), ".content"),
+                (said("user", &json!("a")), ".content[0]"),
+                (said("user", &json!({"text": "a"})), ".content[0].type"),
+                (said("user", &json!({"type": "input_text"})), ".content[0].text"),
+                (
+                    said("assistant", &json!({"type": "output_text", "text": "a", "annotations": 1})),
+                    ".content[0].annotations",
+                ),
+                (json!({"type": "function_call", "call_id": "c", "name": "f"}), ".arguments"),
+                (json!({"type": "function_call_output", "call_id": "c"}), ".output"),
+                (json!({"type": "function_call_output", "output": "c"}), ".call_id"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_chat_completion_cannot_be_asked_is_named() {
+        let output = |part: &Value| json!({"type": "function_call_output", "call_id": "c", "output": [part]});
+        refused(
+            "unsupported_parameter",
+            &[
+                (json!({"type": "item_reference", "id": "msg_1"}), ".type"),
+                (json!({"type": "reasoning", "summary": []}), ".type"),
+                (said("user", &json!({"type": "input_file", "file_id": "f"})), ".content[0].type"),
+                (said("user", &json!({"type": "output_text", "text": "a"})), ".content[0].type"),
+                (said("user", &json!({"type": "input_image", "file_id": "f"})), ".content[0].file_id"),
+                (output(&json!({"type": "input_image", "image_url": "u"})), ".output[0]"),
+                // Members that nobody reads.
+                (json!({"role": "user", "content": "hi", "name": "Ada"}), ".name"),
+                (json!({"role": "assistant", "content": "hi", "phase": "commentary"}), ".phase"),
+                (
+                    said("user", &json!({"type": "input_text", "text": "a", "cache": true})),
+                    ".content[0].cache",
+                ),
+                (
+                    said("user", &json!({"type": "input_image", "image_url": "u", "size": 1})),
+                    ".content[0].size",
+                ),
+                (
+                    said("assistant", &json!({"type": "output_text", "text": "a", "voice": 1})),
+                    ".content[0].voice",
+                ),
+                (
+                    said("assistant", &json!({"type": "refusal", "refusal": "a", "text": "b"})),
+                    ".content[0].text",
+                ),
+                (
+                    json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "namespace": "n"}),
+                    ".namespace",
+                ),
+                (
+                    json!({"type": "function_call_output", "call_id": "c", "output": "", "caller": {}}),
+                    ".caller",
+                ),
+                (output(&json!({"type": "input_text", "text": "a", "x": 1})), ".output[0].x"),
+            ],
+        );
     }
 }
