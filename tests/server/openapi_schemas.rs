@@ -123,9 +123,9 @@ fn examples_in(schema: &Value, found: &mut Vec<(Value, Value)>) {
 #[test]
 fn every_example_fits_its_schema() {
     let (schemas, closed, document) = (Schemas::new(), Schemas::closed(), document());
-    let (mut held, mut wrong) = (0, Vec::new());
+    let (mut count, mut wrong) = (0, Vec::new());
     let mut hold = |place: String, schemas: &Schemas, schema: &Value, value: &Value| {
-        held += 1;
+        count += 1;
         wrong.extend(schemas.misfit(schema, value).map(|misfit| format!("{place}: {misfit}")));
     };
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -143,7 +143,9 @@ fn every_example_fits_its_schema() {
                             let told = events(value.as_str().unwrap());
                             assert!(!told.is_empty(), "{place}");
                             let schema = event_schema(path);
-                            told.iter().for_each(|event| hold(place.clone(), &closed, &schema, event));
+                            for event in &told {
+                                hold(place.clone(), &closed, &schema, event);
+                            }
                         }
                     }
                 }
@@ -156,7 +158,7 @@ fn every_example_fits_its_schema() {
         hold(format!("the example of {schema}"), &schemas, &schema, &example);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(held > 150, "{held}");
+    assert!(count > 150, "{count}");
 }
 
 /// What a server takes, its schema takes; and what a server refuses for its form, its schema does not take.
