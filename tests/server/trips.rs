@@ -41,15 +41,15 @@ macro_rules! script {
 /// Hashes of scripts. Of these no request waits for the last ones.
 fn scripts() -> [(String, Option<&'static str>); 9] {
     [
-        (script!("limits", "each", "share", "admit"), Some("admit")),
-        (script!("clock", "share", "look"), Some("look")),
+        (script!("limits", "each", "lock", "share", "admit"), Some("admit")),
+        (script!("clock", "lock", "share", "look"), Some("look")),
         (script!("clock", "read_conversation"), Some("read")),
         (script!("clock", "append_turn"), Some("append")),
         (script!("limits", "each", "settle"), None),
         (script!("limits", "each", "budgets"), None),
         (script!("heartbeat"), None),
-        (script!("renew"), None),
-        (script!("release"), None),
+        (script!("lock", "renew"), None),
+        (script!("lock", "release"), None),
     ]
 }
 

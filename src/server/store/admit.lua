@@ -1,11 +1,12 @@
 -- Reserves all that a request takes or nothing, and looks for a cached answer; a hit takes one request only. One request
 -- after the other: those that come together share a trip, and each is decided as if it had come alone.
--- Behind limits.lua, each.lua and share.lua.
--- In: ARGV[2] a lease in µs. For each request limits.lua's; then in ARGV what of the cache: `look` (then the next of KEYS is
--- the answer), `share` (then it and its lock are, and in ARGV follows an id), `hit` (it was found elsewhere), or nothing.
--- Returns now, and for each request: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget, 5 budget
--- reserved by others), when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer, and
--- what share() says. A refusal writes nothing.
+-- Behind limits.lua, each.lua, lock.lua and share.lua.
+-- In: limits.lua's; then in ARGV a lease in µs, and how many answers are looked for, which the next of KEYS are. For each request
+-- limits.lua's; then in ARGV what of the cache: `look` for the next answer, `share` (as well; then the next of KEYS is its lock, and in
+-- ARGV follows an id), `hit` (it was found elsewhere), or nothing.
+-- Returns now, and behind it nine for each request: which limit refuses (0 none, 1 requests, 2 concurrency, 3 tokens, 4 budget,
+-- 5 budget reserved by others), when the bucket of requests is full, tokens, parts of the next one, spent, reserved, the answer,
+-- and what share() says. A refusal writes nothing.
 local NO_ACCOUNT = {spent = 0, reserved = 0}
 local lease = next_number()
 
@@ -46,10 +47,18 @@ local function take_each(demand, account)
   end
 end
 
--- The last of what is told are the answer and what share() says.
-local function admit(demand, cache, answer_key, lock, sharer)
-  local enforce = demand.enforce
-  local refused, known = 0, false
+-- What is told of one request, behind what was told of those before it.
+local told = {now}
+local function tell(refused, at, tokens, part, account, cached, sharing, failure)
+  local last = #told
+  told[last + 1], told[last + 2], told[last + 3], told[last + 4] = refused, at, tokens, part
+  told[last + 5], told[last + 6] = account.spent, account.reserved
+  told[last + 7], told[last + 8], told[last + 9] = cached, sharing, failure
+end
+
+local function admit(demand, cached, hit, lock, sharer)
+  local enforce, known_of = demand.enforce, known[demand.id]
+  local refused = 0
   local at, tokens, part, account = 0, 0, 0, NO_ACCOUNT
   if demand.interval then
     at = full_at(demand)
@@ -65,26 +74,20 @@ local function admit(demand, cache, answer_key, lock, sharer)
   end
   if refused == 1 then
     -- A script that was given up runs when Redis thaws, perhaps after the request was settled.
-    known = recorded(demand)
-    if known then
+    if known_of then
       refused = 0
     elseif enforce then
-      return {refused, at, tokens, part, account.spent, account.reserved, false, false, false}
+      return tell(refused, at, tokens, part, account, false, false, false)
     end
   end
-
-  local cached = answer_key and pcall('GET', answer_key)
-  cached = type(cached) == 'string' and cached
-  local hit = cached or cache == 'hit'
   if not hit and refused == 0 then
     -- Of several limits the first is told.
     refused = refusing(demand, tokens, account)
     if refused > 0 then
-      known = known or recorded(demand)
-      if known and known ~= 'h' then
+      if known_of and known_of ~= 'h' then
         refused = 0
       elseif enforce then
-        return {refused, at, tokens, part, account.spent, account.reserved, false, false, false}
+        return tell(refused, at, tokens, part, account, false, false, false)
       end
     end
   end
@@ -96,41 +99,48 @@ local function admit(demand, cache, answer_key, lock, sharer)
   elseif demand.budget and not hit then
     value = value .. text(account.start)
   end
-  local new = record_new(demand, value)
-  known = not new and (known or recorded(demand))
-  if new and demand.interval then
+  if not known_of and demand.interval then
     at = charge_requests(demand, 1)
   end
-  if not hit and (new or known == 'h') then
-    if not new then
-      call('HSET', demand.record, demand.id, value)
-    end
+  local takes = not hit and (not known_of or known_of == 'h')
+  if takes or not known_of then
+    note(demand.id, value)
+  end
+  if takes then
     if demand.size then
       tokens, part = take_tokens(demand, demand.taken)
     end
     if one_by_one then
+      write_first()
       take_each(demand, account)
     end
   end
-  local share_told, share_error = false, false
+  local sharing, failure = false, false
   if lock and not cached then
-    local told = share(lock, sharer, lease)
-    share_told, share_error = told[1], told[2]
+    sharing, failure = share(lock, sharer, lease)
   end
-  return {refused, at, tokens, part, account.spent, account.reserved, cached, share_told, share_error}
+  tell(refused, at, tokens, part, account, cached, sharing, failure)
 end
 
-local answers = {}
+-- What is not a text is no answer, as what is not there.
+local stored, answer = {}, 0
+local many = next_number()
+if many > 0 then
+  stored = call('MGET', unpack(KEYS, key + 1, key + many))
+  key = key + many
+end
 while argument < #ARGV do
   local demand, cache = next_demand(), next_argument()
-  local answer_key, lock, sharer
+  local cached, lock, sharer = false
   if cache == 'look' or cache == 'share' then
-    answer_key = next_key()
+    answer = answer + 1
+    cached = stored[answer]
   end
   if cache == 'share' then
     lock, sharer = next_key(), next_argument()
   end
-  answers[#answers + 1] = admit(demand, cache, answer_key, lock, sharer)
+  admit(demand, cached, cached or cache == 'hit', lock, sharer)
 end
+write_notes()
 write_rates()
-return {now, answers}
+return told

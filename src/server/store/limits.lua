@@ -1,7 +1,8 @@
 -- What admit.lua, settle.lua and budgets.lua share, in front of each: the clock, the demands of a request, the rules of
 -- server::limits, and which reservations are known. What is stored is not trusted: what is not ours counts as nothing, and
 -- is replaced. Redis refuses a script's first write where it refuses writes at all, so a script writes all or nothing.
--- ARGV[1] is the life of keys in ms.
+-- ARGV[1] is the life of keys in ms. Behind it follow how many records there are, and for each how many ids it is asked for, and
+-- those: the ids of all requests, in order. KEYS begin with the records.
 local call, pcall, format = redis.call, redis.pcall, string.format
 local MINUTE = 60000000
 -- The largest whole number up to which all are exact.
@@ -75,17 +76,65 @@ local function write_rates()
   end
 end
 
--- What one request takes. From ARGV its id, and whether its limits are others than those of the one before it (1 or 0). If
--- so, they follow; 0 where there is none: the life of a reservation in µs; µs in which a request refills, µs in which an empty
+-- Records: what is known of an id, a field of a hash. 's': settled, or nothing to settle. 'h': one request was charged.
+-- 'o' and the day on which a budget's period began: all is reserved. All ids of a script are read in one command and written in
+-- one: a command costs more than what is decided of a request.
+local ids, known, records, record_of = {}, {}, {}, {}
+for number = 1, next_number() do
+  local record = {key = next_key(), fields = {}}
+  local count = next_number()
+  local stored = pcall('HMGET', record.key, unpack(ARGV, argument + 1, argument + count))
+  for index = 1, count do
+    local id = next_argument()
+    ids[#ids + 1], record_of[id] = id, record
+    known[id] = type(stored[index]) == 'string' and stored[index]
+  end
+  records[number] = record
+end
+
+-- From now on this is known of it.
+local function note(id, value)
+  known[id] = value
+  local fields = record_of[id].fields
+  local last = #fields
+  fields[last + 1], fields[last + 2] = id, value
+end
+
+local function write_notes()
+  for _, record in ipairs(records) do
+    if #record.fields > 0 then
+      if type(pcall('HSET', record.key, unpack(record.fields))) ~= 'number' then
+        if call('TYPE', record.key).ok ~= 'hash' then
+          call('UNLINK', record.key)
+        end
+        call('HSET', record.key, unpack(record.fields))
+      end
+      call('PEXPIRE', record.key, ARGV[1])
+      record.fields = {}
+    end
+  end
+end
+
+-- Called in front of commands that a full Redis would run, such as ZREM: by then it has refused the script, or will not.
+local written = false
+local function write_first()
+  if not written then
+    write_notes()
+    written = true
+  end
+end
+
+-- What one request takes. From ARGV whether its limits are others than those of the one before it (1 or 0). If so, they
+-- follow; 0 where there is none: the life of a reservation in µs; µs in which a request refills, µs in which an empty
 -- bucket fills; requests at the same time; tokens a minute; a budget's period (D, W or M) and amount; whether limits are
 -- enforced (1 or 0). Then tokens, where there is a bucket of them, and the worst case, where there is a budget. From KEYS, with
--- limits that are told, the record of its id, the rates where it takes of one, and those of the other limits that it has.
+-- limits that are told, the rates where it takes of one, and those of the other limits that it has.
 -- It is the same table each time: one request after the other.
-local demand
+local request, demand = 0
 local function next_demand()
-  local id = next_argument()
+  request = request + 1
   if next_argument() == '1' then
-    demand = {life = next_number(), record = next_key()}
+    demand = {life = next_number()}
     local interval, bucket, most, size = next_number(), next_number(), next_number(), next_number()
     local period, amount = next_argument(), next_number()
     demand.enforce = next_argument() == '1'
@@ -102,7 +151,7 @@ local function next_demand()
       demand.budget = {key = next_key(), open = next_key(), period = period, amount = amount}
     end
   end
-  demand.id = id
+  demand.id = ids[request]
   if demand.size then
     demand.taken = math.min(next_number(), demand.size)
   end
@@ -151,40 +200,4 @@ local function take_tokens(demand, taken)
   end
   rate.tokens, rate.part, rate.since, rate.changed = tokens, part, now, true
   return tokens, part
-end
-
--- Records: what is known of an id, a field of a hash. 's': settled, or nothing to settle. 'h': one request was charged.
--- 'o' and the day on which a budget's period began: all is reserved.
-local function recorded(demand)
-  local value = pcall('HGET', demand.record, demand.id)
-  return type(value) == 'string' and value
-end
-
--- Their lives are renewed once a script.
-local touched = {}
-local function touch(record)
-  if not touched[record] then
-    touched[record] = true
-    call('PEXPIRE', record, ARGV[1])
-  end
-end
-
--- Whether this was not known of it. The first thing that a script writes.
-local function record_new(demand, value)
-  local new = pcall('HSETNX', demand.record, demand.id, value)
-  if type(new) ~= 'number' then
-    if call('TYPE', demand.record).ok ~= 'hash' then
-      call('UNLINK', demand.record)
-    end
-    new = call('HSETNX', demand.record, demand.id, value)
-  end
-  touch(demand.record)
-  return new == 1
-end
-
-local function record(demand, value)
-  if type(pcall('HSET', demand.record, demand.id, value)) ~= 'number' then
-    record_new(demand, value)
-  end
-  touch(demand.record)
 end

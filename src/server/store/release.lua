@@ -1,6 +1,7 @@
--- What came of it for one of those who share a lock, where that is no answer. KEYS[1] the lock.
+-- What came of it for one of those who share a lock, where that is no answer. Behind lock.lua. KEYS[1] the lock.
 -- ARGV[1] its id; ARGV[2] `failed`, then the error, whether nobody is to try again (1 or 0), and the lease in µs; or `left`.
 local lock, id, what = KEYS[1], ARGV[1], ARGV[2]
+as_hash(lock)
 local owns = redis.pcall('HGET', lock, 'owner') == id
 if what == 'failed' and owns then
   local time = redis.call('TIME')

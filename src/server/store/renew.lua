@@ -1,5 +1,6 @@
--- The owner of a lock is alive. KEYS[1] the lock. ARGV[1] its id, ARGV[2] lease in µs.
+-- The owner of a lock is alive. Behind lock.lua. KEYS[1] the lock. ARGV[1] its id, ARGV[2] lease in µs.
 -- Returns how many others wait, or -1 where somebody else has the lock or nobody.
+as_hash(KEYS[1])
 if redis.pcall('HGET', KEYS[1], 'owner') ~= ARGV[1] then
   return -1
 end

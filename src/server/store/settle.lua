@@ -34,10 +34,13 @@ while argument < #ARGV do
   local demand = next_demand()
   local unknown_too, requests = next_argument() == '1', next_number()
   local used, cost = next_number(), next_number()
-  local value = recorded(demand)
+  local value = known[demand.id]
   local at = 0
   if value ~= 's' and (value or unknown_too) then
-    record(demand, 's')
+    note(demand.id, 's')
+    if demand.leases or demand.budget then
+      write_first()
+    end
     if demand.interval and not value then
       at = charge_requests(demand, requests)
     end
@@ -54,5 +57,6 @@ while argument < #ARGV do
   end
   answer[#answer + 1] = at
 end
+write_notes()
 write_rates()
 return answer

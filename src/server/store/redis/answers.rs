@@ -37,7 +37,7 @@ impl Base {
 
     /// In the slot of the answer.
     pub(super) fn lock_key(&self, key: CacheKey) -> String {
-        self.hashed("l1:", key)
+        self.hashed("l2:", key)
     }
 
     fn hashed(&self, kind: &str, key: CacheKey) -> String {

@@ -15,6 +15,8 @@ impl Base {
         let mut states = Vec::with_capacity(of.len());
         for of in of.chunks(TOGETHER) {
             let mut script = self.scripts.budgets.arg(self.key_life(std::iter::empty()));
+            // It asks for no records.
+            script.arg(0);
             for (caller, period) in of {
                 let period = period_letter(*period);
                 script.key(self.limit_key(&format!("ba1:{period}"), caller));

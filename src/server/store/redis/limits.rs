@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use redis::{Cmd, Value};
+use redis::{Cmd, FromRedisValue, Value};
 use tokio::sync::oneshot;
 
-use super::script::ScriptCall;
+use super::script::{Script, ScriptCall};
 use super::{Base, RedisStore, answers, lane, millis, read};
 use crate::crd::BudgetPeriod;
 use crate::server::limits::tokens::{self, Level};
@@ -35,6 +35,9 @@ pub(super) const NOT_AN_ANSWER: &str = "a script was answered with something els
 
 /// How long a server is counted after its last heartbeat: three of those that come every 5 s.
 const POD_LIFE: Duration = Duration::from_secs(15);
+
+/// How many values `admit.lua` answers of a request.
+const TOLD: usize = 9;
 
 /// What `admit.lua` answers of a request: which limit refuses, when the bucket of requests is full, tokens, parts of the next
 /// one, spent, reserved, the stored answer, who asks for one and with what two have failed.
@@ -59,6 +62,16 @@ enum Lookup {
     Found,
 }
 
+impl Lookup {
+    /// Where it is looked for.
+    fn answer(&self) -> Option<&str> {
+        match self {
+            Self::At(key) | Self::Sharing(key, ..) => Some(key),
+            Self::None | Self::Found => None,
+        }
+    }
+}
+
 impl Base {
     pub(super) fn limit_key(&self, kind: &str, caller: &CallerKey) -> String {
         // A caller may be an address or a name of any form: neither belongs into a key that operators list.
@@ -80,11 +93,26 @@ impl Base {
         reserves.map(own).max().unwrap_or_default().max(others).max(millis(KEY_LIFE))
     }
 
+    /// A script about these reservations: with the life of keys, and the records of all ids, as `limits.lua` reads them.
+    fn about<'a>(&self, script: &'a Script, reserves: &[&Reserve]) -> ScriptCall<'a> {
+        let mut call = script.arg(self.key_life(reserves.iter().copied()));
+        let of = |reserve: &Reserve| self.records.minute(reserve);
+        let minutes: Vec<_> = reserves.chunk_by(|one, other| of(one) == of(other)).collect();
+        call.arg(minutes.len());
+        for minute in minutes {
+            let Some(first) = minute.first() else { continue };
+            call.key(self.record_key(&self.records.name(first))).arg(minute.len());
+            for reserve in minute {
+                call.arg(&reserve.id.0.to_be_bytes());
+            }
+        }
+        call
+    }
+
     /// Adds one request's keys and arguments, as `next_demand` of `limits.lua` reads them. Limits that are those of the
     /// request before it are not told again.
     fn demand(&self, script: &mut ScriptCall<'_>, before: Option<&Reserve>, reserve: &Reserve) {
-        script.arg(&reserve.id.0.to_be_bytes());
-        if before.is_some_and(|before| self.same_limits(before, reserve)) {
+        if before.is_some_and(|before| Self::same_limits(before, reserve)) {
             script.arg(0);
         } else {
             script.arg(1);
@@ -98,8 +126,8 @@ impl Base {
         }
     }
 
-    /// Whether two requests take of the same limits, in whatever measure, and are noted in the same minute.
-    fn same_limits(&self, one: &Reserve, other: &Reserve) -> bool {
+    /// Whether two requests take of the same limits, in whatever measure.
+    fn same_limits(one: &Reserve, other: &Reserve) -> bool {
         let bucket = |reserve: &Reserve| reserve.tokens.map(|demand| demand.per_minute);
         let budget = |reserve: &Reserve| reserve.budget.as_ref().map(|demand| demand.budget);
         let payer = |demand: &BudgetDemand| demand.caller.clone();
@@ -110,11 +138,10 @@ impl Base {
             && budget(one) == budget(other)
             && one.budget.as_ref().map(payer) == other.budget.as_ref().map(payer)
             && (one.life, one.enforce) == (other.life, other.enforce)
-            && self.records.minute(one) == self.records.minute(other)
     }
 
     fn limits(&self, script: &mut ScriptCall<'_>, reserve: &Reserve) {
-        script.arg(micros(reserve.life)).key(self.record_key(&self.records.name(reserve)));
+        script.arg(micros(reserve.life));
         let rate = reserve.requests.map(Rate::from);
         script.arg(rate.map_or(0, |rate| rate.interval)).arg(rate.map_or(0, |rate| rate.bucket));
         script.arg(reserve.concurrent.map_or(0, |most| most.max(1)));
@@ -144,27 +171,34 @@ impl Base {
         if all.is_empty() {
             return;
         }
-        let mut script = self.scripts.admit.arg(self.key_life(all.iter().map(|asked| &asked.reserve)));
-        script.arg(answers::lease());
+        // Those of one caller stay in the order in which they came, and their limits are told once.
+        all.sort_by(|one, other| one.reserve.caller.0.cmp(&other.reserve.caller.0));
+        let reserves: Vec<_> = all.iter().map(|asked| &asked.reserve).collect();
+        let mut script = self.about(&self.scripts.admit, &reserves);
+        let looked_for = all.iter().filter_map(|asked| asked.lookup.answer());
+        script.arg(answers::lease()).arg(looked_for.clone().count());
+        for key in looked_for {
+            script.key(key);
+        }
         let mut before = None;
         for Asked { reserve, lookup, .. } in &all {
             self.records.asked(reserve);
             self.demand(&mut script, before.replace(reserve), reserve);
             match lookup {
                 Lookup::None => script.arg(""),
-                Lookup::At(key) => script.key(key).arg("look"),
-                Lookup::Sharing(key, lock, id) => {
-                    script.key(key).key(lock).arg("share").arg(answers::name(*id))
-                }
+                Lookup::At(_) => script.arg("look"),
+                Lookup::Sharing(_, lock, id) => script.key(lock).arg("share").arg(answers::name(*id)),
                 Lookup::Found => script.arg("hit"),
             };
         }
-        let answer = self.invoke::<(u64, Vec<Value>)>(&script).await;
-        let answer = answer.and_then(|(now, decided)| {
-            let same = decided.len() == all.len();
-            same.then_some((now, decided)).ok_or_else(|| StoreError::Failed(NOT_AN_ANSWER.to_owned()))
+        let told = self.invoke::<Vec<Value>>(&script).await;
+        let told = told.and_then(|told| {
+            let whole = told.len() == 1 + all.len() * TOLD;
+            let mut told = told.into_iter();
+            let now = next(&mut told)?;
+            whole.then_some((now, told)).ok_or_else(not_an_answer)
         });
-        let (now, decided) = match answer {
+        let (now, mut decided) = match told {
             Ok((now, decided)) => {
                 self.clock.told(now);
                 (now, decided)
@@ -177,8 +211,8 @@ impl Base {
                 return;
             }
         };
-        for (Asked { reserve, told, .. }, decided) in all.into_iter().zip(decided) {
-            let admitted = read(decided).and_then(|decided| admitted(&reserve, now, decided));
+        for Asked { reserve, told, .. } in all {
+            let admitted = next_decided(&mut decided).and_then(|decided| admitted(&reserve, now, decided));
             if admitted.as_ref().is_ok_and(|admitted| !admitted.reserved(&reserve)) {
                 self.records.ended(&reserve);
             }
@@ -201,7 +235,8 @@ impl Base {
 
     /// Ends reservations, [`TOGETHER`] in a trip. What was told when a later one fails may be told again.
     async fn settle_all(&self, settles: Vec<Settle>) -> Result<Exhausted, StoreError> {
-        let settles: Vec<_> = settles.into_iter().filter(|settle| settle.reserve.limited()).collect();
+        let mut settles: Vec<_> = settles.into_iter().filter(|settle| settle.reserve.limited()).collect();
+        settles.sort_by(|one, other| one.reserve.caller.0.cmp(&other.reserve.caller.0));
         // Of several of one caller the last one tells how it stands.
         let mut states = HashMap::new();
         for settles in settles.chunks(TOGETHER) {
@@ -215,7 +250,8 @@ impl Base {
         settles: &[Settle],
         states: &mut HashMap<CallerKey, LimitState>,
     ) -> Result<(), StoreError> {
-        let mut script = self.scripts.settle.arg(self.key_life(settles.iter().map(|settle| &settle.reserve)));
+        let reserves: Vec<_> = settles.iter().map(|settle| &settle.reserve).collect();
+        let mut script = self.about(&self.scripts.settle, &reserves);
         let mut before = None;
         for settle in settles {
             self.records.asked(&settle.reserve);
@@ -227,7 +263,7 @@ impl Base {
         let answer: Vec<u64> = self.invoke(&script).await?;
         let Some((now, full_at)) = answer.split_first().filter(|(_, full_at)| full_at.len() == settles.len())
         else {
-            return Err(StoreError::Failed(NOT_AN_ANSWER.to_owned()));
+            return Err(not_an_answer());
         };
         for settle in settles {
             self.records.settled(settle);
@@ -302,6 +338,31 @@ impl Admitted {
 /// For the lane of admissions.
 pub(super) fn decide_all(base: Arc<Base>, all: Vec<Asked>) -> BoxFuture<'static, ()> {
     async move { base.decide(all).await }.boxed()
+}
+
+fn not_an_answer() -> StoreError {
+    StoreError::Failed(NOT_AN_ANSWER.to_owned())
+}
+
+fn next<T: FromRedisValue>(told: &mut impl Iterator<Item = Value>) -> Result<T, StoreError> {
+    told.next().ok_or_else(not_an_answer).and_then(read)
+}
+
+/// The next [`TOLD`] values, all of them whatever they are.
+fn next_decided(told: &mut impl Iterator<Item = Value>) -> Result<Decided, StoreError> {
+    let mut values: [Option<Value>; TOLD] = std::array::from_fn(|_| told.next());
+    let mut values = values.iter_mut().map_while(Option::take);
+    Ok((
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+        next(&mut values)?,
+    ))
 }
 
 /// What the script answered to a request.

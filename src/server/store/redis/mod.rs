@@ -10,6 +10,7 @@
 //! - `…:rr2:<server>:<minute>`: which reservations of that minute are known, as `records.rs` says;
 //! - `chatservice:{uid}:pods1`: the servers that share it, by the time of their last heartbeat;
 //! - `chatservice:{uid:xx}:c1:<cache key>`: a cached answer, xx being its first byte;
+//! - `chatservice:{uid:xx}:l2:<cache key>`: who asks for it, while it is not there;
 //! - `chatservice:{uid:id}:t2`: a conversation;
 //! - `chatservice:{uid:id}:r1`: a response with everything that was said.
 //!
@@ -92,6 +93,7 @@ impl RedisStore {
             admit: Script::new(concat!(
                 include_str!("../limits.lua"),
                 include_str!("../each.lua"),
+                include_str!("../lock.lua"),
                 include_str!("../share.lua"),
                 include_str!("../admit.lua")
             )),
@@ -116,11 +118,12 @@ impl RedisStore {
             )),
             look: Script::new(concat!(
                 include_str!("../clock.lua"),
+                include_str!("../lock.lua"),
                 include_str!("../share.lua"),
                 include_str!("../look.lua")
             )),
-            renew: Script::new(include_str!("../renew.lua")),
-            release: Script::new(include_str!("../release.lua")),
+            renew: Script::new(concat!(include_str!("../lock.lua"), include_str!("../renew.lua"))),
+            release: Script::new(concat!(include_str!("../lock.lua"), include_str!("../release.lua"))),
         };
         let base = Arc::new(Base {
             link: Link::new(address),
