@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::subjects::CALLERS;
+
 /// Connections that each send one request after the other.
 pub const CONNECTIONS: u32 = 64;
 
@@ -71,18 +73,22 @@ impl Load {
     }
 }
 
-/// The wrk script that posts chat completions: all different, or all the same.
+/// The wrk script that posts chat completions, of one caller after the other: all different, or all the same.
 pub fn script(different: bool) -> String {
     let number = if different { "counter" } else { "0" };
+    let header = |(_, key): &(&str, &str)| {
+        format!(r#"{{["Content-Type"] = "application/json", ["Authorization"] = "Bearer {key}"}}"#)
+    };
+    let headers = CALLERS.iter().map(header).collect::<Vec<_>>().join(", ");
     format!(
         r#"counter = math.floor(os.time()) * 1000000
 local head = '{{"model":"gpt-4o-mini","max_tokens":64,"messages":[{{"role":"system","content":"You are a helpful assistant that answers briefly."}},{{"role":"user","content":"Question '
 local tail = ': how many days does a leap year have, and why is it so?"}}]}}'
+local callers = {{{headers}}}
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
 request = function()
   counter = counter + 1
-  return wrk.format(nil, nil, nil, head .. string.format("%d", {number}) .. tail)
+  return wrk.format(nil, nil, callers[counter % #callers + 1], head .. string.format("%d", {number}) .. tail)
 end
 done = function(summary, latency)
   local e = summary.errors

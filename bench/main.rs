@@ -62,8 +62,11 @@ async fn run() {
     let rounds = number("BENCH_ROUNDS", 5);
     let seconds = Duration::from_secs(number("BENCH_SECONDS", 5));
     let bench = Bench::start();
+    // What a server does at its start is over by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let idle: Vec<(String, u64)> =
         bench.servers().map(|subject| (subject.name.clone(), subject.process.rss_bytes())).collect();
+    println!("idle, as in a pod: {:.1} MiB", report::mib(bench.idle().rss_bytes()));
     let mut table = Table::new(idle);
     for round in 1..=rounds {
         for subject in bench.subjects().iter().filter(|subject| wanted(subject, bench.nginx())) {

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::report::kib;
-use crate::subjects::{PATH, Subject};
+use crate::subjects::{CALLERS, PATH, Subject};
 use crate::upstream::CHUNK_EVERY;
 
 /// Streams at the same time.
@@ -75,8 +75,10 @@ async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let body = r#"{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Tell me a long story."}]}"#;
     // Not cached, so that each stream has an upstream of its own.
+    let (_, key) = CALLERS[0];
     let request = format!(
-        "POST {PATH} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncache-control: no-store\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {PATH} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         cache-control: no-store\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await?;

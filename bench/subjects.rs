@@ -1,5 +1,6 @@
 //! What is compared. In: nothing. Out: the mock upstream, nginx as a plain reverse proxy in front of it, and chat servers
-//! with everything on (request and token limits, cache, metrics, access log), each ready for requests.
+//! with everything on (callers with keys, request and token limits of each, cache, metrics, access log as in a pod), each
+//! ready for requests; and one as a pod runs it, which nobody asks anything.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,6 +19,12 @@ use crate::{ROLE, upstream};
 const START: Duration = Duration::from_secs(20);
 /// Where chat completions are asked for.
 pub const PATH: &str = "/v1/chat/completions";
+/// Who asks there, with which key.
+pub const CALLERS: [(&str, &str); 3] = [
+    ("mobile", "sk-bench-0123456789abcdef-mobile"),
+    ("shop", "sk-bench-0123456789abcdef-shop"),
+    ("batch", "sk-bench-0123456789abcdef-batch"),
+];
 
 /// One row of the table.
 pub struct Subject {
@@ -38,6 +45,7 @@ pub struct Subject {
 /// Everything that runs, killed when dropped.
 pub struct Bench {
     subjects: Vec<Subject>,
+    idle: Process,
     upstream: SocketAddr,
     _mock: Process,
     _directory: TempDir,
@@ -84,7 +92,8 @@ impl Bench {
         ));
         let memory = server(at, "memory", upstream, None);
         let shared = server(at, "redis", upstream, Some(redis));
-        for address in [upstream, redis, nginx, memory.1, shared.1] {
+        let (idle, pod) = idle(upstream, redis);
+        for address in [upstream, redis, nginx, memory.1, shared.1, pod] {
             listening(address);
         }
         Self {
@@ -94,6 +103,7 @@ impl Bench {
                 subject("miss, Redis", &shared.0, shared.1, &different),
                 subject("hit, Redis", &shared.0, shared.1, &same),
             ],
+            idle,
             upstream,
             _mock: mock,
             _directory: directory,
@@ -118,6 +128,11 @@ impl Bench {
     /// The chat server that streams are measured on.
     pub fn streamer(&self) -> &Subject {
         &self.subjects[1]
+    }
+
+    /// The chat server that nobody asks anything.
+    pub fn idle(&self) -> &Process {
+        &self.idle
     }
 
     /// The mock's address.
@@ -156,6 +171,23 @@ fn nginx_configuration(at: &Path, listen: SocketAddr, upstream: SocketAddr) -> S
     )
 }
 
+/// `CHATSERVICE_API_KEYS` of all callers.
+fn keys() -> String {
+    CALLERS.map(|(name, key)| format!("{name}={key}")).join(",")
+}
+
+/// A chat server as a pod runs it: `serve`, which has a configuration and no ChatService to check.
+fn idle(upstream: SocketAddr, redis: SocketAddr) -> (Process, SocketAddr) {
+    let address = free_address();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatservice"));
+    command.args(["serve", "--address", &address.to_string()]);
+    command.args(["--admin-address", &free_address().to_string()]);
+    command.env("OPENAI_BASE_URL", format!("http://{upstream}/v1")).env_remove("OPENAI_API_KEY");
+    command.env("REDIS_URL", format!("redis://{redis}")).env("CHATSERVICE_API_KEYS", keys());
+    command.env("RATE_LIMIT_REQUESTS", "1000");
+    (Process::start(&mut command), address)
+}
+
 /// A chat server with every kind of governance on that a caller can meet.
 fn server(
     at: &Path,
@@ -169,12 +201,13 @@ fn server(
         "apiVersion: chatservice.dev/v1alpha1\nkind: ChatService\nmetadata: {{ name: bench-{name} }}\nspec:\n\
          \x20 model: gpt-4o-mini\n  backend: {{ openai: {{ baseURL: \"http://{upstream}/v1\" }} }}\n\
          \x20 rateLimits: {{ requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000 }}\n\
+         \x20 auth: {{ apiKeysSecretRef: {{ name: callers }} }}\n  logging: {{ format: json }}\n\
          \x20 cache: {{ ttl: 1h }}\n{shared}"
     );
     let file = write(at, &format!("{name}.yaml"), &spec);
     let mut command = Command::new(env!("CARGO_BIN_EXE_chatservice"));
     command.args(["local", "-f"]).arg(file).args(["--address", &address.to_string()]);
-    command.env_remove("REDIS_URL");
+    command.env_remove("REDIS_URL").env("CHATSERVICE_API_KEYS", keys());
     if let Some(redis) = redis {
         command.env("REDIS_URL", format!("redis://{redis}"));
     }
