@@ -20,7 +20,7 @@ use super::assembler::Assembler;
 use super::config::ServerConfig;
 use super::edge::{self, EdgeOptions, Tls};
 use super::metrics::ServerMetrics;
-use super::middleware::{cors, observe, panic};
+use super::middleware;
 use super::overload::{LoadOptions, Overload};
 use super::reload::{Reloader, Report, Sources};
 use super::routes;
@@ -92,12 +92,10 @@ pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener
     edge::listen(address).map_err(|source| ServeError::Bind { address, flag, source })
 }
 
-/// Every path of the API listener with the layers that every request passes.
+/// Every path of the API listener with the layer that every request passes.
 pub fn build_router(state: AppState, overload: Overload) -> Router {
-    let observed = axum::middleware::from_fn_with_state(state.clone(), observe::observe);
-    let shared = axum::middleware::from_fn_with_state(state.clone(), cors::cors);
-    let caught = axum::middleware::from_fn(panic::catch);
-    routes::router(state, overload).0.layer(caught).layer(shared).layer(observed)
+    let every = axum::middleware::from_fn_with_state(state.clone(), middleware::every);
+    routes::router(state, overload).0.layer(every)
 }
 
 /// Serves until `shutdown` begins and the drain is over.

@@ -105,6 +105,9 @@ impl LimitsNow {
     }
 }
 
+/// Headers of most answers.
+const HEADERS: usize = 16;
+
 /// What came of a request, whatever it was.
 pub struct Outcome {
     /// The answer.
@@ -129,7 +132,7 @@ impl Outcome {
     /// The headers about this answer, the same in both dialects.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderMap::with_capacity(HEADERS);
         if let Some(result) = self.cache {
             headers.insert(names::CACHE, HeaderValue::from_static(result.as_str()));
         }

@@ -71,9 +71,13 @@ fn memory_limit(text: &str) -> Option<u64> {
 /// Clones are the same one.
 #[derive(Clone)]
 pub struct Overload {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     permits: Arc<Semaphore>,
     /// A place for each that waits.
-    queue: Arc<Semaphore>,
+    queue: Semaphore,
     wait: Duration,
 }
 
@@ -81,21 +85,23 @@ impl Overload {
     /// With every permit free.
     #[must_use]
     pub fn new(options: LoadOptions) -> Self {
-        Self {
+        let inner = Inner {
             permits: Arc::new(Semaphore::new(options.permits)),
-            queue: Arc::new(Semaphore::new(options.permits)),
+            queue: Semaphore::new(options.permits),
             wait: options.wait,
-        }
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// A permit; None at once when the queue is full, or after a wait in vain. Dropping the future leaves the queue.
     pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         // Those who wait come first: a permit that is given back is theirs and not seen here.
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+        let Inner { permits, queue, wait } = &*self.inner;
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
             return Some(permit);
         }
-        let _place = self.queue.try_acquire().ok()?;
-        timeout(self.wait, self.permits.clone().acquire_owned()).await.ok()?.ok()
+        let _place = queue.try_acquire().ok()?;
+        timeout(*wait, permits.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -163,6 +169,9 @@ mod tests {
             assert!((&mut waiter).now_or_never().is_none());
         }
         drop(held);
-        assert_eq!((overload.permits.available_permits(), overload.queue.available_permits()), (1, 1));
+        assert_eq!(
+            (overload.inner.permits.available_permits(), overload.inner.queue.available_permits()),
+            (1, 1)
+        );
     }
 }

@@ -116,11 +116,12 @@ impl Charging {
 #[derive(Clone)]
 pub struct AppState {
     inner: Arc<Inner>,
-    tracer: Tracer,
-    body_room: Arc<Semaphore>,
 }
 
+#[derive(Clone)]
 struct Inner {
+    tracer: Tracer,
+    body_room: Arc<Semaphore>,
     live: LiveHandle,
     metrics: ServerMetrics,
     settlements: SettlementQueue,
@@ -134,20 +135,22 @@ struct Inner {
 impl AppState {
     /// Begins spans with this.
     #[must_use]
-    pub fn with_tracer(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+    pub fn with_tracer(mut self, tracer: Tracer) -> Self {
+        Arc::make_mut(&mut self.inner).tracer = tracer;
+        self
     }
 
     /// Gives large request bodies so many bytes together.
     #[must_use]
-    pub fn with_body_bytes(self, bytes: usize) -> Self {
-        Self { body_room: Arc::new(Semaphore::new(bytes)), ..self }
+    pub fn with_body_bytes(mut self, bytes: usize) -> Self {
+        Arc::make_mut(&mut self.inner).body_room = Arc::new(Semaphore::new(bytes));
+        self
     }
 
     /// Begins spans.
     #[must_use]
     pub fn tracer(&self) -> &Tracer {
-        &self.tracer
+        &self.inner.tracer
     }
 
     /// A state around the handle that the assembly fills.
@@ -162,9 +165,21 @@ impl AppState {
         let started_at = jiff::Timestamp::now().as_second();
         let flights = Flights::default();
         let failures = Failures::default();
-        let inner = Inner { live, metrics, settlements, shutdown, charging, flights, failures, started_at };
-        let body_room = Arc::new(Semaphore::new(LoadOptions::default().body_bytes));
-        Self { inner: Arc::new(inner), tracer: Tracer::default(), body_room }
+        let (tracer, body_room) =
+            (Tracer::default(), Arc::new(Semaphore::new(LoadOptions::default().body_bytes)));
+        let inner = Inner {
+            tracer,
+            body_room,
+            live,
+            metrics,
+            settlements,
+            shutdown,
+            charging,
+            flights,
+            failures,
+            started_at,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The running configuration.
@@ -212,7 +227,7 @@ impl AppState {
     /// A permit for each byte of request bodies.
     #[must_use]
     pub fn body_room(&self) -> &Arc<Semaphore> {
-        &self.body_room
+        &self.inner.body_room
     }
 
     /// Which addresses were not let in lately.

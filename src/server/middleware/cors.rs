@@ -2,13 +2,16 @@
 //! of an origin that the configuration names; or the answer to a browser that asks beforehand. Without such an origin nothing
 //! is added: a page from elsewhere cannot read what it gets.
 
-use axum::extract::{Request, State};
+use std::convert::Infallible;
+
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, header};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer, ExposeHeaders};
 
+use super::panic;
 use crate::constants::header as names;
 use crate::server::state::AppState;
 
@@ -58,14 +61,18 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// The layer.
-pub async fn cors(State(state): State<AppState>, request: Request, next: Next) -> Response {
+/// Passes a request on, with what its answer needs for a browser.
+pub async fn cors(state: &AppState, request: Request, next: Next) -> Response {
     let layer = state.live().ok().and_then(|live| live.cors.clone());
     match layer {
         Some(layer) if request.method() != Method::OPTIONS || is_preflight(&request) => {
-            layer.layer(next).oneshot(request).await.unwrap_or_else(|never| match never {})
+            let caught = tower::service_fn(move |request: Request| {
+                let next = next.clone();
+                async move { Ok::<_, Infallible>(panic::catch(request, next).await) }
+            });
+            layer.layer(caught).oneshot(request).await.unwrap_or_else(|never| match never {})
         }
-        _ => next.run(request).await,
+        _ => panic::catch(request, next).await,
     }
 }
 

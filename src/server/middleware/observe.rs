@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
@@ -25,18 +24,21 @@ const ID_MAX: usize = 128;
 /// Status in log and metrics of a request whose client left before the response began (as nginx has it).
 const CLIENT_CLOSED: u16 = 499;
 
-/// The layer.
-pub async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+/// Passes a request on and writes down what came of it.
+pub async fn observe<F>(state: &AppState, mut request: Request, next: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let id = request_id(request.headers());
     let text: Arc<str> = Arc::from(id.to_str().unwrap_or_default());
     request.extensions_mut().insert(RequestId(text.clone()));
     let dialect = Dialect::of(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let mut record = Record::new(&state, &request, route, text);
+    let mut record = Record::new(state, &request, route, text);
     if record.trace.is_on() {
         request.extensions_mut().insert(record.trace.clone());
     }
-    let mut response = next.run(request).await;
+    let mut response = next(request).await;
     record.status = response.status().as_u16();
     record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
     record.fault = response.extensions().get::<StreamFault>().cloned();

@@ -10,7 +10,7 @@ use futures::FutureExt;
 
 use crate::server::error::{ApiError, Dialect};
 
-/// The layer.
+/// Passes a request on, and answers it if that panics.
 pub async fn catch(request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.uri().path());
     // What the handler shared with others is behind locks that outlive a panic; what was its own is gone.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
@@ -69,7 +69,9 @@ pub(super) fn respond(outcome: Outcome) -> Response {
     let mut response = match outcome.result {
         Ok(Answer::Plain(plain)) => {
             extra.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Body::from(plain.completion).into_response()
+            let mut response = Response::new(Body::from(plain.completion));
+            *response.headers_mut() = extra;
+            return response;
         }
         Ok(Answer::Stream { body, fault, .. }) => outcome::event_stream(body, fault),
         Err(error) => error.into_response(Dialect::OpenAi),

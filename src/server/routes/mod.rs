@@ -29,6 +29,7 @@ pub mod responses;
 pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let admitted = axum::middleware::from_fn_with_state((state.clone(), overload), load::admit);
     let authenticated = axum::middleware::from_fn_with_state(state.clone(), authenticate::authenticate);
+    // What is somebody's, or costs something; the rest is for everybody.
     let asked = OpenApiRouter::new()
         .routes(routes!(chat::chat))
         .routes(routes!(chat::chat_stream))
@@ -39,9 +40,7 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
         .routes(routes!(responses::input_items))
         .routes(routes!(conversations::get_conversation, conversations::delete_conversation))
         .route_layer(admitted);
-    // What is somebody's, or costs something; the rest is for everybody.
     let known = OpenApiRouter::new()
-        .merge(asked)
         .routes(routes!(models::list_models))
         .routes(routes!(models::model))
         .route("/v1/models/{model}/{*rest}", get(models::model_with_slashes))
@@ -49,6 +48,7 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(meta::root))
         .routes(routes!(meta::health))
+        .merge(asked)
         .merge(known)
         .split_for_parts();
     let document = openapi::finish(document);
