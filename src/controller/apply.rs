@@ -9,13 +9,14 @@ use std::marker::PhantomData;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Client};
+use kube::runtime::reflector::{Lookup, Store};
+use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde_json::json;
 
 use super::build::{Applied, Prepared, Resources};
 use super::check::invalid;
-use super::children::{Cache, Child, Children};
+use super::children::{Child, Children};
 use super::dereference::{ChildKey, Foreign, References};
 use super::error::Error;
 use super::validate::{Problem, ValidatedChatService};
@@ -258,10 +259,14 @@ struct Remover<'a> {
 }
 
 impl Remover<'_> {
-    async fn keep_only<K: Child>(&self, cache: &Cache<K>, wanted: &[&K]) -> Result<(), Error> {
+    async fn keep_only<K, S>(&self, cache: &Store<S>, wanted: &[&K]) -> Result<(), Error>
+    where
+        K: Child,
+        S: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
+    {
         let namespace = self.applier.namespace;
         let unwanted = cache.state_filter(|object| {
-            let meta = &object.metadata;
+            let meta = object.meta();
             meta.namespace.as_deref() == Some(namespace)
                 && meta.deletion_timestamp.is_none()
                 && meta.labels.iter().flatten().any(|(k, v)| k == label::INSTANCE && v == self.instance)
@@ -273,8 +278,8 @@ impl Remover<'_> {
                 && !wanted.iter().any(|wanted| wanted.meta().name == meta.name)
         });
         for object in unwanted {
-            let name = object.metadata.name.as_deref().unwrap_or_default();
-            self.applier.delete::<K>(name, object.metadata.uid.clone()).await?;
+            let name = object.meta().name.as_deref().unwrap_or_default();
+            self.applier.delete::<K>(name, object.meta().uid.clone()).await?;
         }
         Ok(())
     }

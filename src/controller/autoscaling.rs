@@ -1,14 +1,22 @@
-//! Who else sets the number of pods. In: the HorizontalPodAutoscalers of a namespace, read live. Out: which are ours, which
-//! get in the way, and what helps. Pure.
+//! Who else sets the number of pods. In: the HorizontalPodAutoscalers of a namespace, as they are watched. Out: which are ours,
+//! which get in the way, and what helps. Pure.
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::autoscaling::v2::{
+    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus,
+};
 use kube::ResourceExt;
 
+use super::ObjectKey;
 use super::validate::ValidatedChatService;
 use super::workload::Scale;
 use crate::constants::{GROUP, KIND, VERSION};
+
+/// The condition of an autoscaler that says whether it can read and write the number of pods.
+pub(super) const ABLE_TO_SCALE: &str = "AbleToScale";
+/// The one that says whether it has metrics to go by.
+pub(super) const SCALING_ACTIVE: &str = "ScalingActive";
 
 /// The HorizontalPodAutoscalers that have to do with a ChatService, sorted by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,10 +38,52 @@ pub struct Rival {
     pub maker: Option<(String, String)>,
 }
 
+/// What an autoscaler scales, as far as it can matter to a ChatService.
+enum Scaled {
+    Deployment,
+    Service,
+}
+
+impl Scaled {
+    fn of(target: &CrossVersionObjectReference) -> Option<Self> {
+        let group = target.api_version.as_deref().unwrap_or_default().split('/').next();
+        match (group, target.kind.as_str()) {
+            (Some(Deployment::GROUP), Deployment::KIND) => Some(Self::Deployment),
+            (Some(GROUP), KIND) => Some(Self::Service),
+            _ => None,
+        }
+    }
+}
+
+/// The ChatService that an autoscaler has to do with by what it scales.
+pub(super) fn scaled(autoscaler: &HorizontalPodAutoscaler) -> Option<ObjectKey> {
+    let target = &autoscaler.spec.scale_target_ref;
+    Scaled::of(target)?;
+    Some(ObjectKey { namespace: autoscaler.namespace()?, name: target.name.clone() })
+}
+
+/// Takes off what changes all the time and matters to nobody here: two that are equal then are the same to every ChatService.
+pub(super) fn prune(autoscaler: &mut HorizontalPodAutoscaler) {
+    autoscaler.metadata.resource_version = None;
+    let mut conditions = autoscaler.status.take().and_then(|status| status.conditions).unwrap_or_default();
+    conditions.retain(|condition| [ABLE_TO_SCALE, SCALING_ACTIVE].contains(&condition.type_.as_str()));
+    for condition in &mut conditions {
+        condition.last_transition_time = None;
+        if condition.status == "True" {
+            (condition.reason, condition.message) = (None, None);
+        }
+    }
+    let pruned = HorizontalPodAutoscalerStatus { conditions: Some(conditions), ..Default::default() };
+    autoscaler.status = Some(pruned);
+}
+
 impl Autoscalers {
-    /// Those of `all` that have to do with the ChatService of this name and uid.
-    #[must_use]
-    pub fn among(all: &[HorizontalPodAutoscaler], name: &str, uid: &str) -> Self {
+    /// Those of `all`, the autoscalers of its namespace, that have to do with the ChatService of this name and uid.
+    pub fn among<'a>(
+        all: impl IntoIterator<Item = &'a HorizontalPodAutoscaler>,
+        name: &str,
+        uid: &str,
+    ) -> Self {
         let mut found = Self::default();
         for autoscaler in all {
             let target = &autoscaler.spec.scale_target_ref;
@@ -43,11 +93,10 @@ impl Autoscalers {
                 found.ours.push((autoscaler.name_any(), autoscaler.uid().unwrap_or_default()));
                 continue;
             }
-            let group = target.api_version.as_deref().unwrap_or_default().split('/').next();
-            let list = match (group, target.kind.as_str()) {
-                (Some(Deployment::GROUP), Deployment::KIND) => &mut found.of_deployment,
-                (Some(GROUP), KIND) => &mut found.of_service,
-                _ => continue,
+            let list = match Scaled::of(target) {
+                Some(Scaled::Deployment) => &mut found.of_deployment,
+                Some(Scaled::Service) => &mut found.of_service,
+                None => continue,
             };
             if target.name == name && autoscaler.metadata.deletion_timestamp.is_none() {
                 let maker = controller.map(|owner| {

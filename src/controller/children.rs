@@ -2,26 +2,30 @@
 //! `dereference` and `apply`, and a reconcile whenever a child changes.
 //!
 //! Metadata is enough to be woken by: every change of an object changes its `resourceVersion`, and `apply` gets the
-//! whole object back.
+//! whole object back. HorizontalPodAutoscalers are the exception: those of others count too, and they write their own status
+//! every few seconds, so of each what matters here is kept, and only a change of that wakes anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::autoscaling;
 use super::client::WatchAnswers;
 use super::error::Error;
 use super::metrics::ControllerMetrics;
@@ -70,8 +74,8 @@ pub struct Children {
     pub deployments: Cache<Deployment>,
     /// PodDisruptionBudgets.
     pub pod_disruption_budgets: Cache<PodDisruptionBudget>,
-    /// HorizontalPodAutoscalers.
-    pub horizontal_pod_autoscalers: Cache<HorizontalPodAutoscaler>,
+    /// HorizontalPodAutoscalers, those of others too, each as [`autoscaling::prune`] leaves it.
+    pub horizontal_pod_autoscalers: Store<HorizontalPodAutoscaler>,
     /// NetworkPolicies.
     pub network_policies: Cache<NetworkPolicy>,
 }
@@ -90,7 +94,8 @@ impl Children {
         let (services, controller) = owned(controller, client, scope, errors, metrics);
         let (deployments, controller) = owned(controller, client, scope, errors, metrics);
         let (pod_disruption_budgets, controller) = owned(controller, client, scope, errors, metrics);
-        let (horizontal_pod_autoscalers, controller) = owned(controller, client, scope, errors, metrics);
+        let (horizontal_pod_autoscalers, controller) =
+            autoscalers(controller, client, scope, errors, metrics);
         let (network_policies, controller) = owned(controller, client, scope, errors, metrics);
         let children = Self {
             service_accounts,
@@ -133,18 +138,56 @@ fn owned<K: Child>(
     errors: &Arc<WatchErrors>,
     metrics: &ControllerMetrics,
 ) -> (Cache<K>, Controller<Watched>) {
-    let (store, events) =
+    let (store, changes) =
         watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), strip, errors);
     let metrics = metrics.clone();
     // By label: an object that lost its owner reference would wake nobody by that.
-    let controller = controller.watches_stream(events.map(Ok).touched_objects(), move |object| {
-        let meta = object.metadata;
-        let name = meta.labels.and_then(|mut labels| labels.remove(label::INSTANCE))?;
-        let key = ObjectKey { namespace: meta.namespace?, name };
-        metrics.due(&key);
-        Some(ObjectRef::new(&key.name).within(&key.namespace))
-    });
+    let controller = controller.reconcile_on(changes.filter_map(move |change| {
+        let key = labelled(change.object.meta());
+        if let Some(key) = &key {
+            metrics.due(key);
+        }
+        future::ready(key.as_ref().map(ObjectKey::reference))
+    }));
     (store, controller)
+}
+
+fn autoscalers(
+    controller: Controller<Watched>,
+    client: &Client,
+    scope: &Scope,
+    errors: &Arc<WatchErrors>,
+    metrics: &ControllerMetrics,
+) -> (Store<HorizontalPodAutoscaler>, Controller<Watched>) {
+    let resource = <HorizontalPodAutoscaler as k8s_openapi::Resource>::URL_PATH_SEGMENT;
+    let all = scope.api::<HorizontalPodAutoscaler>(client);
+    let (store, changes) = watch(all, resource, watcher::Config::default(), autoscaling::prune, errors);
+    let metrics = metrics.clone();
+    let controller = controller.reconcile_on(changes.flat_map(move |change| {
+        let keys = concerned(&change);
+        keys.iter().for_each(|key| metrics.due(key));
+        stream::iter(keys.into_iter().map(|key| key.reference()))
+    }));
+    (store, controller)
+}
+
+/// The ChatServices for which something changed by this: what an autoscaler scaled before has one less, what it scales now one
+/// more. Nobody, if nothing that matters did.
+fn concerned(change: &Change<HorizontalPodAutoscaler>) -> BTreeSet<ObjectKey> {
+    if !change.gone && change.before.as_ref() == Some(&change.object) {
+        return BTreeSet::new();
+    }
+    let versions = change.before.iter().chain([&change.object]);
+    versions
+        .flat_map(|autoscaler| [autoscaling::scaled(autoscaler), labelled(autoscaler.meta())])
+        .flatten()
+        .collect()
+}
+
+/// The ChatService that an object belongs to by its labels.
+pub(super) fn labelled(meta: &ObjectMeta) -> Option<ObjectKey> {
+    let name = meta.labels.as_ref()?.get(label::INSTANCE)?.clone();
+    Some(ObjectKey { namespace: meta.namespace.clone()?, name })
 }
 
 /// Nobody asks for the annotations of a child.
@@ -157,33 +200,83 @@ pub(super) fn ours() -> watcher::Config {
     watcher::Config::default().labels(&watch_selector())
 }
 
-/// A watch that fills a cache, without what `strip` takes off, retries with backoff and never ends. Its errors are noted instead of handed on: in a
-/// controller's queue the error of one watch would hold up all others.
+/// An object of a cache that came, changed, went, or was listed anew.
+pub struct Change<K> {
+    /// As the cache had it before.
+    pub before: Option<Arc<K>>,
+    /// As it is, or as it was last.
+    pub object: Arc<K>,
+    /// It is not there any more.
+    pub gone: bool,
+}
+
+/// A watch that fills a cache, without what `strip` takes off, retries with backoff and never ends. Its errors are noted instead of
+/// handed on: in a controller's queue the error of one watch would hold up all others.
+///
+/// What went while the watch was away is told of too, when everything is listed anew.
 pub(super) fn watch<K>(
     api: Api<K>,
     resource: &'static str,
     config: watcher::Config,
     strip: fn(&mut K),
     errors: &Arc<WatchErrors>,
-) -> (Store<K>, impl Stream<Item = watcher::Event<K>> + Send + 'static + use<K>)
+) -> (Store<K>, impl Stream<Item = Change<K>> + Send + 'static + use<K>)
 where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()>,
     K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let (store, writer) = reflector::store();
+    let (store, mut writer) = reflector::store();
     let errors = Arc::clone(errors);
-    let events = watcher(api, config)
+    let cache = store.clone();
+    let changes = watcher(api, config)
         .default_backoff()
         .modify(move |object| {
             object.meta_mut().managed_fields = None;
             strip(object);
         })
-        .reflect(writer)
-        .filter_map(move |event| {
+        .flat_map(move |event| {
             errors.note(resource, event.as_ref().err());
-            future::ready(event.ok())
+            let changes = event.map(|event| follow(&cache, &mut writer, &event));
+            stream::iter(changes.unwrap_or_default())
         });
-    (store, events)
+    (store, changes)
+}
+
+/// Takes an event into the cache. What changed by it.
+fn follow<K>(cache: &Store<K>, writer: &mut Writer<K>, event: &watcher::Event<K>) -> Vec<Change<K>>
+where
+    K: Lookup<DynamicType = ()> + Clone + 'static,
+{
+    match event {
+        watcher::Event::Init | watcher::Event::InitApply(_) => {
+            writer.apply_watcher_event(event);
+            Vec::new()
+        }
+        watcher::Event::Apply(object) => {
+            let reference = object.to_object_ref(());
+            let before = cache.get(&reference);
+            writer.apply_watcher_event(event);
+            let now = cache.get(&reference);
+            now.map(|object| Change { before, object, gone: false }).into_iter().collect()
+        }
+        watcher::Event::Delete(object) => {
+            let before = cache.get(&object.to_object_ref(()));
+            writer.apply_watcher_event(event);
+            vec![Change { before, object: Arc::new(object.clone()), gone: true }]
+        }
+        watcher::Event::InitDone => {
+            let before = cache.state().into_iter().map(|object| (object.to_object_ref(()), object));
+            let mut before: HashMap<_, _> = before.collect();
+            writer.apply_watcher_event(event);
+            let listed = cache.state().into_iter().map(|object| {
+                let before = before.remove(&object.to_object_ref(()));
+                Change { before, object, gone: false }
+            });
+            let mut changes: Vec<_> = listed.collect();
+            changes.extend(before.into_values().map(|object| Change { before: None, object, gone: true }));
+            changes
+        }
+    }
 }
 
 /// Why watches fail, by resource; empty while all of them run.
@@ -251,10 +344,80 @@ fn is_forbidden(error: &watcher::Error) -> bool {
 }
 
 /// The object of a cache by namespace and name.
-pub(super) fn find<K: Child>(
-    cache: &Cache<K>,
-    namespace: &str,
-    name: &str,
-) -> Option<Arc<PartialObjectMeta<K>>> {
+pub(super) fn find<S>(cache: &Store<S>, namespace: &str, name: &str) -> Option<Arc<S>>
+where
+    S: Lookup<DynamicType = ()> + Clone + 'static,
+{
     cache.get(&ObjectRef::new(name).within(namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn autoscaler(name: &str, target: &str, status: &Value) -> HorizontalPodAutoscaler {
+        let mut object: HorizontalPodAutoscaler = serde_json::from_value(json!({
+            "metadata": { "namespace": "chat", "name": name, "resourceVersion": "7" },
+            "spec": { "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": target } },
+            "status": status,
+        }))
+        .unwrap();
+        autoscaling::prune(&mut object);
+        object
+    }
+
+    /// The names of those whom events wake, each time.
+    fn woken(events: Vec<Event<HorizontalPodAutoscaler>>) -> Vec<Vec<String>> {
+        let (cache, mut writer) = reflector::store();
+        let wakes = events.iter().map(|event| {
+            let changes = follow(&cache, &mut writer, event);
+            let mut names: Vec<_> = changes.iter().flat_map(concerned).map(|key| key.name).collect();
+            names.sort();
+            names
+        });
+        wakes.collect()
+    }
+
+    #[test]
+    fn an_autoscaler_wakes_whom_it_scales_when_something_that_matters_changes() {
+        let seen = |cpu: i32, reason: &str| {
+            json!({
+                "currentReplicas": cpu, "desiredReplicas": 2, "lastScaleTime": format!("2026-01-01T00:00:{cpu:02}Z"),
+                "conditions": [{ "type": "ScalingActive", "status": "False", "reason": reason, "message": "m",
+                    "lastTransitionTime": format!("2026-01-01T00:00:{cpu:02}Z") }],
+            })
+        };
+        let apply = |target: &str, status: &Value| Event::Apply(autoscaler("rival", target, status));
+        let wakes = woken(vec![
+            Event::Init,
+            Event::InitApply(autoscaler("rival", "a", &seen(1, "FailedGetScale"))),
+            Event::InitDone,
+            apply("a", &seen(2, "FailedGetScale")),
+            apply("a", &seen(2, "Other")),
+            apply("b", &seen(2, "Other")),
+            Event::Delete(autoscaler("rival", "b", &seen(3, "Other"))),
+        ]);
+        let expected: [&[&str]; 7] = [&[], &[], &["a"], &[], &["a"], &["a", "b"], &["b"]];
+        assert_eq!(wakes, expected);
+    }
+
+    #[test]
+    fn what_went_while_the_watch_was_away_is_told_of_when_all_is_listed_anew() {
+        let object = |name: &str| autoscaler(name, name, &Value::Null);
+        let wakes = woken(vec![
+            Event::Init,
+            Event::InitApply(object("stays")),
+            Event::InitApply(object("goes")),
+            Event::InitDone,
+            Event::Init,
+            Event::InitApply(object("stays")),
+            Event::InitApply(object("comes")),
+            Event::InitDone,
+        ]);
+        assert_eq!(wakes[3], ["goes", "stays"]);
+        assert_eq!(wakes[7], ["comes", "goes"]);
+    }
 }

@@ -1,4 +1,5 @@
-//! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children.
+//! Step 1: the only step that reads other objects before deciding. In: a ChatService and the caches of its children and of
+//! autoscalers.
 //! Out: for each child's name, whether it is free, ours, or somebody else's; who else sets the number of pods; the
 //! Deployment, where its image may be an older default; and the keys of ServiceAccount tokens, where they are accepted.
 //!
@@ -13,23 +14,20 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::ListParams;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use kube::runtime::reflector::{Lookup, Store};
 use kube::{Api, Client, Resource};
 
 use super::autoscaling::Autoscalers;
 use super::build::pod_disruption_budget;
-use super::children::{Cache, Child, Children, find};
+use super::children::{Child, Children, find};
 use super::error::Error;
 use super::image::Defaults;
 use super::names::ServiceName;
 use super::signing_keys::SigningKeys;
-use crate::constants::mount;
+use crate::constants::{condition, mount, reason};
 use crate::crd::ChatService;
 use crate::server::config::{ServerConfig, TokenIssuer};
-
-/// Objects in one answer of a list.
-const PAGE: u32 = 500;
 
 /// A child by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,25 +133,24 @@ pub async fn dereference(
         return Ok(References::default());
     };
     let mut reader = Reader { client, namespace, uid, references: References::default() };
-    reader.read::<ServiceAccount>(&children.service_accounts, name.as_str()).await?;
-    reader.read::<ConfigMap>(&children.config_maps, &name.config()).await?;
-    reader.read::<ConfigMap>(&children.config_maps, &name.connection()).await?;
-    reader.read::<Service>(&children.services, name.as_str()).await?;
-    reader.read::<Service>(&children.services, &name.admin()).await?;
-    reader.read::<Deployment>(&children.deployments, name.as_str()).await?;
+    reader.read::<ServiceAccount, _>(&children.service_accounts, name.as_str()).await?;
+    reader.read::<ConfigMap, _>(&children.config_maps, &name.config()).await?;
+    reader.read::<ConfigMap, _>(&children.config_maps, &name.connection()).await?;
+    reader.read::<Service, _>(&children.services, name.as_str()).await?;
+    reader.read::<Service, _>(&children.services, &name.admin()).await?;
+    reader.read::<Deployment, _>(&children.deployments, name.as_str()).await?;
     let autoscaling = cs.spec.autoscaling.as_ref();
     if pod_disruption_budget::wanted(autoscaling.map_or(cs.spec.replicas, |given| given.max_replicas)) {
-        reader.read::<PodDisruptionBudget>(&children.pod_disruption_budgets, name.as_str()).await?;
+        reader.read::<PodDisruptionBudget, _>(&children.pod_disruption_budgets, name.as_str()).await?;
     }
     if autoscaling.is_some() {
         let cache = &children.horizontal_pod_autoscalers;
-        reader.read::<HorizontalPodAutoscaler>(cache, name.as_str()).await?;
+        reader.read::<HorizontalPodAutoscaler, _>(cache, name.as_str()).await?;
     }
     if cs.spec.network_policy.as_ref().is_some_and(|rules| rules.enabled) {
-        reader.read::<NetworkPolicy>(&children.network_policies, name.as_str()).await?;
+        reader.read::<NetworkPolicy, _>(&children.network_policies, name.as_str()).await?;
     }
-    let all = autoscalers(client, namespace).await?;
-    reader.references.autoscalers = Autoscalers::among(&all, name.as_str(), uid);
+    reader.read_autoscalers(cs, &children.horizontal_pod_autoscalers, name.as_str()).await?;
     reader.read_outdated(cs, name.as_str(), defaults).await?;
     if cs.spec.auth.as_ref().is_some_and(|auth| auth.service_accounts.is_some()) {
         let issuer = match signing_keys.current().await {
@@ -164,23 +161,6 @@ pub async fn dereference(
         reader.references.token_issuer = issuer;
     }
     Ok(reader.references)
-}
-
-/// All HorizontalPodAutoscalers of a namespace: what one scales cannot be selected by, and those of others are in no cache.
-async fn autoscalers(client: &Client, namespace: &str) -> Result<Vec<HorizontalPodAutoscaler>, Error> {
-    let api: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
-    let mut all = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&params).await;
-        let page =
-            page.map_err(|source| Error::request::<HorizontalPodAutoscaler>("list", namespace, "", source))?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
-    }
 }
 
 /// The image of the pods that a Deployment makes.
@@ -209,17 +189,51 @@ impl Reader<'_> {
         Ok(config.and_then(|config| config.dynamic.auth?.service_accounts?.issuer))
     }
 
-    async fn read<K: Child>(&mut self, cache: &Cache<K>, name: &str) -> Result<(), Error> {
+    /// Finds out who has the name of a child of kind `K`, of which the cache holds `S`.
+    async fn read<K, S>(&mut self, cache: &Store<S>, name: &str) -> Result<(), Error>
+    where
+        K: Child,
+        S: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
+    {
         let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
-        let holder = if let Some(ours @ Holder::Us(_)) = cached {
-            ours
-        } else {
-            let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
-            let live = api.get_metadata_opt(name).await;
-            let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
-            live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta()))
+        let holder = match cached {
+            Some(ours @ Holder::Us(_)) => ours,
+            Some(_) | None => self.read_live::<K>(name).await?,
         };
         self.references.insert(ChildKey::of::<K>(name), holder);
+        Ok(())
+    }
+
+    async fn read_live<K: Child>(&self, name: &str) -> Result<Holder, Error> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        let live = api.get_metadata_opt(name).await;
+        let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
+        Ok(live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta())))
+    }
+
+    /// Who sets the number of pods. Ours must be gone before a fixed number is written, and one that was made a moment ago may
+    /// not be in the cache yet: where the status speaks of it, it is looked for.
+    async fn read_autoscalers(
+        &mut self,
+        cs: &ChatService,
+        cache: &Store<HorizontalPodAutoscaler>,
+        name: &str,
+    ) -> Result<(), Error> {
+        let namespace = self.namespace;
+        let all =
+            cache.state_filter(|autoscaler| autoscaler.metadata.namespace.as_deref() == Some(namespace));
+        let mut found = Autoscalers::among(all.iter().map(AsRef::as_ref), name, self.uid);
+        let conditions = cs.status.iter().flat_map(|status| &status.conditions);
+        let is_scaled =
+            |c: &Condition| c.type_ == condition::AUTOSCALING_READY && c.reason != reason::DISABLED;
+        if cs.spec.autoscaling.is_none()
+            && found.ours.is_empty()
+            && conditions.into_iter().any(is_scaled)
+            && let Holder::Us(uid) = self.read_live::<HorizontalPodAutoscaler>(name).await?
+        {
+            found.ours.push((name.to_owned(), uid));
+        }
+        self.references.autoscalers = found;
         Ok(())
     }
 

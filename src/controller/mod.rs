@@ -83,7 +83,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const INITIALISE: Duration = Duration::from_secs(10);
 /// After somebody else wrote at the same time.
 const AFTER_CONFLICT: Duration = Duration::from_secs(1);
-/// How soon a name that was taken or a number that is fought over is looked at again: nothing watches foreign objects.
+/// How soon a name that was taken is looked at again: nothing watches foreign objects.
 const FOREIGN: Duration = Duration::from_secs(20);
 /// How soon everything is looked at again, ± a third: five to ten minutes.
 const SLOW: Duration = Duration::from_secs(450);
@@ -104,6 +104,11 @@ impl ObjectKey {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
         }
+    }
+
+    /// As the controller's queue names it.
+    fn reference(&self) -> ObjectRef<Watched> {
+        ObjectRef::new(&self.name).within(&self.namespace)
     }
 }
 
@@ -355,9 +360,6 @@ fn next(outcome: Outcome, again: Option<Duration>, rotation: Duration) -> Result
     match outcome {
         Outcome::Failed(error) => Err(error),
         Outcome::Refused(problems) if problems.iter().any(|problem| problem.reason == reason::NAME_TAKEN) => {
-            Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
-        }
-        Outcome::Applied(applied) if autoscaling::conflict(&applied.0).is_some() => {
             Ok(Action::requeue(jittered(FOREIGN, 1.0 / 3.0)))
         }
         Outcome::Paused | Outcome::Refused(_) | Outcome::Applied(_) => {

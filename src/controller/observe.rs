@@ -12,15 +12,14 @@ use std::time::Duration;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::build::CONTAINER;
-use super::children::{WatchErrors, ours, watch};
+use super::children::{Change, WatchErrors, labelled, ours, watch};
 use super::metrics::ControllerMetrics;
-use super::pods::{Observed, Report, counts, view};
+use super::pods::{Observed, PodView, Report, counts, view};
 use super::probe::Prober;
 use super::{ObjectKey, Scope, Watched};
 use crate::constants::{label, port};
@@ -142,7 +141,7 @@ impl Answers {
 }
 
 impl Observer {
-    /// An observer of the pods in `scope`; the watch's events, which [`Self::follow`] needs; and the ChatServices to
+    /// An observer of the pods in `scope`; the watch's changes, which [`Self::follow`] needs; and the ChatServices to
     /// reconcile.
     pub fn new(
         client: &Client,
@@ -152,14 +151,14 @@ impl Observer {
         metrics: &ControllerMetrics,
     ) -> (
         Arc<Self>,
-        impl Stream<Item = Event<Pod>> + Send + 'static,
+        impl Stream<Item = Change<Pod>> + Send + 'static,
         impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
     ) {
-        let (pods, events) = watch(scope.api::<Pod>(client), "pods", ours(), strip, errors);
+        let (pods, changes) = watch(scope.api::<Pod>(client), "pods", ours(), strip, errors);
         let (queue, mut changed) = mpsc::channel(QUEUE);
         let observer =
             Arc::new(Self { pods, asking, known: Mutex::default(), queue, metrics: metrics.clone() });
-        (observer, events, stream::poll_fn(move |context| changed.poll_recv(context)))
+        (observer, changes, stream::poll_fn(move |context| changed.poll_recv(context)))
     }
 
     /// Resolves when the first complete list of pods is there; false when it will never be.
@@ -171,8 +170,9 @@ impl Observer {
     /// to another reconcile.
     pub fn of(&self, key: &ObjectKey) -> Option<Observed> {
         self.pods.wait_until_ready().now_or_never()?.ok()?;
+        let pods = self.pods_of(key);
         let mut known = self.known();
-        let observed = self.picture(&known, key);
+        let observed = picture(&known.answers, &pods);
         let seen = known.services.entry(key.clone()).or_default();
         seen.handed_out = observed.clone();
         seen.announced = None;
@@ -181,7 +181,7 @@ impl Observer {
 
     /// Asks for a reconcile. A full queue drops it: what has to come, comes with the next slow look.
     pub fn wake(&self, key: &ObjectKey) {
-        if self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace)).is_err() {
+        if self.queue.try_send(key.reference()).is_err() {
             tracing::debug!(
                 namespace = key.namespace,
                 name = key.name,
@@ -217,17 +217,15 @@ impl Observer {
     }
 
     /// Follows the pods' watch. Never ends.
-    pub async fn follow(self: Arc<Self>, events: impl Stream<Item = Event<Pod>> + Send) {
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            match event {
-                Event::Apply(pod) | Event::Delete(pod) => {
-                    if let Some(key) = owner(&pod) {
-                        self.announce(&key);
-                    }
+    pub async fn follow(self: Arc<Self>, changes: impl Stream<Item = Change<Pod>> + Send) {
+        let mut changes = std::pin::pin!(changes);
+        while let Some(change) = changes.next().await {
+            if let Some(key) = labelled(&change.object.metadata) {
+                let pods = self.pods_of(&key);
+                let Known { answers, services } = &mut *self.known();
+                if let Some(seen) = services.get_mut(&key) {
+                    self.announce(&key, seen, picture(answers, &pods));
                 }
-                Event::InitDone => self.announce_all(),
-                Event::Init | Event::InitApply(_) => {}
             }
         }
     }
@@ -253,8 +251,8 @@ impl Observer {
             None => None,
         };
         let mut known = self.known();
-        let settled =
-            owner(&pod).is_some_and(|key| known.services.get(&key).is_some_and(|seen| seen.settled));
+        let service = labelled(&pod.metadata).and_then(|key| known.services.get(&key));
+        let settled = service.is_some_and(|seen| seen.settled);
         let (now, pace) = (Instant::now(), self.asking.pace);
         let answers = known.answers.entry(process(&pod)).or_insert_with(|| Answers::new(now));
         let confirmed = answers.take(answer, now, pace.patience);
@@ -277,48 +275,38 @@ impl Observer {
             .collect()
     }
 
+    /// One pass over the pods: looking for those of each ChatService anew would cost the product of both.
     fn announce_all(&self) {
-        let keys: Vec<ObjectKey> = self.known().services.keys().cloned().collect();
-        for key in keys {
-            self.announce(&key);
+        let mut pods: HashMap<ObjectKey, Vec<Arc<Pod>>> = HashMap::new();
+        for pod in self.pods.state() {
+            if let Some(key) = labelled(&pod.metadata) {
+                pods.entry(key).or_default().push(pod);
+            }
+        }
+        let Known { answers, services } = &mut *self.known();
+        for (key, seen) in services {
+            let pods = pods.get(key).map(Vec::as_slice).unwrap_or_default();
+            self.announce(key, seen, picture(answers, pods));
         }
     }
 
     /// Asks for a reconcile, once, if the picture is not the one that the last reconcile was given.
-    fn announce(&self, key: &ObjectKey) {
-        let mut known = self.known();
-        let picture = self.picture(&known, key);
-        let Some(seen) = known.services.get_mut(key) else { return };
+    fn announce(&self, key: &ObjectKey, seen: &mut Seen, picture: Observed) {
         if picture == seen.handed_out || seen.announced.as_ref() == Some(&picture) {
             return;
         }
         // A full queue is not lost: the next tick compares again.
-        if self.queue.try_send(ObjectRef::new(&key.name).within(&key.namespace)).is_ok() {
+        if self.queue.try_send(key.reference()).is_ok() {
             seen.announced = Some(picture);
             self.metrics.due(key);
         }
     }
 
-    fn picture(&self, known: &Known, key: &ObjectKey) -> Observed {
-        let mut pods: Vec<_> = self
-            .pods_of(key)
-            .iter()
-            .filter(|pod| counts(pod))
-            .map(|pod| {
-                let answers = known.answers.get(&process(pod));
-                super::pods::PodView {
-                    unreachable: answers.is_some_and(|answers| answers.unreachable),
-                    server: answers.and_then(|answers| answers.believed.clone()),
-                    ..view(pod)
-                }
-            })
-            .collect();
-        pods.sort_by(|a, b| a.name.cmp(&b.name));
-        Observed { pods }
-    }
-
     fn pods_of(&self, key: &ObjectKey) -> Vec<Arc<Pod>> {
-        self.pods.state_filter(|pod| owner(pod).as_ref() == Some(key))
+        self.pods.state_filter(|pod| {
+            let instance = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label::INSTANCE));
+            instance == Some(&key.name) && pod.metadata.namespace.as_ref() == Some(&key.namespace)
+        })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -332,9 +320,19 @@ fn strip(pod: &mut Pod) {
     pod.metadata.owner_references = None;
 }
 
-/// The ChatService that a pod belongs to by its labels.
-fn owner(pod: &Pod) -> Option<ObjectKey> {
-    Some(ObjectKey { namespace: pod.namespace()?, name: pod.labels().get(label::INSTANCE)?.clone() })
+/// What the pods of a ChatService show.
+fn picture(answers: &HashMap<String, Answers>, pods: &[Arc<Pod>]) -> Observed {
+    let shown = pods.iter().filter(|pod| counts(pod)).map(|pod| {
+        let answers = answers.get(&process(pod));
+        PodView {
+            unreachable: answers.is_some_and(|answers| answers.unreachable),
+            server: answers.and_then(|answers| answers.believed.clone()),
+            ..view(pod)
+        }
+    });
+    let mut pods: Vec<_> = shown.collect();
+    pods.sort_by(|a, b| a.name.cmp(&b.name));
+    Observed { pods }
 }
 
 /// The pod's uid and the restarts of its server: what a server said before it was started again is no word of the new one.

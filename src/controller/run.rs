@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use kube::api::ListParams;
 use kube::runtime::controller::Config;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{Controller, WatchStreamExt, watcher};
+use kube::runtime::{Controller, watcher};
 use kube::{Api, Client};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -304,11 +304,11 @@ impl Parts {
     ) -> (Arc<Context>, impl Future<Output = ()> + Send + use<>) {
         let (client, metrics) = (&self.operator.clients.work, &self.operator.metrics);
         let watch_errors = Arc::new(WatchErrors::default());
-        let (observer, pod_events, changed) =
+        let (observer, pod_changes, changed) =
             Observer::new(client, scope, self.asking.clone(), &watch_errors, metrics);
-        observers.spawn(Arc::clone(&observer).follow(pod_events));
+        observers.spawn(Arc::clone(&observer).follow(pod_changes));
         observers.spawn(Arc::clone(&observer).poll());
-        let (services, events) = watch(
+        let (services, changes) = watch(
             scope.api::<Watched>(client),
             CHATSERVICES,
             watcher::Config::default(),
@@ -316,7 +316,10 @@ impl Parts {
             &watch_errors,
         );
         let due = metrics.clone();
-        let triggers = events.map(Ok).touched_objects().inspect_ok(move |cs| due.due(&ObjectKey::of(cs)));
+        let triggers = changes.map(move |change| {
+            due.due(&ObjectKey::of(change.object.as_ref()));
+            Ok(Watched::clone(&change.object))
+        });
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
         // at. The queue itself holds an object once.
         let controller = Controller::for_stream(triggers, services.clone())

@@ -50,7 +50,7 @@ async fn until_autoscaling(rig: &Rig, status: &str, reason: &str) -> String {
     .await
 }
 
-/// Makes the operator look: nothing tells it of other people's autoscalers.
+/// Makes the operator look.
 async fn touch(rig: &Rig, round: usize) {
     let touched = json!({ "metadata": { "annotations": { "example.com/touched": round.to_string() } } });
     rig.merge::<ChatService>("demo", &touched).await;
@@ -238,7 +238,6 @@ async fn another_autoscaler_of_the_same_deployment_is_found_and_named() {
     rig.until_settled("demo").await;
     let rival =
         rig.make::<HorizontalPodAutoscaler>(&foreign_autoscaler("rival", "apps/v1", "Deployment", 1)).await;
-    touch(&rig, 1).await;
     let message = until_autoscaling(&rig, "False", "ConflictingAutoscaler").await;
     let fix = format!("Fix: kubectl -n {} delete hpa rival", rig.namespace);
     assert!(
@@ -256,7 +255,6 @@ async fn another_autoscaler_of_the_same_deployment_is_found_and_named() {
     let still = rig.find::<HorizontalPodAutoscaler>("rival").await.unwrap();
     assert_eq!(still.uid(), rival.uid(), "it is left alone");
     rig.api::<HorizontalPodAutoscaler>().delete("rival", &DeleteParams::default()).await.unwrap();
-    // Without a touch: it is looked at again by itself.
     until_autoscaling(&rig, "False", "Disabled").await;
     rig.stop().await;
 }
@@ -275,7 +273,6 @@ async fn an_autoscaler_of_somebody_else_may_scale_the_chatservice_itself() {
     .await;
     until_wanted(&rig, 3).await;
     rig.until_settled("demo").await;
-    touch(&rig, 1).await;
     let message = until_some("the condition to name it", async || {
         let message = until_autoscaling(&rig, "False", "Disabled").await;
         if message.contains("\"outside\"") { Ok(message) } else { Err(message) }

@@ -40,10 +40,10 @@ fn mirrored(service: &ValidatedChatService, auto: &Autoscale, ours: &HorizontalP
         let look = format!("kubectl -n {} describe hpa {}", service.namespace, service.name);
         Claim::no(reason::METRICS_UNAVAILABLE, format!("{reason}: {message}. See: {look}"))
     };
-    if let Some(unable) = find("AbleToScale").filter(|able| able.status == "False") {
+    if let Some(unable) = find(autoscaling::ABLE_TO_SCALE).filter(|able| able.status == "False") {
         return unavailable(unable);
     }
-    match find("ScalingActive") {
+    match find(autoscaling::SCALING_ACTIVE) {
         Some(active) if active.status == "True" => Claim::yes(
             reason::SCALING_ACTIVE,
             format!("from {} to {} pods run, as load asks for", auto.min, auto.max),
