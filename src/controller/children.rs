@@ -165,7 +165,9 @@ fn autoscalers(
     let metrics = metrics.clone();
     let controller = controller.reconcile_on(changes.flat_map(move |change| {
         let keys = concerned(&change);
-        keys.iter().for_each(|key| metrics.due(key));
+        for key in &keys {
+            metrics.due(key);
+        }
         stream::iter(keys.into_iter().map(|key| key.reference()))
     }));
     (store, controller)
@@ -370,7 +372,7 @@ mod tests {
     }
 
     /// The names of those whom events wake, each time.
-    fn woken(events: Vec<Event<HorizontalPodAutoscaler>>) -> Vec<Vec<String>> {
+    fn woken(events: &[Event<HorizontalPodAutoscaler>]) -> Vec<Vec<String>> {
         let (cache, mut writer) = reflector::store();
         let wakes = events.iter().map(|event| {
             let changes = follow(&cache, &mut writer, event);
@@ -391,7 +393,7 @@ mod tests {
             })
         };
         let apply = |target: &str, status: &Value| Event::Apply(autoscaler("rival", target, status));
-        let wakes = woken(vec![
+        let wakes = woken(&[
             Event::Init,
             Event::InitApply(autoscaler("rival", "a", &seen(1, "FailedGetScale"))),
             Event::InitDone,
@@ -407,7 +409,7 @@ mod tests {
     #[test]
     fn what_went_while_the_watch_was_away_is_told_of_when_all_is_listed_anew() {
         let object = |name: &str| autoscaler(name, name, &Value::Null);
-        let wakes = woken(vec![
+        let wakes = woken(&[
             Event::Init,
             Event::InitApply(object("stays")),
             Event::InitApply(object("goes")),

@@ -155,10 +155,10 @@ impl Observer {
         impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
     ) {
         let (pods, changes) = watch(scope.api::<Pod>(client), "pods", ours(), strip, errors);
-        let (queue, mut changed) = mpsc::channel(QUEUE);
+        let (queue, mut woken) = mpsc::channel(QUEUE);
         let observer =
             Arc::new(Self { pods, asking, known: Mutex::default(), queue, metrics: metrics.clone() });
-        (observer, changes, stream::poll_fn(move |context| changed.poll_recv(context)))
+        (observer, changes, stream::poll_fn(move |context| woken.poll_recv(context)))
     }
 
     /// Resolves when the first complete list of pods is there; false when it will never be.

@@ -304,7 +304,7 @@ impl Parts {
     ) -> (Arc<Context>, impl Future<Output = ()> + Send + use<>) {
         let (client, metrics) = (&self.operator.clients.work, &self.operator.metrics);
         let watch_errors = Arc::new(WatchErrors::default());
-        let (observer, pod_changes, changed) =
+        let (observer, pod_changes, woken) =
             Observer::new(client, scope, self.asking.clone(), &watch_errors, metrics);
         observers.spawn(Arc::clone(&observer).follow(pod_changes));
         observers.spawn(Arc::clone(&observer).poll());
@@ -325,7 +325,7 @@ impl Parts {
         let controller = Controller::for_stream(triggers, services.clone())
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
-            .reconcile_on(changed);
+            .reconcile_on(woken);
         let (children, controller) = Children::watch(controller, client, scope, &watch_errors, metrics);
         let queue = Arc::clone(&observer);
         let context = Arc::new(Context {
