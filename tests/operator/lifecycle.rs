@@ -6,11 +6,12 @@ use chatservice::server::config::ServerConfig;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::kinds;
 use crate::rig::{self, Rig, claim, until, until_some};
 
 fn echo(replicas: i32) -> Value {
@@ -19,25 +20,14 @@ fn echo(replicas: i32) -> Value {
 
 /// `kind/name resourceVersion` of every child, and whose they are.
 async fn children(rig: &Rig, owner: &str) -> Vec<String> {
-    async fn list<K>(rig: &Rig, owner: &str, found: &mut Vec<String>)
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone,
-        K: std::fmt::Debug + serde::de::DeserializeOwned,
-    {
-        for object in rig.api::<K>().list(&ListParams::default()).await.unwrap() {
-            if object.owner_references().iter().any(|o| o.uid == owner && o.controller == Some(true)) {
-                let (name, version) = (object.name_any(), object.resource_version().unwrap());
-                found.push(format!("{}/{name} {version}", K::kind(&())));
-            }
-        }
-    }
-    let mut found = Vec::new();
-    list::<ServiceAccount>(rig, owner, &mut found).await;
-    list::<ConfigMap>(rig, owner, &mut found).await;
-    list::<Service>(rig, owner, &mut found).await;
-    list::<PodDisruptionBudget>(rig, owner, &mut found).await;
-    list::<Deployment>(rig, owner, &mut found).await;
-    found
+    let all = kinds::objects(rig, &ListParams::default()).await;
+    let owned = all.into_iter().filter(|(_, object)| {
+        object.owner_references().iter().any(|o| o.uid == owner && o.controller == Some(true))
+    });
+    let line = |(kind, object): (String, DynamicObject)| {
+        format!("{kind}/{} {}", object.name_any(), object.resource_version().unwrap())
+    };
+    owned.map(line).collect()
 }
 
 fn names(children: &[String]) -> Vec<&str> {

@@ -14,7 +14,7 @@ use chatservice::constants::{LEASE, condition, mount, path};
 use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::Pace;
-use chatservice::controller::{Defaults, Operator, WAITS_FOR};
+use chatservice::controller::{Defaults, Error, Operator, WAITS_FOR};
 use chatservice::crd::{ChatService, custom_resource_definition};
 use chatservice::leader_election::LeaseOptions;
 use chatservice::server::config::ServerConfig;
@@ -38,7 +38,7 @@ use tower::util::MapRequestLayer;
 
 #[path = "../support/fault_layer.rs"]
 mod fault_layer;
-pub use fault_layer::{End, Fault, FaultLayer, Faults, Lists};
+pub use fault_layer::{End, Fault, FaultLayer, Faults, Lists, concerns};
 
 /// Where the API server is.
 const KUBECONFIG: &str = "CHATSERVICE_TEST_KUBECONFIG";
@@ -195,33 +195,46 @@ impl Rig {
         let pods = Arc::clone(&self.pods);
         let mut watch_namespaces = self.also_watched.clone();
         watch_namespaces.push(self.namespace.clone());
-        let operator = Operator {
-            // The Lease has tests of its own; here its requests would only blur the numbers.
-            clients: Clients::assemble(bottom(self.faults.clone()), bottom(Faults::default()), &metrics),
-            lease: LeaseOptions {
-                namespace: Some(self.lease_namespace.clone().unwrap_or_else(|| self.namespace.clone())),
-                // A dead operator's Lease would have to be waited for.
-                name: self.lease_namespace.as_ref().map_or_else(
-                    || format!("{LEASE}-{}", self.deaths),
-                    |_| format!("{LEASE}-{}-{}", self.namespace, self.deaths),
-                ),
-                identity: "test".to_owned(),
-            },
-            watch_namespaces,
-            defaults: Defaults { server_image: self.image.clone(), allowed_images: vec![], operator: None },
-            max_concurrent_rollouts: self.max_concurrent_rollouts,
-            metrics,
-            readiness: self.readiness.clone(),
-            pace: Pace {
-                unsettled: Duration::from_millis(200),
-                settled: Duration::from_secs(2),
-                patience: self.patience,
-                signing_keys: Duration::from_secs(2),
-            },
-            address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
+        // The Lease has tests of its own; here its requests would only blur the numbers.
+        let clients = Clients::assemble(bottom(self.faults.clone()), bottom(Faults::default()), &metrics);
+        let lease = LeaseOptions {
+            namespace: Some(self.lease_namespace.clone().unwrap_or_else(|| self.namespace.clone())),
+            // A dead operator's Lease would have to be waited for.
+            name: self.lease_namespace.as_ref().map_or_else(
+                || format!("{LEASE}-{}", self.deaths),
+                |_| format!("{LEASE}-{}-{}", self.namespace, self.deaths),
+            ),
+            identity: "test".to_owned(),
+        };
+        let defaults = Defaults { server_image: self.image.clone(), allowed_images: vec![], operator: None };
+        let pace = Pace {
+            unsettled: Duration::from_millis(200),
+            settled: Duration::from_secs(2),
+            patience: self.patience,
+            signing_keys: Duration::from_secs(2),
+        };
+        let (max_concurrent_rollouts, readiness) = (self.max_concurrent_rollouts, self.readiness.clone());
+        let operator = move || {
+            let pods = Arc::clone(&pods);
+            Operator {
+                clients: clients.clone(),
+                lease: lease.clone(),
+                watch_namespaces: watch_namespaces.clone(),
+                defaults: defaults.clone(),
+                max_concurrent_rollouts,
+                metrics: metrics.clone(),
+                readiness: readiness.clone(),
+                pace,
+                address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
+            }
         };
         let shutdown = self.shutdown.clone();
-        self.operator.spawn(async move { operator.run(shutdown).await.unwrap() });
+        self.operator.spawn(async move {
+            // A starved machine may cost the Lease: an operator that ends for that is started again, as a kubelet does.
+            while let Err(lost) = operator().run(shutdown.clone()).await {
+                assert!(matches!(lost, Error::Lost(_)), "{lost}");
+            }
+        });
     }
 
     /// Ends the operator and runs another one, whose servers' image is `image`.
@@ -444,13 +457,16 @@ pub async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
 
 /// Waits for a value; what was seen instead is printed when it does not come.
 pub async fn until_some<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    look_for(look).await.unwrap_or_else(|seen| panic!("gave up waiting for {what}; seen: {seen}"))
+}
+
+/// Waits for a value; what was seen instead when it does not come.
+pub async fn look_for<T>(look: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
         match look().await {
-            Ok(value) => return value,
-            Err(seen) => {
-                assert!(tokio::time::Instant::now() < end, "gave up waiting for {what}; seen: {seen}");
-            }
+            Err(_) if tokio::time::Instant::now() < end => {}
+            found => return found,
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

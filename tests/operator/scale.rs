@@ -4,8 +4,9 @@
 //! `tests/cluster/own-network.sh` makes it, one server here answers for all of them; elsewhere nobody does, which is said.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::net::IpAddr;
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,33 +19,42 @@ use chatservice::constants::{label, metric, mount, port};
 use chatservice::crd::ChatService;
 use chatservice::server::config::ServerConfig;
 use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::operator_process::OperatorProcess;
 use crate::rig::{Rig, kubeconfig, until_some};
-use crate::web;
 
 /// ChatServices.
 const MANY: usize = 1000;
-/// Edits that are measured, one after the other.
+/// Edits of each kind that are measured, one after the other.
 const EDITS: usize = 300;
+/// An annotation of the pods, by which an edit is told.
+const EDIT: &str = "example.com/edit";
 /// How long nothing changes.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// What the fake pods know: by ChatService the model and the hash of its configuration, and when it came.
+/// What is known of the cluster, by ChatService: the configuration that was written, and what the Deployment makes pods for.
 #[derive(Default)]
-struct Configured {
+struct Seen {
     hashes: HashMap<String, String>,
-    models: HashMap<String, (String, Instant)>,
+    /// The edit that a child is made for, and when it came.
+    configured: HashMap<String, (String, Instant)>,
+    deployed: HashMap<String, (String, Instant)>,
+    /// Whose pod has an address.
+    pods: HashMap<IpAddr, String>,
 }
+
+type Cluster = Arc<Mutex<Seen>>;
 
 /// Which of its addresses a pod was asked under.
 #[derive(Clone, Copy)]
@@ -57,18 +67,16 @@ impl Connected<IncomingStream<'_, TcpListener>> for Asked {
 }
 
 /// Answers for every pod; None where that is not possible.
-async fn answer(
-    pods: HashMap<IpAddr, String>,
-    configured: Arc<Mutex<Configured>>,
-    tasks: &mut JoinSet<()>,
-) -> Option<()> {
+async fn answer(cluster: &Cluster, tasks: &mut JoinSet<()>) -> Option<()> {
     // One of the addresses must be ours.
-    let own = pods.keys().next()?;
-    TcpListener::bind((*own, 0)).await.ok()?;
+    let own = *cluster.lock().unwrap().pods.keys().next()?;
+    TcpListener::bind((own, 0)).await.ok()?;
     let listener = TcpListener::bind(("0.0.0.0", port::ADMIN)).await.ok()?;
+    let cluster = Arc::clone(cluster);
     let status = move |ConnectInfo(Asked(address)): ConnectInfo<Asked>, _: Request| {
-        let service = pods.get(&address).cloned().unwrap_or_default();
-        let config_hash = configured.lock().unwrap().hashes.get(&service).cloned().unwrap_or_default();
+        let seen = cluster.lock().unwrap();
+        let hash = seen.pods.get(&address).and_then(|service| seen.hashes.get(service));
+        let config_hash = hash.cloned().unwrap_or_default();
         async move { Json(ServerStatus { ready: true, config_hash, ..ServerStatus::default() }) }
     };
     let router = Router::new().fallback(status).into_make_service_with_connect_info::<Asked>();
@@ -76,72 +84,51 @@ async fn answer(
     Some(())
 }
 
-/// Notes every configuration that the operator writes.
-fn follow(rig: &Rig, configured: &Arc<Mutex<Configured>>, tasks: &mut JoinSet<()>) {
+/// Notes every object of kind `K` that belongs to a ChatService.
+fn follow<K>(rig: &Rig, cluster: &Cluster, tasks: &mut JoinSet<()>, note: fn(&mut Seen, String, &K))
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + Debug + DeserializeOwned + Send + 'static,
+{
     let config = watcher::Config::default().labels(&format!("{}={}", label::NAME, label::NAME_VALUE));
-    let maps = watcher(rig.api::<ConfigMap>(), config).default_backoff().applied_objects();
-    let configured = Arc::clone(configured);
+    let objects = watcher(rig.api::<K>(), config).default_backoff().applied_objects();
+    let cluster = Arc::clone(cluster);
     tasks.spawn(async move {
-        let mut maps = std::pin::pin!(maps);
-        while let Ok(Some(map)) = maps.try_next().await {
-            let Some(text) = map.data.as_ref().and_then(|data| data.get(mount::CONFIG_FILE)) else {
-                continue;
-            };
-            let config: ServerConfig = serde_json::from_str(text).unwrap();
-            let service = map.labels()[label::INSTANCE].clone();
-            let mut configured = configured.lock().unwrap();
-            configured.hashes.insert(service.clone(), config.hash());
-            configured.models.insert(service, (config.dynamic.model, Instant::now()));
+        let mut objects = std::pin::pin!(objects);
+        while let Ok(Some(object)) = objects.try_next().await {
+            let service = object.labels()[label::INSTANCE].clone();
+            note(&mut cluster.lock().unwrap(), service, &object);
         }
     });
 }
 
-/// The operator's process.
-struct Operator {
-    child: tokio::process::Child,
-    admin: String,
-    _log: JoinSet<()>,
+fn note_config(seen: &mut Seen, service: String, map: &ConfigMap) {
+    let Some(text) = map.data.as_ref().and_then(|data| data.get(mount::CONFIG_FILE)) else { return };
+    let config: ServerConfig = serde_json::from_str(text).unwrap();
+    seen.hashes.insert(service.clone(), config.hash());
+    seen.configured.insert(service, (config.dynamic.model, Instant::now()));
 }
 
+fn note_deployment(seen: &mut Seen, service: String, deployment: &Deployment) {
+    let template = deployment.spec.template.metadata.as_ref();
+    let Some(edit) = template.and_then(|meta| meta.annotations.as_ref()?.get(EDIT)) else { return };
+    if seen.deployed.get(&service).is_none_or(|(known, _)| known != edit) {
+        seen.deployed.insert(service, (edit.clone(), Instant::now()));
+    }
+}
+
+fn note_pod(seen: &mut Seen, service: String, pod: &Pod) {
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+    seen.pods.extend(address.map(|address| (address, service)));
+}
+
+/// What the operator's process says of itself.
+struct Operator(OperatorProcess);
+
 impl Operator {
-    /// The program that was built with this test, or the one that `CHATSERVICE_PROGRAM` names: a release build.
-    async fn start(rig: &Rig) -> Self {
-        let program = std::env::var("CHATSERVICE_PROGRAM");
-        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_chatservice").to_owned());
-        println!("O7: the operator is {program}");
-        let mut child = Command::new(program)
-            .args(["controller", "--admin-address", "127.0.0.1:0", "--watch-namespaces", &rig.namespace])
-            .args(["--lease-namespace", &rig.namespace])
-            .env("KUBECONFIG", kubeconfig())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let admin = loop {
-            let line = lines.next_line().await.unwrap().expect("it listens before it ends");
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if let Some(address) = line["admin.address"].as_str() {
-                break format!("http://{address}");
-            }
-        };
-        let mut log = JoinSet::new();
-        log.spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(line);
-            }
-        });
-        Self { child, admin, _log: log }
-    }
-
-    async fn metrics(&self) -> String {
-        let answer = web::get(&format!("{}/metrics", self.admin)).await;
-        String::from_utf8(answer.body.to_vec()).unwrap()
-    }
-
     /// Requests that change something, but for the Lease.
     async fn writes(&self) -> u64 {
-        let metrics = self.metrics().await;
+        let metrics = self.0.says("/metrics").await;
         let lines = metrics.lines().filter(|line| line.starts_with(metric::API_REQUESTS));
         let writes = lines.filter(|line| {
             let reads =
@@ -153,7 +140,7 @@ impl Operator {
 
     /// A line of `/proc/PID/status` in KiB.
     fn memory(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
     }
@@ -180,9 +167,12 @@ async fn ready(rig: &Rig) -> usize {
 #[ignore = "minutes: make chaos"]
 async fn a_thousand_services() {
     let Some(rig) = Rig::without_operator().await else { return };
-    let operator = Operator::start(&rig).await;
-    let (configured, mut tasks) = (Arc::<Mutex<Configured>>::default(), JoinSet::new());
-    follow(&rig, &configured, &mut tasks);
+    let arguments = ["--watch-namespaces", &rig.namespace, "--lease-namespace", &rig.namespace];
+    let operator = Operator(OperatorProcess::start(Path::new(&kubeconfig()), &arguments).await);
+    let (cluster, mut tasks) = (Cluster::default(), JoinSet::new());
+    follow(&rig, &cluster, &mut tasks, note_config);
+    follow(&rig, &cluster, &mut tasks, note_deployment);
+    follow(&rig, &cluster, &mut tasks, note_pod);
     let start = Instant::now();
     let spec = json!({ "model": "m-0", "backend": { "echo": {} } });
     let making = (0..MANY).map(|number| rig_create(&rig, number, &spec));
@@ -201,15 +191,7 @@ async fn a_thousand_services() {
     }
     println!("O7: {MANY} ChatServices are made and ready after {} s", start.elapsed().as_secs());
 
-    let pods = rig.api::<Pod>().list(&ListParams::default()).await.unwrap();
-    let pods: HashMap<IpAddr, String> = pods
-        .into_iter()
-        .filter_map(|pod| {
-            let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-            Some((address, pod.labels().get(label::INSTANCE)?.clone()))
-        })
-        .collect();
-    match answer(pods, Arc::clone(&configured), &mut tasks).await {
+    match answer(&cluster, &mut tasks).await {
         Some(()) => println!("O7: one server answers for all pods"),
         None => println!("O7: nobody answers for the pods: run it by tests/cluster/own-network.sh"),
     }
@@ -220,29 +202,42 @@ async fn a_thousand_services() {
     let idle = operator.writes().await - before;
     println!("O7: writes in {} s while nothing changes: {idle}", IDLE.as_secs());
 
-    let mut took = Vec::new();
-    for edit in 1..=EDITS {
-        let (service, model) = (name(rand::random_range(0..MANY)), format!("m-{edit}"));
-        let begin = Instant::now();
-        let patch = json!({ "spec": { "model": model } });
-        rig.api::<ChatService>()
-            .patch(&service, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .unwrap();
-        let came = until_some("the configuration", async || {
-            let configured = configured.lock().unwrap();
-            let found = configured.models.get(&service).filter(|(running, _)| *running == model);
-            found.map(|(_, at)| *at).ok_or_else(String::new)
-        })
-        .await;
-        took.push(came.saturating_duration_since(begin));
+    // The configuration alone, which pods take up; and with it what only new pods have.
+    for pods_too in [false, true] {
+        let mut took = Vec::new();
+        for number in 1..=EDITS {
+            took.push(edit(&rig, &cluster, &format!("{pods_too}-{number}"), pods_too).await);
+        }
+        took.sort();
+        let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_millis();
+        let what = if pods_too { "of configuration and pods" } else { "of the configuration" };
+        println!("O7: edit to children, {EDITS} edits {what}: p50 {} ms, p99 {} ms", at(50), at(99));
     }
-    took.sort();
-    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_millis();
-    println!("O7: edit to children, {EDITS} edits: p50 {} ms, p99 {} ms", at(50), at(99));
     println!("O7: memory {} KiB, at most {} KiB", operator.memory("VmRSS"), operator.memory("VmHWM"));
     assert_eq!(idle, 0);
     rig.clear().await;
+}
+
+/// Edits a ChatService by chance; how long it takes until the children have it that it concerns.
+async fn edit(rig: &Rig, cluster: &Cluster, edit: &str, pods_too: bool) -> Duration {
+    let service = name(rand::random_range(0..MANY));
+    let mut patch = json!({ "spec": { "model": edit } });
+    if pods_too {
+        patch["spec"]["pod"] = json!({ "annotations": { EDIT: edit } });
+    }
+    let begin = Instant::now();
+    let params = PatchParams::default();
+    rig.api::<ChatService>().patch(&service, &params, &Patch::Merge(&patch)).await.unwrap();
+    let last = until_some("the children", async || {
+        let seen = cluster.lock().unwrap();
+        let came = |children: &HashMap<String, (String, Instant)>| {
+            children.get(&service).filter(|(found, _)| found == edit).map(|(_, at)| *at)
+        };
+        let config = came(&seen.configured).ok_or_else(String::new)?;
+        let deployment = if pods_too { came(&seen.deployed).ok_or_else(String::new)? } else { config };
+        Ok(config.max(deployment))
+    });
+    last.await.saturating_duration_since(begin)
 }
 
 async fn rig_create(rig: &Rig, number: usize, spec: &Value) {

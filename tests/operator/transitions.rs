@@ -2,14 +2,17 @@
 
 use chatservice::crd::{ChatService, custom_resource_definition};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, until_some};
-use crate::workflows::{NAME, difference, picture};
+use crate::workflows::{NAME, children, difference};
+
+/// Transitions where there is time.
+const MANY: usize = 200;
 
 /// What a field of the spec may be; null: it is left out.
 fn choices() -> Vec<(&'static str, Vec<Value>)> {
@@ -97,11 +100,10 @@ async fn put(rig: &Rig, spec: &Value) {
     .await;
 }
 
-/// The children of a ChatService when nothing is under way, without what it says of itself.
-async fn children(rig: &Rig) -> Vec<Value> {
-    rig.until_settled(NAME).await;
-    let mut all = picture(rig).await;
-    all.pop();
+/// The children of a ChatService when nothing is under way.
+async fn settled_children(rig: &Rig, name: &str) -> Vec<Value> {
+    rig.until_settled(name).await;
+    let mut all = children(rig, name).await;
     if all.iter().any(|object| object["kind"] == "HorizontalPodAutoscaler") {
         // How many pods there are is then the autoscaler's to say, beginning with as many as there were.
         for deployment in all.iter_mut().filter(|object| object["kind"] == "Deployment") {
@@ -121,17 +123,16 @@ async fn transitions(count: usize) -> Option<()> {
         rig.until_settled(NAME).await;
         let spec = by_chance(&mut chance);
         put(&rig, &spec).await;
-        let mut fresh = Rig::without_operator().await.unwrap();
-        fresh.run_operator(None).await;
-        fresh.create(NAME, &spec).await;
-        let expected = children(&fresh).await;
+        let fresh = format!("fresh{number}");
+        rig.create(&fresh, &spec).await;
+        let expected = settled_children(&rig, &fresh).await;
         assert!(!expected.is_empty());
         until_some(&format!("the {number}th spec of seed {seed} to be as if new: {spec}"), async || {
-            let found = children(&rig).await;
+            let found = settled_children(&rig, NAME).await;
             if found == expected { Ok(()) } else { Err(difference(&expected, &found)) }
         })
         .await;
-        fresh.clear().await;
+        rig.api::<ChatService>().delete(&fresh, &DeleteParams::background()).await.unwrap();
     }
     assert!(rig.find::<ConfigMap>("demo-config").await.is_some());
     rig.clear().await;
@@ -146,7 +147,7 @@ async fn a_few_random_transitions_end_as_if_made_from_scratch() {
 #[tokio::test]
 #[ignore = "minutes: make chaos"]
 async fn random_transitions_end_as_if_made_from_scratch() {
-    if transitions(60).await.is_some() {
-        println!("O8: 60 random transitions: 0 differences from scratch");
+    if transitions(MANY).await.is_some() {
+        println!("O8: {MANY} random transitions: 0 differences from scratch");
     }
 }

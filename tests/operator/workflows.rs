@@ -1,23 +1,24 @@
 //! What users do to a ChatService, and what has to be there afterwards: the children without what differs from one
 //! namespace to another, and the conditions. Faults are judged by the comparison with the undisturbed run.
 
+use std::collections::BTreeMap;
+
 use chatservice::constants::{condition, label, reason};
-use chatservice::controller::names::watch_selector;
 use chatservice::crd::ChatService;
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
-use kube::{Api, Resource, ResourceExt};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use serde_json::{Value, json};
 
-use crate::rig::{Fault, Rig, claim, until, until_some};
+use crate::kinds;
+use crate::rig::{Fault, Rig, claim, concerns, look_for, until};
 
-/// The name of the ChatService.
+/// The name of a ChatService that is alone.
 pub const NAME: &str = "demo";
+
+/// A fault at a change of a workflow.
+pub type Point = (usize, Fault);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workflow {
@@ -59,8 +60,14 @@ impl Workflow {
         spec
     }
 
+    /// ChatServices that go through it side by side: one server answers for all pods, so those with something to say are
+    /// alone.
+    pub fn most(self) -> usize {
+        if self == Self::RotateSecret { 1 } else { 24 }
+    }
+
     /// Everything up to the moment of interest.
-    async fn prepare(self, rig: &mut Rig) {
+    async fn prepare(self, rig: &mut Rig, names: &[String]) {
         if self == Self::Create {
             return;
         }
@@ -68,58 +75,66 @@ impl Workflow {
             rig.answer_for_pods().await;
             rig.make::<Secret>(&secret("old")).await;
         }
-        rig.create(NAME, &self.spec()).await;
-        rig.until_settled(NAME).await;
-        if self == Self::RotateSecret {
-            rig.report(&[(reason::SECRET_KEY_MISSING, "no key")]);
-            rig.fail_readiness(NAME).await;
-            rig.until_ready_is(NAME, "False", reason::SECRET_KEY_MISSING).await;
+        for name in names {
+            rig.create(name, &self.spec()).await;
+        }
+        for name in names {
+            rig.until_settled(name).await;
+            if self == Self::RotateSecret {
+                rig.report(&[(reason::SECRET_KEY_MISSING, "no key")]);
+                rig.fail_readiness(name).await;
+                rig.until_ready_is(name, "False", reason::SECRET_KEY_MISSING).await;
+            }
         }
     }
 
     /// What the user does.
-    async fn act(self, rig: &Rig) {
+    async fn act(self, rig: &Rig, name: &str) {
         match self {
             Self::Create => {
-                rig.create(NAME, &self.spec()).await;
+                rig.create(name, &self.spec()).await;
             }
             Self::ChangeImage => {
                 let patch = json!({ "spec": { "image": "registry.example.com/chatservice:0.2.0" } });
-                rig.merge::<ChatService>(NAME, &patch).await;
+                rig.merge::<ChatService>(name, &patch).await;
             }
             Self::ScaleUp => {
-                rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 3 } })).await;
+                rig.merge::<ChatService>(name, &json!({ "spec": { "replicas": 3 } })).await;
             }
             Self::ScaleDown => {
-                rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 1 } })).await;
+                rig.merge::<ChatService>(name, &json!({ "spec": { "replicas": 1 } })).await;
             }
             Self::AutoscalingOn => {
-                rig.merge::<ChatService>(NAME, &json!({ "spec": { "autoscaling": autoscaling() } })).await;
+                rig.merge::<ChatService>(name, &json!({ "spec": { "autoscaling": autoscaling() } })).await;
             }
             Self::AutoscalingOff => {
-                rig.merge::<ChatService>(NAME, &json!({ "spec": { "autoscaling": null } })).await;
+                rig.merge::<ChatService>(name, &json!({ "spec": { "autoscaling": null } })).await;
             }
             Self::RotateSecret => {
                 rig.merge::<Secret>("openai", &secret("new")).await;
                 rig.report(&[]);
-                rig.restore_readiness(NAME).await;
+                rig.restore_readiness(name).await;
             }
             Self::Delete => {
-                rig.api::<ChatService>().delete(NAME, &DeleteParams::background()).await.unwrap();
+                rig.api::<ChatService>().delete(name, &DeleteParams::background()).await.unwrap();
             }
             Self::Recreate => {
-                rig.api::<ChatService>().delete(NAME, &DeleteParams::background()).await.unwrap();
-                rig.create(NAME, &self.spec()).await;
+                rig.api::<ChatService>().delete(name, &DeleteParams::background()).await.unwrap();
+                rig.create(name, &self.spec()).await;
             }
         }
     }
 
     /// Waits until nothing is under way any more.
-    async fn finish(self, rig: &Rig) {
+    async fn finish(self, rig: &Rig, name: &str) {
         if self == Self::Delete {
-            until("everything to go", async || picture(rig).await.is_empty().then_some(())).await;
+            until("everything to go", async || {
+                let gone = said(rig, name).await.is_none() && children(rig, name).await.is_empty();
+                gone.then_some(())
+            })
+            .await;
         } else {
-            rig.until_settled(NAME).await;
+            rig.until_settled(name).await;
         }
     }
 }
@@ -141,53 +156,130 @@ pub struct Outcome {
     pub changes: Vec<String>,
     /// Those of them that reached the API server and delete something, sorted.
     pub deletes: Vec<String>,
-    /// What is there in the end.
-    pub picture: Vec<Value>,
+    /// What is there in the end: what it says of itself, and its children.
+    pub service: Option<Value>,
+    pub children: Vec<Value>,
 }
 
 /// Runs a workflow without a fault; None without an API server.
 pub async fn undisturbed(workflow: Workflow) -> Option<Outcome> {
     let mut rig = Rig::without_operator().await?;
     rig.run_operator(None).await;
-    workflow.prepare(&mut rig).await;
+    workflow.prepare(&mut rig, &[NAME.to_owned()]).await;
     let before = rig.faults.changes().len();
-    workflow.act(&rig).await;
-    workflow.finish(&rig).await;
+    workflow.act(&rig, NAME).await;
+    workflow.finish(&rig, NAME).await;
     let changes = rig.faults.changes().split_off(before);
-    let outcome = Outcome { changes, deletes: deletes(&rig), picture: picture(&rig).await };
+    let (service, children) = (said(&rig, NAME).await, children(&rig, NAME).await);
+    let outcome = Outcome { changes, deletes: deletes(&rig, NAME), service, children };
     rig.clear().await;
     Some(outcome)
 }
 
-/// Runs a workflow with a fault at the `number`th change, and waits until what is there is what `expected` says. An
-/// operator that died is followed by another. Whether the fault was met.
-pub async fn disturbed(workflow: Workflow, number: usize, fault: Fault, expected: &Outcome) -> bool {
-    let mut rig = Rig::without_operator().await.unwrap();
-    rig.run_operator(None).await;
-    workflow.prepare(&mut rig).await;
-    let faults = rig.faults.clone();
-    faults.at(number, fault);
-    workflow.act(&rig).await;
-    tokio::select! {
-        biased;
-        () = faults.crashed() => {
-            rig.kill_operator().await;
-            rig.run_operator(None).await;
-            as_expected(&rig, workflow, number, fault, expected).await;
-        }
-        () = as_expected(&rig, workflow, number, fault, expected) => {}
-    }
-    assert_eq!(deletes(&rig), expected.deletes, "{workflow:?}, {fault:?} at {number}");
-    rig.clear().await;
-    faults.all_happened()
+/// What came of faults: which were met, and what did not end as it should.
+#[derive(Debug, Default)]
+pub struct Disturbed {
+    /// Faults.
+    pub points: usize,
+    /// Those that happened: after a fault there may be fewer changes than without.
+    pub met: usize,
+    /// What did not end as without the fault.
+    pub failures: Vec<String>,
 }
 
-async fn as_expected(rig: &Rig, workflow: Workflow, number: usize, fault: Fault, expected: &Outcome) {
-    until_some(&format!("the end of {workflow:?} with {fault:?} at {number}"), async || {
-        let picture = picture(rig).await;
-        if picture == expected.picture { Ok(()) } else { Err(difference(&expected.picture, &picture)) }
+impl Disturbed {
+    pub fn add(&mut self, other: Self) {
+        self.points += other.points;
+        self.met += other.met;
+        self.failures.extend(other.failures);
+    }
+}
+
+/// ChatServices that meet a fault each.
+fn named(points: &[Point]) -> BTreeMap<String, Point> {
+    points.iter().enumerate().map(|(number, &point)| (format!("{NAME}{number:02}"), point)).collect()
+}
+
+/// Runs a workflow with a ChatService for each of `points`, all at once, until each is what `expected` says.
+pub async fn side_by_side(workflow: Workflow, points: &[Point], expected: &Outcome) -> Disturbed {
+    let mut rig = Rig::without_operator().await.unwrap();
+    rig.run_operator(None).await;
+    let services = named(points);
+    workflow.prepare(&mut rig, &services.keys().cloned().collect::<Vec<_>>()).await;
+    for (name, &(number, fault)) in &services {
+        rig.faults.at(name, number, fault);
+    }
+    join_all(services.keys().map(|name| workflow.act(&rig, name))).await;
+    let failures = failures(&rig, workflow, &services, expected).await;
+    let met = services.keys().filter(|name| rig.faults.happened(name)).count();
+    rig.clear().await;
+    Disturbed { points: points.len(), met, failures }
+}
+
+/// Runs a workflow with a ChatService for each of `points`, at each of which the operator dies and is followed by another, until
+/// each is what `expected` says.
+pub async fn one_crash_after_the_other(
+    workflow: Workflow,
+    points: &[Point],
+    expected: &Outcome,
+) -> Disturbed {
+    let mut rig = Rig::without_operator().await.unwrap();
+    rig.run_operator(None).await;
+    let services = named(points);
+    workflow.prepare(&mut rig, &services.keys().cloned().collect::<Vec<_>>()).await;
+    let mut met = 0;
+    for (name, &(number, fault)) in &services {
+        // While none runs: the next one's first look at this ChatService then is the first that changes something of it.
+        rig.kill_operator().await;
+        workflow.act(&rig, name).await;
+        let faults = rig.faults.clone();
+        faults.at(name, number, fault);
+        rig.begin_operator(None).await;
+        tokio::select! {
+            biased;
+            () = faults.crashed() => met += 1,
+            // It may come to its end without as many changes.
+            _ = as_expected(&rig, name, expected) => {}
+        }
+    }
+    rig.kill_operator().await;
+    rig.run_operator(None).await;
+    let failures = failures(&rig, workflow, &services, expected).await;
+    rig.clear().await;
+    Disturbed { points: points.len(), met, failures }
+}
+
+/// Waits for the end of each; what is wrong with those that are not as expected.
+async fn failures(
+    rig: &Rig,
+    workflow: Workflow,
+    services: &BTreeMap<String, Point>,
+    expected: &Outcome,
+) -> Vec<String> {
+    let look = |(name, (number, fault)): (&String, &Point)| {
+        let (name, place) = (name.clone(), format!("{workflow:?}, {fault:?} at {number}"));
+        async move {
+            let found = as_expected(rig, &name, expected).await.and_then(|()| {
+                let deletes = deletes(rig, &name);
+                if deletes == expected.deletes { Ok(()) } else { Err(format!("it deleted {deletes:?}")) }
+            });
+            found.err().map(|seen| format!("{place}: {seen}"))
+        }
+    };
+    join_all(services.iter().map(look)).await.into_iter().flatten().collect()
+}
+
+async fn as_expected(rig: &Rig, name: &str, expected: &Outcome) -> Result<(), String> {
+    look_for(async || {
+        // One question, before those for each kind: many wait here at once.
+        let service = said(rig, name).await;
+        if service != expected.service {
+            return Err(difference(expected.service.as_slice(), service.as_slice()));
+        }
+        let children = children(rig, name).await;
+        if children == expected.children { Ok(()) } else { Err(difference(&expected.children, &children)) }
     })
-    .await;
+    .await
 }
 
 /// The first object that differs.
@@ -198,51 +290,46 @@ pub fn difference(expected: &[Value], found: &[Value]) -> String {
     format!("\n  expected {}\n  found    {}", text(missing), text(surplus))
 }
 
-fn deletes(rig: &Rig) -> Vec<String> {
+/// What the operator deleted of a ChatService.
+fn deletes(rig: &Rig, name: &str) -> Vec<String> {
     let all = rig.recorded.all();
-    let mut deletes: Vec<String> = all
-        .iter()
-        .filter(|line| line.starts_with("DELETE"))
-        .map(|line| line.replace(&rig.namespace, "NS"))
-        .collect();
+    let deletes = all.iter().filter(|line| line.starts_with("DELETE") && concerns(line, name));
+    let mut deletes: Vec<_> = deletes.map(|line| alike(line, rig, name)).collect();
     deletes.sort();
     deletes
 }
 
-/// Everything of ours in the rig's namespace.
+/// A text as it would be in another namespace with another name.
+fn alike(text: &str, rig: &Rig, name: &str) -> String {
+    text.replace(&rig.namespace, "NS").replace(name, "NAME")
+}
+
+/// Everything of ours in the rig's namespace, where one ChatService is alone.
 pub async fn picture(rig: &Rig) -> Vec<Value> {
-    let mut all = Vec::new();
-    list::<ServiceAccount>(rig, &mut all).await;
-    list::<ConfigMap>(rig, &mut all).await;
-    list::<Service>(rig, &mut all).await;
-    list::<PodDisruptionBudget>(rig, &mut all).await;
-    list::<HorizontalPodAutoscaler>(rig, &mut all).await;
-    list::<NetworkPolicy>(rig, &mut all).await;
-    list::<Deployment>(rig, &mut all).await;
-    if let Some(cs) = rig.find::<ChatService>(NAME).await {
-        let claims = [condition::READY, condition::RECONCILING, condition::STALLED];
-        let claims = claims.map(|type_| claim(&cs, type_).map(|(status, reason, _)| (status, reason)));
-        let status = cs.status.clone().unwrap_or_default();
-        let current = status.observed_generation == cs.metadata.generation;
-        all.push(json!({ "current": current, "pods": status.pods, "claims": claims }));
-    }
+    let mut all = children(rig, NAME).await;
+    all.extend(said(rig, NAME).await);
     all
 }
 
-async fn list<K>(rig: &Rig, into: &mut Vec<Value>)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    let kind = ApiResource::erase::<K>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(rig.admin.clone(), &rig.namespace, &kind);
-    for object in api.list(&ListParams::default().labels(&watch_selector())).await.unwrap() {
-        assert!(object.labels().contains_key(label::INSTANCE));
-        into.push(comparable(&object, &kind.kind, &rig.namespace));
-    }
+/// The children of a ChatService.
+pub async fn children(rig: &Rig, name: &str) -> Vec<Value> {
+    let params = ListParams::default().labels(&format!("{}={name}", label::INSTANCE));
+    let children = kinds::objects(rig, &params).await;
+    children.iter().map(|(kind, object)| comparable(object, kind, rig, name)).collect()
+}
+
+/// What a ChatService says of itself, where there is one.
+async fn said(rig: &Rig, name: &str) -> Option<Value> {
+    let cs = rig.find::<ChatService>(name).await?;
+    let claims = [condition::READY, condition::RECONCILING, condition::STALLED];
+    let claims = claims.map(|type_| claim(&cs, type_).map(|(status, reason, _)| (status, reason)));
+    let status = cs.status.clone().unwrap_or_default();
+    let current = status.observed_generation == cs.metadata.generation;
+    Some(json!({ "current": current, "pods": status.pods, "claims": claims }))
 }
 
 /// An object without what the API server adds and what differs between namespaces.
-fn comparable(object: &DynamicObject, kind: &str, namespace: &str) -> Value {
+fn comparable(object: &DynamicObject, kind: &str, rig: &Rig, name: &str) -> Value {
     let owners: Vec<String> = object.owner_references().iter().map(|owner| owner.uid.clone()).collect();
     let mut value = serde_json::to_value(object).unwrap();
     value["kind"] = json!(kind);
@@ -272,7 +359,7 @@ fn comparable(object: &DynamicObject, kind: &str, namespace: &str) -> Value {
         config["identity"]["generation"] = json!(0);
         *text = json!(config.to_string());
     }
-    let mut text = value.to_string().replace(namespace, "NS");
+    let mut text = alike(&value.to_string(), rig, name);
     for owner in owners {
         text = text.replace(&owner, "OWNER");
     }

@@ -1,7 +1,7 @@
-//! A tower layer under kube's client, in front of a real API server, that numbers the requests that change something and
-//! does to the k-th of them what a test asks for; it also disturbs watches and lists.
+//! A tower layer under kube's client, in front of a real API server, that numbers the requests that change something of a
+//! ChatService and does to the k-th of them what a test asks for; it also disturbs watches and lists.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use axum::body::Body as Answer;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::{BoxError, Layer, Service};
 
@@ -56,7 +56,8 @@ pub enum End {
 
 #[derive(Default)]
 struct Script {
-    plan: BTreeMap<usize, Fault>,
+    /// By ChatService: which of its changing requests, counted down from now, meets what.
+    plan: HashMap<String, (usize, Fault)>,
     /// Changing requests so far, as `METHOD path`.
     changes: Vec<String>,
     /// Answers to lists, by path.
@@ -93,16 +94,14 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Does this to the `number`th changing request from now, counted from 1.
-    pub fn at(&self, number: usize, fault: Fault) {
-        let mut script = self.script();
-        let number = script.changes.len() + number;
-        script.plan.insert(number, fault);
+    /// Does this to the `number`th request from now that changes something of this ChatService, counted from 1.
+    pub fn at(&self, service: &str, number: usize, fault: Fault) {
+        self.script().plan.insert(service.to_owned(), (number, fault));
     }
 
-    /// Whether everything that [`Self::at`] planned has happened.
-    pub fn all_happened(&self) -> bool {
-        self.script().plan.is_empty()
+    /// Whether what [`Self::at`] planned for this ChatService has happened.
+    pub fn happened(&self, service: &str) -> bool {
+        !self.script().plan.contains_key(service)
     }
 
     /// Changing requests so far, as `METHOD path`.
@@ -159,10 +158,37 @@ impl Faults {
     /// Numbers a changing request; what is planned for it.
     fn next(&self, request: &Request<Body>) -> Option<Fault> {
         let mut script = self.script();
-        script.changes.push(format!("{} {}", request.method(), request.uri().path()));
-        let number = script.changes.len();
-        script.plan.remove(&number)
+        let path = request.uri().path();
+        script.changes.push(format!("{} {path}", request.method()));
+        let regards = regards(request);
+        let is_about = |service: &str| regards.as_deref() == Some(service) || concerns(path, service);
+        let service = script.plan.keys().find(|service| is_about(service))?.clone();
+        let (left, fault) = script.plan.remove(&service)?;
+        if left == 1 {
+            return Some(fault);
+        }
+        script.plan.insert(service, (left - 1, fault));
+        None
     }
+}
+
+/// Whether a path names this ChatService, a child, a pod or an event of it.
+pub fn concerns(path: &str, service: &str) -> bool {
+    path.split(['/', '?']).any(|part| {
+        let rest = part.strip_prefix(service);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+    })
+}
+
+/// What an event is about that is made with this request.
+fn regards(request: &Request<Body>) -> Option<String> {
+    if request.method() != Method::POST || !request.uri().path().ends_with("/events") {
+        return None;
+    }
+    // It is there already, so nothing is waited for.
+    let body = request.body().try_clone()?.collect_bytes().now_or_never()?.ok()?;
+    let event: Value = serde_json::from_slice(&body).ok()?;
+    event.pointer("/regarding/name")?.as_str().map(str::to_owned)
 }
 
 /// Puts [`Faults`] under a client.
