@@ -21,13 +21,13 @@ fn echo(replicas: i32) -> Value {
 /// `kind/name resourceVersion` of every child, and whose they are.
 async fn children(rig: &Rig, owner: &str) -> Vec<String> {
     let all = kinds::objects(rig, &ListParams::default()).await;
-    let owned = all.into_iter().filter(|(_, object)| {
-        object.owner_references().iter().any(|o| o.uid == owner && o.controller == Some(true))
+    let of_owner = all.into_iter().filter(|(_, object)| {
+        object.owner_references().iter().any(|of| of.uid == owner && of.controller == Some(true))
     });
     let line = |(kind, object): (String, DynamicObject)| {
         format!("{kind}/{} {}", object.name_any(), object.resource_version().unwrap())
     };
-    owned.map(line).collect()
+    of_owner.map(line).collect()
 }
 
 fn names(children: &[String]) -> Vec<&str> {

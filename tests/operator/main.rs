@@ -7,7 +7,6 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::print_stderr,
-    clippy::print_stdout,
     reason = "helpers of tests fail the test"
 )]
 
