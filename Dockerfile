@@ -8,22 +8,26 @@ FROM ${RUST_IMAGE} AS build
 ENV CARGO_INCREMENTAL=0 \
     CARGO_TERM_COLOR=never \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
+RUN mkdir -p /src /out /usr/local/cargo/registry && chown 65532:65532 /src /out /usr/local/cargo/registry
+# Nothing that is compiled runs as root: dependencies have programs that run while they are built.
+USER 65532:65532
 WORKDIR /src
 # Dependencies first, with sources that do nothing: this layer lasts until Cargo.lock changes. A target is named so that the flags are not
 # those of build scripts too.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src bench /out \
+COPY --chown=65532:65532 Cargo.toml Cargo.lock ./
+RUN mkdir src bench \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs bench/main.rs \
     && touch src/lib.rs \
     && rustc --print host-tuple > /out/target \
     && cargo build --locked --release --target "$(cat /out/target)" \
     && rm -r src
-COPY src src
-# Newer than what the layer before made of them
+COPY --chown=65532:65532 src src
+# Newer than what the layer before made of them; and this layer keeps the program alone.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --locked --release --target "$(cat /out/target)" \
-    && cp "target/$(cat /out/target)/release/chatservice" /out/chatservice
+    && cp "target/$(cat /out/target)/release/chatservice" /out/chatservice \
+    && rm -r target
 
 FROM scratch
 ARG VERSION=0.1.0
@@ -35,7 +39,7 @@ LABEL org.opencontainers.image.title="ChatService" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build --chmod=755 /out/chatservice /chatservice
+COPY --from=build --chown=0:0 --chmod=755 /out/chatservice /chatservice
 # A number, so that Kubernetes can tell that it is not root
 USER 65532:65532
 EXPOSE 8080 9090

@@ -3,17 +3,17 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chatservice
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/venv/bin:$(CACHE)/cluster/bin:$(PATH)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-# Named, so that the flags of the image's build are not those of build scripts too
+# Named, so that the flags of a fuzzer are not those of build scripts too
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 # What libFuzzer is guided by. The sanitizers of `cargo fuzz` need a nightly compiler; without unsafe code they find nothing more.
 SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz chaos openapi crd charts package image e2e bench
+.PHONY: help tools test lint fmt fuzz chaos openapi crd charts package image reproducible e2e bench
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 tools: ## install what tests need: packages, wheels, Kubernetes' programs (the first time 12 min)
 	@tests/tools.sh
@@ -21,11 +21,11 @@ tools: ## install what tests need: packages, wheels, Kubernetes' programs (the f
 test: ## format, lints, licences, docs, scripts, and every test but make e2e
 	@tests/run.sh
 
-image: ## the image localhost/chatservice:VERSION for this processor, a static binary, as an archive (of `docker save`)
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
-	@tests/cluster/mkimage.sh localhost/chatservice:$(VERSION) --no-import -o $(CACHE)/chatservice-$(VERSION).tar \
-	  --bin $(CARGO_TARGET_DIR)/$(TARGET)/release/chatservice:/chatservice --entrypoint '["/chatservice"]' --user 65532:65532 \
-	  --add /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt
+image: ## the image localhost/chatservice:VERSION of the Dockerfile, for this processor, as an archive (of `docker save`)
+	@./image.sh "localhost/chatservice:$(VERSION)" "$(CACHE)/chatservice-$(VERSION).tar"
+
+reproducible: ## the image once more without a cache, from another folder: the same bytes (a whole release build)
+	@tests/reproducible.sh "localhost/chatservice:$(VERSION)" "$(CACHE)/chatservice-$(VERSION).tar"
 
 e2e: ## the operator on real pods: KUBECONFIG and E2E_IMAGE name a cluster, else one is made here
 	@tests/e2e/run.sh

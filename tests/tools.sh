@@ -11,7 +11,7 @@ mkdir -p "$cache"
 exec 9>"$cache/tools.lock"; flock 9
 
 declare -A package=([redis-server]=redis-server [redis-cli]=redis-tools [shellcheck]=shellcheck [jq]=jq [curl]=curl [openssl]=openssl [cc]=gcc [make]=make
-  [npm]=npm [chromium]=chromium [promtool]=prometheus [lua5.4]=lua5.4 [buildah]=buildah [busybox]=busybox-static)
+  [npm]=npm [chromium]=chromium [promtool]=prometheus [lua5.4]=lua5.4 [buildah]=buildah [mmdebstrap]=mmdebstrap)
 missing=()
 for program in "${!package[@]}"; do command -v "$program" >/dev/null || missing+=("${package[$program]}"); done
 # A compiler without the C library's headers, and a Python without what makes environments, are what Debian gives by default.
