@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Both charts on real pods, as README says it, with a real Redis; sourced by run.sh, for a cluster of our own: what is installed has README's
+# Both charts on real pods, as README says it, with a real Valkey; sourced by run.sh, for a cluster of our own: what is installed has README's
 # names. `helm` of run.sh's own part comes after it, and finds a cluster without any of this.
 
-# Debian's redis-server under the name of the image that the chart would pull, which no test can.
-redis_image() {
-  local name
+# Debian's Valkey under the name of the image that the chart would pull, which no test can, with the names that it has there too.
+valkey_image() {
+  local name programs
+  programs=$(tests/cluster/valkey.sh)/usr/bin
   name=$("$CACHE/venv/bin/python" -c 'import yaml; i = yaml.safe_load(open("charts/chatservice/values.yaml"))["redis"]["image"]; print("{registry}/{repository}:{tag}".format(**i))')
-  tests/cluster/mkimage.sh "$name" --bin "$(command -v redis-server):/usr/bin/redis-server" --bin "$(command -v redis-cli):/usr/bin/redis-cli" \
+  tests/cluster/mkimage.sh "$name" --bin "$programs/valkey-server:/usr/bin/redis-server" --bin "$programs/valkey-cli:/usr/bin/redis-cli" \
     --env PATH=/usr/bin --entrypoint '["redis-server"]' -o "$WORK/redis.tar"
 }
 
@@ -111,7 +112,7 @@ restricted_namespace() {
   helm install strict charts/chatservice --namespace strict --set image.repository=localhost/chatservice --set redis.persistence.enabled=false --wait --timeout 2m
   helm test strict --namespace strict
   helm uninstall strict --namespace strict --wait
-  kubectl delete namespace strict --timeout=60s
+  kubectl delete namespace strict --wait=false
 }
 
 permissions_of_both_accounts() {
@@ -147,7 +148,7 @@ charts_are_uninstalled() {
 }
 
 charts() {
-  step "image of a Redis" redis_image
+  step "image of a Valkey" valkey_image
   step "volume for it" redis_volume
   step "README's Helm quickstart answers within a minute" helm_quickstart
   step "Redis is shared, and open to the servers alone" redis_is_shared_and_locked
