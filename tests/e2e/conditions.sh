@@ -92,30 +92,3 @@ paused_is_told() {
   bash -euc "$(reason_and_fix demo Paused)"
   k wait --for=condition=Ready chat/demo --timeout=60s
 }
-
-# Every pod is replaced while requests come in without a pause, through a port of the node: none fails.
-rolls_without_a_failure() {
-  local port before load code=0
-  k patch chat demo --type=merge -p '{"spec": {"replicas": 2, "service": {"type": "NodePort"}}}'
-  k wait --for=jsonpath='{.status.pods}'=2/2 chat/demo --timeout=120s
-  port=$(k get service demo -o jsonpath='{.spec.ports[0].nodePort}')
-  answers() { BASE=http://127.0.0.1:$port ask_both_dialects echo-2; }
-  retry 30 answers
-  before=$(running demo)
-  rm -f "$WORK/stop"
-  python3 tests/e2e/load.py "http://127.0.0.1:$port" "$WORK/stop" 4 > "$WORK/load" 2>&1 & load=$!
-  k annotate chat demo "chatservice.dev/restartedAt=$(date -u +%FT%TZ)" --overwrite
-  until_condition demo Reconciling True RollingOut 30 || code=1
-  show demo
-  k wait --for=jsonpath='{.status.config.applied}'=2/2 chat/demo --timeout=120s || code=1
-  k wait --for=condition=Ready chat/demo --timeout=120s || code=1
-  # Also while the last of the old ones drain
-  replaced() { local now; now=$(running demo) && [ "$(wc -l <<<"$now")" = 2 ] && ! grep -qF "${before%% *}" <<<"$now"; }
-  retry 120 replaced || code=1
-  touch "$WORK/stop"
-  wait "$load" || code=1
-  cat "$WORK/load"
-  k patch chat demo --type=merge -p '{"spec": {"replicas": 1, "service": {"type": "ClusterIP"}}}'
-  k wait --for=jsonpath='{.status.pods}'=1/1 chat/demo --timeout=120s || code=1
-  return "$code"
-}

@@ -1,5 +1,5 @@
-"""Asks without pause until it is told to stop. In: URL of a Service, a file that ends it, how many ask at a time. Out: a line with
-the number of requests; exit code 1 and what went wrong if one of them failed."""
+"""Asks without pause until it is told to stop. In: a file that ends it, how many ask each Service at a time, the Services' URLs. Out: a
+line with the number of requests; exit code 1 and what went wrong if one of them failed."""
 
 import json
 import os
@@ -7,12 +7,12 @@ import sys
 import threading
 import urllib.request
 
-base, stop, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+stop, threads, services = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 lock = threading.Lock()
 asked, failures = 0, []
 
 
-def ask(number):
+def ask(base, number):
     global asked
     while not os.path.exists(stop) and len(failures) < 10:
         text = f"Question of {number}"
@@ -30,10 +30,10 @@ def ask(number):
         with lock:
             asked += 1
             if failure:
-                failures.append(failure)
+                failures.append(f"{base}: {failure}")
 
 
-workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+workers = [threading.Thread(target=ask, args=(base, number)) for base in services for number in range(threads)]
 for worker in workers:
     worker.start()
 for worker in workers:

@@ -94,7 +94,7 @@ install() {
   # A colon is a tag's only after the last slash.
   if [[ ${name##*/} == *:* ]]; then values+=(--set "image.tag=${name##*:}"); name=${name%:*}; fi
   helm install chatservice charts/chatservice-operator --namespace "$SYSTEM" --create-namespace \
-    --set "image.repository=$name" "${values[@]}" --wait --timeout 3m
+    --set "image.repository=$name" --set replicaCount=2 "${values[@]}" --wait --timeout 3m
   kubectl create namespace "$NS"
   kubectl wait --for=condition=Established "crd/$CRD" --timeout=30s
   retry 30 k get serviceaccount default
@@ -227,6 +227,8 @@ uninstall() {
 
 # shellcheck source=conditions.sh
 . tests/e2e/conditions.sh
+# shellcheck source=upkeep.sh
+. tests/e2e/upkeep.sh
 
 step "tools" tests/tools.sh kubectl helm
 if [ "$OWN" = 1 ]; then
@@ -251,11 +253,14 @@ step "the OpenAI SDK works unchanged" with_service demo ask_with_sdk echo-1
 step "bad spec is refused by the API server" refuses_bad_spec
 step "changed model is served by the same pods" change_model
 step "a pause is told and ends" paused_is_told
+if [ "$OWN" = 1 ]; then step "a Secret's certificate is served, helm test believes it" certificate_is_served; fi
 step "missing image is named" missing_image_is_named
 step "too little memory is named" memory_limit_is_named
 if [ "$OWN" = 1 ]; then
   step "crash is named" crash_is_named
-  step "pods are replaced under load without a failure" rolls_without_a_failure
+  step "leader dies, the other replaces pods under load without a failure" leader_dies_under_load
+  step "upgrade rolls services under load without a failure" upgrade_rolls_services_under_load
+  step "renewed certificate is served by the same pods" certificate_is_renewed_without_a_restart
 fi
 step "kubectl scale works both ways" scales
 step "deleted child comes back" deleted_child_comes_back
