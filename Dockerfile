@@ -4,9 +4,11 @@
 ARG RUST_IMAGE=docker.io/library/rust:1.95.0-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
-# In the image: the toolchain that is there, not one that rust-toolchain.toml would have fetched with its components.
+# In the image: the toolchain that is there, not one that rust-toolchain.toml would have fetched with its components. What C programs tell of
+# the moment of their compilation (mimalloc does) is always the same, whatever the sources' date: dependencies outlast many of those.
 ENV CARGO_INCREMENTAL=0 \
     CARGO_TERM_COLOR=never \
+    SOURCE_DATE_EPOCH=0 \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
 RUN mkdir -p /src /out /usr/local/cargo/registry && chown 65532:65532 /src /out /usr/local/cargo/registry
 # Nothing that is compiled runs as root: dependencies have programs that run while they are built.
