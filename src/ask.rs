@@ -324,20 +324,21 @@ async fn exchange(
 }
 
 fn unreachable(target: &Target, error: &hyper_util::client::legacy::Error) -> AskError {
-    let mut cause: &(dyn Error + 'static) = error;
-    loop {
-        // An io::Error that wraps another shows it as its own, and passes over it as its source.
-        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(wrong) = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            && let rustls::Error::InvalidCertificate(_) = wrong
-        {
-            let host = target.host.clone();
-            return AskError::Untrusted { url: target.shown(), host, why: wrong.to_string() };
-        }
-        let Some(inner) = cause.source() else { break };
-        cause = inner;
+    let causes: Vec<_> =
+        std::iter::successors(Some(error as &(dyn Error + 'static)), |error| cause(*error)).collect();
+    let of_tls = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    if let Some(wrong @ rustls::Error::InvalidCertificate(_)) = of_tls {
+        let (host, why) = (target.host.clone(), wrong.to_string());
+        return AskError::Untrusted { url: target.shown(), host, why };
     }
-    AskError::Unreachable { url: target.shown(), why: cause.to_string(), look: target.look() }
+    let why = causes.last().map(ToString::to_string).unwrap_or_default();
+    AskError::Unreachable { url: target.shown(), why, look: target.look() }
+}
+
+/// What is behind an error. An `io::Error` shows what it wraps as its own words, and passes over it as its source.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
 }
 
 /// What an error says, in a line.

@@ -1,9 +1,14 @@
 //! `chatservice ask`: a question to a real server, and what a person learns when it is not answered.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::local::Local;
 use crate::run;
@@ -72,16 +77,45 @@ fn nobody_there_and_nobody_who_answers_are_told_apart() {
     ]);
 }
 
-#[test]
-fn plain_text_where_tls_is_spoken_is_not_taken_for_an_answer() {
+/// Answers each caller in TLS, with a certificate for localhost that signed itself. Out: its URL, and the certificate in PEM.
+fn in_tls() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("they fit");
+    let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("https://{}/v1", listener.local_addr().expect("bound"));
-    let server = std::thread::spawn(move || {
-        use std::io::Write;
-        let (mut stream, _) = listener.accept().expect("somebody asks");
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let url = format!("https://localhost:{}/v1", listener.local_addr().expect("bound").port());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let connection = ServerConnection::new(config.clone()).expect("set up");
+            let mut stream = StreamOwned::new(connection, stream);
+            if stream.read(&mut [0; 4096]).is_ok() {
+                let body = r#"{"model": "m", "choices": [{"message": {"content": "Yes."}}]}"#;
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + body).as_bytes());
+            }
+        }
     });
-    run(&["ask", &url, "--timeout", "1"]).fails_with(&["cannot reach", "Fix: "]);
-    server.join().expect("it answered");
+    (url, made.cert.pem())
+}
+
+#[test]
+fn tls_is_believed_only_with_its_authority() {
+    let (url, certificate) = in_tls();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("text");
+    run(&["ask", &url]).fails_with(&["is not trusted", "must name localhost", "--authorities"]);
+    run(&["ask", &url, "--authorities", path]).fails_with(&["cannot be used", "no certificate"]);
+    fs::write(directory.path().join("tls.crt"), certificate).expect("written");
+    let said = run(&["ask", &url, "--authorities", path]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(said.out, format!("{url} answered: 4 characters of m\n"));
+    let other_name = url.replace("localhost", "127.0.0.1");
+    run(&["ask", &other_name, "--authorities", path]).fails_with(&["is not trusted", "must name 127.0.0.1"]);
 }
