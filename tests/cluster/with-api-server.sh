@@ -110,7 +110,7 @@ run "$B/kube-scheduler" --kubeconfig kubeconfig --leader-elect=false --secure-po
 run "$B/kwok" --kubeconfig kubeconfig --config "$K/kwok-stages.yaml" --manage-nodes-with-annotation-selector kwok.x-k8s.io/node=fake
 api /api/v1/nodes -X POST -H 'content-type: application/json' -o /dev/null --data '{"apiVersion": "v1", "kind": "Node",
   "metadata": {"name": "kwok-node", "annotations": {"kwok.x-k8s.io/node": "fake"}, "labels": {"kubernetes.io/hostname": "kwok-node", "kubernetes.io/os": "linux"}},
-  "status": {"allocatable": {"cpu": "64", "memory": "256Gi", "pods": "9000"}, "capacity": {"cpu": "64", "memory": "256Gi", "pods": "9000"}}}'
+  "status": {"allocatable": {"cpu": "1000", "memory": "256Gi", "pods": "9000"}, "capacity": {"cpu": "1000", "memory": "256Gi", "pods": "9000"}}}'
 node_ready() { api /api/v1/nodes/kwok-node | tr -d ' \n' | grep '"type":"Ready","status":"True"'; }
 account_made() { api /api/v1/namespaces/default/serviceaccounts/default; }
 # The controller-manager's own marks on a new node keep pods away until its controllers have seen the node.

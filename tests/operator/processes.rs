@@ -1,4 +1,4 @@
-//! Row O12: operators as processes of their own, each behind a proxy of its own that notes what it writes and can cut it
+//! Rows O1 and O12: operators as processes of their own, each behind a proxy of its own that notes what it writes and can cut it
 //! off. Whoever leads is ended in every way there is, while somebody edits a ChatService all the time.
 
 use std::process::ExitStatus;
@@ -11,6 +11,7 @@ use axum::response::Response;
 use chatservice::crd::ChatService;
 use chatservice::leader_election::LEASE_DURATION;
 use http::Method;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
@@ -80,7 +81,12 @@ async fn forward(
 
 impl Process {
     async fn start(rig: &Rig) -> Self {
-        let (writes, partition) = (Writes::default(), watch::channel(false).0);
+        Self::start_cut(rig, false).await
+    }
+
+    /// One that may be cut off from its first moment.
+    async fn start_cut(rig: &Rig, cut: bool) -> Self {
+        let (writes, partition) = (Writes::default(), watch::channel(cut).0);
         let mut tasks = JoinSet::new();
         let server = proxy(rig.admin.clone(), Arc::clone(&writes), partition.subscribe(), &mut tasks).await;
         let folder = tempfile::tempdir().unwrap();
@@ -204,4 +210,42 @@ async fn whatever_ends_the_leader_another_follows_and_they_never_both_write() {
         println!("O12: {how:?}: the other writes after {:.1} s, overlapping writes 0", gap.as_secs_f64());
         assert!(gap <= Duration::from_secs(seconds), "{how:?}: {gap:?}");
     }
+}
+
+/// Row O1: nothing of what the operator asks is answered for a minute.
+#[tokio::test]
+#[ignore = "a minute: make chaos"]
+async fn an_api_server_that_is_away_for_a_minute_costs_one_exit() {
+    let Some(rig) = Rig::without_operator().await else { return };
+    let mut leader = Process::start(&rig).await;
+    until("a leader", async || (leader.readyz().await == "ok\n").then_some(())).await;
+    rig.create(NAME, &json!({ "model": "m", "backend": { "echo": {} } })).await;
+    rig.until_ready_is(NAME, "True", "Available").await;
+    let begin = Instant::now();
+    leader.partition.send_replace(true);
+    rig.merge::<ChatService>(NAME, &json!({ "spec": { "replicas": 2 } })).await;
+    assert_eq!(leader.end(Duration::from_secs(30)).await.code(), Some(1), "it could not renew its Lease");
+    let ended = begin.elapsed();
+    // As a kubelet does.
+    let mut again = Process::start_cut(&rig, true).await;
+    while begin.elapsed() < Duration::from_mins(1) {
+        assert_eq!(again.operator.says("/livez").await, "ok\n");
+        assert!(again.readyz().await.starts_with("not ready"));
+        assert!(again.operator.child.try_wait().unwrap().is_none(), "it waits");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let back = Instant::now();
+    again.partition.send_replace(false);
+    until("the edit to be carried out", async || {
+        let deployment = rig.find::<Deployment>(NAME).await?;
+        (deployment.spec.replicas == Some(2)).then_some(())
+    })
+    .await;
+    println!(
+        "O1: API server away for 60 s: 1 exit after {:.1} s, then alive; converged {:.1} s after it was back",
+        ended.as_secs_f64(),
+        back.elapsed().as_secs_f64()
+    );
+    assert!(back.elapsed() < Duration::from_secs(30));
+    rig.clear().await;
 }

@@ -7,9 +7,9 @@ use chatservice::crd::ChatService;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use kube::ResourceExt;
 use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::rig::{self, IMAGE, Rig, claim, until, until_some};
@@ -29,6 +29,11 @@ fn image(template: &PodTemplateSpec) -> &str {
 
 /// Whether pods of the newer image are on their way.
 fn rolls(deployment: &Deployment) -> bool {
+    rolls_to(deployment, NEWER)
+}
+
+/// Whether pods of this image are on their way.
+fn rolls_to(deployment: &Deployment, wanted_image: &str) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
     let wanted = deployment.spec.replicas;
     let current = status.observed_generation >= deployment.metadata.generation;
@@ -36,7 +41,7 @@ fn rolls(deployment: &Deployment) -> bool {
         && status.updated_replicas == wanted
         && status.available_replicas == wanted
         && status.replicas == wanted;
-    image(&deployment.spec.template) == NEWER && !complete
+    image(&deployment.spec.template) == wanted_image && !complete
 }
 
 #[tokio::test]
@@ -109,6 +114,62 @@ async fn o14_an_upgrade_replaces_pods_once_a_few_services_at_a_time_and_leaves_n
     assert_eq!(after["pinned"].spec, before["pinned"].spec);
     assert_eq!(after["pinned"].metadata.generation, before["pinned"].metadata.generation);
     rig.stop().await;
+}
+
+/// How many of `names` are rolled to `image` at a time, at most, until all of them were.
+async fn most_at_a_time(deployments: Api<Deployment>, names: &[String], image: &str) -> usize {
+    let touched = watcher(deployments, watcher::Config::default()).default_backoff().touched_objects();
+    pin_mut!(touched);
+    let (mut rolling, mut rolled, mut most) = (BTreeSet::new(), BTreeSet::new(), 0);
+    while rolled.len() < names.len() {
+        let deployment = touched.next().await.unwrap().unwrap();
+        let name = deployment.name_any();
+        if rolls_to(&deployment, image) {
+            rolling.insert(name);
+        } else if rolling.remove(&name) {
+            rolled.insert(name);
+        }
+        most = most.max(rolling.len());
+    }
+    most
+}
+
+/// Row O14 in full, there and back.
+#[tokio::test]
+#[ignore = "minutes: make chaos"]
+async fn fifty_services_are_upgraded_and_downgraded_once_and_five_at_a_time() {
+    let Some(mut rig) = Rig::without_operator().await else { return };
+    rig.run_operator(None).await;
+    let spec = json!({ "model": "m", "backend": { "echo": {} }, "replicas": 2 });
+    let mut pinned = spec.clone();
+    pinned["image"] = json!("registry.example.com/chatservice:0.0.9");
+    let names: Vec<String> = (0..50).map(|number| format!("s{number}")).collect();
+    for name in &names {
+        rig.create(name, &spec).await;
+    }
+    rig.create("pinned", &pinned).await;
+    for name in names.iter().map(String::as_str).chain(["pinned"]) {
+        rig.until_settled(name).await;
+    }
+    for (direction, image) in [("upgrade", NEWER), ("downgrade", IMAGE)] {
+        let before = deployments(&rig).await;
+        let watching = most_at_a_time(rig.api(), &names, image);
+        let (most, ()) = tokio::join!(watching, rig.upgrade(image));
+        for name in &names {
+            rig.until_settled(name).await;
+        }
+        let after = deployments(&rig).await;
+        let generation =
+            |all: &BTreeMap<String, Deployment>, name: &str| all[name].metadata.generation.unwrap();
+        let once =
+            names.iter().filter(|name| generation(&after, name) == generation(&before, name) + 1).count();
+        println!("O14: {direction}: {once} of 50 services changed exactly once, at most {most} at a time");
+        assert_eq!((once, most), (names.len(), rig.max_concurrent_rollouts));
+        let template =
+            |all: &BTreeMap<String, Deployment>| serde_json::to_string(&all["pinned"].spec.template).unwrap();
+        assert_eq!(template(&after), template(&before), "a named image stays");
+    }
+    rig.clear().await;
 }
 
 #[tokio::test]
