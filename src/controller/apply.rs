@@ -4,7 +4,10 @@
 //! Always server-side apply with the whole intent: what is left out is given up, and what somebody else changed in
 //! a field of ours goes back. An apply that changes nothing writes nothing.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -22,6 +25,27 @@ use super::error::Error;
 use super::validate::{Problem, ValidatedChatService};
 use super::workload::{Scale, Standing};
 use crate::constants::{field_manager, label, reason};
+
+/// How long a cache may show what is deleted.
+const LAG: Duration = Duration::from_mins(1);
+
+/// The uids of what was deleted in the last [`LAG`]: on a busy API server a cache shows them for a while yet, and asking once
+/// is enough.
+#[derive(Default)]
+pub struct Deleted(Mutex<HashMap<String, Instant>>);
+
+impl Deleted {
+    fn contains(&self, uid: &str) -> bool {
+        let at = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied();
+        at.is_some_and(|at| at.elapsed() < LAG)
+    }
+
+    fn add(&self, uid: String) {
+        let mut uids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uids.retain(|_, at| at.elapsed() < LAG);
+        uids.insert(uid, Instant::now());
+    }
+}
 
 /// Why the children are not as they should be.
 #[derive(Debug)]
@@ -49,7 +73,7 @@ pub async fn apply(
     prepared: Resources<Prepared>,
     references: &References,
 ) -> Result<Resources<Applied>, ApplyError> {
-    let applier = Applier { client, namespace: &service.namespace, references };
+    let applier = Applier { client, namespace: &service.namespace, references, deleted: &children.deleted };
     // No `..`: a new kind does not compile until it is applied here.
     let Resources {
         service_account,
@@ -102,6 +126,7 @@ struct Applier<'a> {
     client: &'a Client,
     namespace: &'a str,
     references: &'a References,
+    deleted: &'a Deleted,
 }
 
 impl Applier<'_> {
@@ -135,7 +160,7 @@ impl Applier<'_> {
         if let Scale::Fixed(_) = &service.scale {
             // Gone before the number is written, or it could still change it.
             for (name, uid) in &service.autoscalers.ours {
-                self.delete::<HorizontalPodAutoscaler>(name, Some(uid.clone())).await?;
+                self.delete::<HorizontalPodAutoscaler>(name, uid).await?;
             }
         }
         let standing = Standing {
@@ -156,21 +181,21 @@ impl Applier<'_> {
 
     /// Deletes a child of ours. The uid is a precondition, so that an object that came under the same name since then
     /// stays.
-    async fn delete<K: Child>(&self, name: &str, uid: Option<String>) -> Result<(), Error> {
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid, ..Preconditions::default() }),
-            ..DeleteParams::background()
-        };
+    async fn delete<K: Child>(&self, name: &str, uid: &str) -> Result<(), Error> {
+        if self.deleted.contains(uid) {
+            return Ok(());
+        }
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
         match api.delete(name, &params).await {
-            Ok(_) => {
-                tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more");
-                Ok(())
-            }
+            Ok(_) => tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more"),
             // Gone already, or another object has the name now: both are what was wanted.
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-            Err(source) => Err(Error::request::<K>("delete", self.namespace, name, source)),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+            Err(source) => return Err(Error::request::<K>("delete", self.namespace, name, source)),
         }
+        self.deleted.add(uid.to_owned());
+        Ok(())
     }
 
     async fn patch<K: Child>(
@@ -278,9 +303,26 @@ impl Remover<'_> {
                 && !wanted.iter().any(|wanted| wanted.meta().name == meta.name)
         });
         for object in unwanted {
-            let name = object.meta().name.as_deref().unwrap_or_default();
-            self.applier.delete::<K>(name, object.meta().uid.clone()).await?;
+            let meta = object.meta();
+            let (name, uid) = (meta.name.as_deref(), meta.uid.as_deref());
+            self.applier.delete::<K>(name.unwrap_or_default(), uid.unwrap_or_default()).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_deleted_is_known_for_a_while_and_forgotten_then() {
+        let deleted = Deleted::default();
+        let old = Instant::now().checked_sub(LAG).unwrap();
+        deleted.0.lock().unwrap().insert("old".to_owned(), old);
+        assert!(!deleted.contains("old") && !deleted.contains("new"));
+        deleted.add("new".to_owned());
+        assert!(deleted.contains("new"));
+        assert_eq!(deleted.0.lock().unwrap().len(), 1);
     }
 }

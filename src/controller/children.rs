@@ -25,6 +25,7 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::apply::Deleted;
 use super::autoscaling;
 use super::client::WatchAnswers;
 use super::error::Error;
@@ -78,6 +79,8 @@ pub struct Children {
     pub horizontal_pod_autoscalers: Store<HorizontalPodAutoscaler>,
     /// NetworkPolicies.
     pub network_policies: Cache<NetworkPolicy>,
+    /// What the caches may still hold although it is gone.
+    pub deleted: Arc<Deleted>,
 }
 
 impl Children {
@@ -105,6 +108,7 @@ impl Children {
             pod_disruption_budgets,
             horizontal_pod_autoscalers,
             network_policies,
+            deleted: Arc::default(),
         };
         (children, controller)
     }
@@ -119,6 +123,7 @@ impl Children {
             pod_disruption_budgets,
             horizontal_pod_autoscalers,
             network_policies,
+            deleted: _,
         } = self;
         // One after the other is no slower: the watches fill them, not the waiting.
         service_accounts.wait_until_ready().await.is_ok()

@@ -472,19 +472,21 @@ pub async fn look_for<T>(look: impl AsyncFn() -> Result<T, String>) -> Result<T,
     }
 }
 
-/// Waits for a namespace that is being deleted to be gone. It is touched meanwhile: its controller looks again after half
-/// of the longest grace of the pods that it saw, or five seconds after a change.
+/// Waits for a namespace that is being deleted to be gone. It is touched now and then: its controller looks again after half
+/// of the longest grace of the pods that it saw, or five seconds after a change. Not all the time: it would never get
+/// its own writes through.
 pub async fn until_gone(namespaces: &Api<Namespace>, name: &str) {
     let began = tokio::time::Instant::now();
-    until("the namespace to go", async || {
-        let label = json!({ "example.com/touched": began.elapsed().as_millis().to_string() });
-        let touched = json!({ "metadata": { "labels": label } });
-        let answer = namespaces.patch(name, &PatchParams::default(), &Patch::Merge(&touched)).await;
-        answer
-            .is_err_and(|error| matches!(error, kube::Error::Api(status) if status.is_not_found()))
-            .then_some(())
-    })
-    .await;
+    let mut ticks = tokio::time::interval(Duration::from_secs(4));
+    loop {
+        ticks.tick().await;
+        let label = json!({ "example.com/touched": began.elapsed().as_secs().to_string() });
+        let touched = Patch::Merge(json!({ "metadata": { "labels": label } }));
+        match namespaces.patch(name, &PatchParams::default(), &touched).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => return,
+            touched => assert!(began.elapsed() < 2 * PATIENCE, "namespace {name} does not go: {touched:?}"),
+        }
+    }
 }
 
 async fn config(kubeconfig: &str) -> kube::Config {
