@@ -142,6 +142,19 @@ async fn playground_tells_errors_in_words() {
     passes("errors", &rig).await;
 }
 
+/// A service that asks for a key: what it says without one, with one, and with a wrong one.
+#[tokio::test]
+async fn playground_sends_the_key() {
+    let keys = ("CHATSERVICE_API_KEYS", "web=sk-web-0123456789abcdefghij");
+    let rig =
+        Rig::with_secrets(&format!("{SPEC}, auth: {{apiKeysSecretRef: {{name: keys}}}}"), &[keys]).await;
+    rig.mock.script(Script::Words(2)).script(Script::Words(3));
+    passes("key", &rig).await;
+    if scripts().is_some() {
+        assert_eq!(rig.mock.count(), 2, "who is not let in asks no backend");
+    }
+}
+
 #[tokio::test]
 async fn playground_is_used_by_keyboard_alone() {
     let rig = rig().await;
@@ -168,8 +181,9 @@ async fn playground_breaks_no_rule_of_axe() {
 #[tokio::test]
 async fn docs_page_sends_what_it_shows() {
     let rig = rig().await;
-    for _ in 0..3 {
+    for _ in 0..4 {
         rig.mock.script(Script::Words(2));
     }
+    rig.mock.script(Script::Status(500, Vec::new(), "{}".to_owned()));
     passes("docs", &rig).await;
 }

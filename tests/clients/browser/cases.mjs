@@ -250,6 +250,38 @@ const cases = {
     await holds(page.locator("#count"), "5001 of 5000 characters");
   },
 
+  async key() {
+    // Not by `playground`: without a key there are no models to wait for.
+    const page = await tab("/playground", DESK, ["status of 401"]);
+    const sent = [];
+    page.on("request", (request) => request.method() === "POST" && sent.push(request.headers().authorization));
+    const put = async (key) => {
+      await page.locator("#key").fill("");
+      await page.keyboard.type(key);
+      await page.keyboard.press("Enter");
+    };
+    await holds(page.locator(".failure"), "This service asks for an API key");
+    await told(page, "alarm", "This service asks for an API key");
+    await page.getByRole("button", { name: "Open settings" }).click();
+    assert.equal(await page.evaluate(() => document.activeElement.id), "key", "one can put it in at once");
+    await put("sk-web-0123456789abcdefghij");
+    await page.locator("#model:not([disabled])").waitFor();
+    await told(page, "said", "The key is accepted");
+    assert.equal(await page.locator(".failure").count(), 0);
+    await ask(page, "With a key");
+    await holds(await ended(page), "word0 word1");
+
+    await put("sk-web-that-was-taken-away");
+    await ask(page, "With a wrong one");
+    await holds(await ended(page), "The key was not accepted");
+    await last(page).getByRole("button", { name: "Open settings" }).click();
+    assert.equal(await page.evaluate(() => document.activeElement.id), "key");
+    await put("sk-web-0123456789abcdefghij");
+    await ask(page, "With the right one again");
+    await holds(await ended(page), "word0 word1 word2");
+    assert.deepEqual(sent, ["0123456789abcdefghij", "that-was-taken-away", "0123456789abcdefghij"].map((key) => `Bearer sk-web-${key}`));
+  },
+
   async keyboard() {
     const page = await playground();
     const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim());
@@ -373,7 +405,12 @@ const cases = {
       await clean("closed");
       await page.locator("#operations-chat-chat .opblock-summary-control").click();
       const ask = page.locator("#operations-chat-chat .execute");
+      const awake = ask.evaluate((button) => new Promise((resolve) => {
+        const changed = () => button.disabled || resolve(getComputedStyle(button).opacity);
+        new MutationObserver(changed).observe(button, { attributeFilter: ["disabled"] });
+      }));
       await ask.click();
+      assert.equal(await awake, "1", "it is legible as soon as it can be pressed again");
       await holds(page.locator("#operations-chat-chat .live-responses-table"), "word0");
       assert.equal(await page.locator("#operations-chat-chat .live-responses-table tbody .response-col_status").first().innerText(), "200");
       await clean("an answer");
@@ -382,10 +419,30 @@ const cases = {
       assert.ok(await page.locator("#playground").isVisible());
       await page.context().close();
     }
-    // As it is sent, policy and all.
-    const page = await tab("/docs");
+    // As it is sent, policy and all, and by keyboard alone.
+    const page = await tab("/docs", DESK, ["status of 503"]);
     await page.locator(".opblock").first().waitFor();
     assert.equal(await page.title(), "API docs");
+    const walk = async (selector, key = "Tab") => {
+      for (let step = 0; step < 40; step++) {
+        if (await page.evaluate((one) => document.activeElement.matches(one), selector)) return;
+        await page.keyboard.press(key);
+      }
+      assert.fail(`${selector} is not reached with ${key}`);
+    };
+    await walk("#operations-chat-chat .opblock-summary-control");
+    await page.keyboard.press("Enter");
+    await page.locator("#operations-chat-chat .execute").waitFor();
+    await walk("#operations-chat-chat .execute");
+    await page.keyboard.press("Enter");
+    const told = page.locator("#operations-chat-chat .live-responses-table");
+    await holds(told, "word0");
+    await holds(told.locator("tbody .response-col_status"), "200");
+    await walk("#operations-chat-chat .btn-clear");
+    await walk("#operations-chat-chat .execute", "Shift+Tab");
+    await page.keyboard.press("Enter");
+    await holds(told, "backend_unavailable");
+    await holds(told.locator("tbody .response-col_status"), "503");
   },
 };
 
