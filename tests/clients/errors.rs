@@ -63,8 +63,14 @@ with_both_sdks! {
     /// The caller's own time is up, and the backend is not left working.
     async fn timeout(sdk: Sdk) {
         let rig = Rig::start().await;
-        rig.mock.script(Script::silence());
-        sdk.passes(rig.url()).await;
+        rig.mock.always(Script::silence());
+        // A busy machine may need longer than the caller waits until the backend is asked at all.
+        for seconds in ["0.5", "4", "30"] {
+            sdk.passes_with(rig.url(), &[seconds]).await;
+            if rig.mock.count() > 0 {
+                break;
+            }
+        }
         rig.mock.wait_disconnects(1).await;
     }
 }

@@ -53,7 +53,7 @@ pub fn python() -> Option<OsString> {
     found(python.exists(), "the Python environment").then(|| python.into())
 }
 
-/// Where the packages of `tests/clients/package.json` are.
+/// Where the packages of `tests/package.json` are.
 pub fn node_modules() -> Option<PathBuf> {
     let modules = cache().join("node/node_modules");
     found(modules.join("openai").exists(), "the packages from npm").then_some(modules)

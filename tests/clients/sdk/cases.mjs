@@ -191,8 +191,8 @@ const cases = {
     await raised(OpenAI.APIConnectionError, () => ask(client(url)));
   },
 
-  async timeout(url) {
-    await raised(OpenAI.APIConnectionTimeoutError, () => ask(client(url, { timeout: 500 })));
+  async timeout(url, seconds) {
+    await raised(OpenAI.APIConnectionTimeoutError, () => ask(client(url, { timeout: Number(seconds) * 1000 })));
   },
 
   async retry_after_is_honoured(url) {

@@ -194,8 +194,8 @@ def connection(url: str) -> None:
     raised(openai.APIConnectionError, lambda: ask(client(url)))
 
 
-def timeout(url: str) -> None:
-    raised(openai.APITimeoutError, lambda: ask(client(url, timeout=0.5)))
+def timeout(url: str, seconds: str) -> None:
+    raised(openai.APITimeoutError, lambda: ask(client(url, timeout=float(seconds))))
 
 
 def retry_after_is_honoured(url: str) -> None:
