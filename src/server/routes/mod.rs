@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -54,6 +54,9 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let document = openapi::finish(document);
     let router = router
         .merge(pages::playground())
+        // OpenAI's own, which are not here; without this they would be an id with the wrong method.
+        .route("/v1/responses/compact", any(not_found))
+        .route("/v1/responses/input_tokens", any(not_found))
         .with_state(state)
         .merge(pages::docs(&document))
         .fallback(not_found)
