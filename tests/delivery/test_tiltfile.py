@@ -1,9 +1,11 @@
 """The Tiltfile, run by a Starlark interpreter whose functions of Tilt only note how they were called."""
+import inspect
 import json
 import pathlib
 import re
 import sys
 
+import pytest
 import starlark
 import yaml
 
@@ -11,7 +13,30 @@ ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/chart"))
 import rendering  # noqa: E402
 
-# What Tilt offers (https://docs.tilt.dev/api.html); `recorded` notes each call as a list of [function, arguments, named arguments].
+# What each function of Tilt (https://docs.tilt.dev/api.html) and of its extensions takes
+TAKES = {name: inspect.signature(function) for name, function in {
+    "allow_k8s_contexts": lambda contexts: 0,
+    "local_resource": lambda name, cmd="", deps=(), trigger_mode=0, resource_deps=(), ignore=(), auto_init=True, serve_cmd="", cmd_bat="",
+    serve_cmd_bat="", allow_parallel=False, links=(), tags=(), env={}, serve_env={}, readiness_probe=None, dir="", serve_dir="", labels=(): 0,
+    "k8s_yaml": lambda yaml, allow_duplicates=False: 0,
+    "k8s_resource": lambda workload="", new_name="", port_forwards=(), extra_pod_selectors=(), trigger_mode=0, resource_deps=(), objects=(),
+    auto_init=True, pod_readiness="", links=(), labels=(), discovery_strategy="": 0,
+    "k8s_kind": lambda kind, api_version="", image_json_path=(), image_object=None, pod_readiness="": 0,
+    "helm": lambda pathToChartDir, name="", namespace="", values=(), set=(), kube_version="", skip_crds=False: 0,
+    "blob": lambda contents: 0,
+    "sync": lambda local_path, remote_path: 0,
+    "link": lambda url, name="": 0,
+    "port_forward": lambda local_port, container_port=None, name="", link_path="", host="": 0,
+    # Beside its own, those of docker_build
+    "docker_build_with_restart": lambda ref, context, entrypoint, live_update, base_suffix="", restart_file="", trigger=(), exit_policy="",
+    build_args={}, dockerfile="", dockerfile_contents="", match_in_env_vars=False, ignore=(), only=(), target="", ssh="", network="", secret="",
+    extra_tag="", container_args=None, cache_from=(), pull=False, platform="", extra_hosts=(): 0,
+    "cmd_button": lambda name, resource="", argv=(), text=None, location="", icon_name=None, icon_svg=None, inputs=(), env=(), dir="", disabled=False,
+    requires_confirmation=False: 0,
+    "text_input": lambda name, label="", default="", placeholder="": 0,
+    "config.define_string": lambda name, args=False, usage="": 0,
+}.items()}
+# `record` is told of each call: function, arguments, named arguments.
 TILT = """
 def _recorder(name):
     def call(*args, **kwargs):
@@ -45,7 +70,15 @@ def run(**arguments):
     dialect.enable_top_level_stmt = True
     globals_ = starlark.Globals.extended_by([starlark.LibraryExtension.StructType, starlark.LibraryExtension.Json])
     module = starlark.Module()
-    module.add_callable("record", lambda *call: calls.append(call))
+
+    def record(name, args, kwargs):
+        try:
+            TAKES[name].bind(*args, **kwargs)
+        except TypeError as wrong:
+            raise TypeError(f"{name}: {wrong}") from wrong
+        calls.append((name, args, kwargs))
+
+    module.add_callable("record", record)
     module.add_callable("arguments", lambda: arguments)
     module.add_callable("basename", lambda path: pathlib.PurePath(path).name)
     module.add_callable("listdir", lambda path: sorted(str(file.relative_to(ROOT)) for file in (ROOT / path).iterdir()))
@@ -79,6 +112,27 @@ def test_every_path_exists():
     compile_ = named(calls, "local_resource")[0][1]["cmd"]
     assert f"{context}/chatservice" in compile_ and kwargs["live_update"][0]["args"][0] == f"{context}/chatservice"
     assert f"/{context}" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_dev_image_starts_as_the_production_image_does():
+    """Servers are pods of the operator: arguments alone, and no root."""
+    kwargs = named(run(), "docker_build_with_restart")[0][1]
+    lines = kwargs["dockerfile_contents"].splitlines()
+    user = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("USER ")][-1]
+    program = kwargs["entrypoint"][0]
+    assert user in lines and json.loads(lines[-1].removeprefix("ENTRYPOINT ")) == [program]
+    # What a live update replaces and touches, as that user
+    folder, copied, synced = (str(pathlib.PurePath(path).parent) for path in (
+        kwargs["restart_file"], next(line for line in lines if line.startswith("COPY ")).split()[-1], kwargs["live_update"][0]["args"][1]))
+    assert folder == copied == synced != "/" and f"chown {user.split()[1]} {folder}" in lines[1]
+    sets = named(run(), "helm")[0][1]["set"]
+    assert not [value for value in sets if "runAsNonRoot" in value or "runAsUser" in value]
+
+
+def test_a_call_that_tilt_would_refuse_is_one_here_too():
+    for name, args, kwargs in [("k8s_resource", ["demo"], {"port_forward": 1}), ("docker_build_with_restart", ["a", "b"], {}), ("link", [], {})]:
+        with pytest.raises(TypeError):
+            TAKES[name].bind(*args, **kwargs)
 
 
 def test_the_production_chart_takes_its_values_and_runs_the_built_image():
