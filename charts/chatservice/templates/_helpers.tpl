@@ -156,6 +156,17 @@ imagePullSecrets:
 {{- fail (printf "%s are set: use one of them" (join " and " $given)) -}}
 {{- end -}}
 {{- $tls := $external.tls -}}
+{{- range $name := list "username" "password" -}}
+{{- if and $external.url (get $external $name) -}}
+{{- fail (printf "externalRedis.url and externalRedis.%s are set, and a url says it itself: write rediss://USER:PASSWORD@HOST:PORT in externalRedis.url, or use externalRedis.host instead" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne (int $external.port) 6379) (not $external.host) -}}
+{{- fail (printf "externalRedis.port is %d and externalRedis.host is not set: set it, or write the port in %s" (int $external.port) (empty $external.existingSecret | not | ternary "that Secret (externalRedis.existingSecret)" "externalRedis.url")) -}}
+{{- end -}}
+{{- if and $external.existingSecret (or $tls.enabled $tls.ca $tls.certificate $tls.key) -}}
+{{- fail "externalRedis.existingSecret and externalRedis.tls are set, and that Secret says it itself: leave out externalRedis.tls, and put rediss in its url, and certificates in its data keys ca.crt, tls.crt and tls.key" -}}
+{{- end -}}
 {{- if and (or $tls.ca $tls.certificate $tls.key) (not $tls.enabled) (not (hasPrefix "rediss" $external.url)) -}}
 {{- fail "externalRedis.tls has a certificate, and the connection has no TLS: set externalRedis.tls.enabled, or write rediss in externalRedis.url" -}}
 {{- end -}}
@@ -165,8 +176,8 @@ imagePullSecrets:
 {{- if and (eq (empty $tls.certificate) (not (empty $tls.key))) -}}
 {{- fail "externalRedis.tls.certificate and externalRedis.tls.key go together: set both, or neither" -}}
 {{- end -}}
-{{- if and $external.existingSecret (or $tls.ca $tls.key $external.password $external.username) -}}
-{{- fail "externalRedis.existingSecret is set, so username, password and certificates come from that Secret: leave out externalRedis.username, password and tls" -}}
+{{- if and $external.existingSecret (or $external.password $external.username) -}}
+{{- fail "externalRedis.existingSecret is set, so username and password come from that Secret: leave out externalRedis.username and externalRedis.password" -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
 {{- fail "autoscaling.enabled and keda.enabled are both true, and would fight over the number of pods: set one of them to false" -}}
