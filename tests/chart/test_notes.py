@@ -30,7 +30,12 @@ SAID = [
      ["OUTSIDE", "Bearer", "What it needs"]),
     ({"rateLimits": {"requestsPerMinute": 5}}, [], ["Nothing limits"]),
     ({"ingress": {"enabled": True, "hosts": [{"host": "a.example.com"}]}}, ["REACHED FROM OUTSIDE", "http://a.example.com"], []),
+    ({"service": {"type": "NodePort"}}, ["may ask, AND IT IS REACHED FROM OUTSIDE THE CLUSTER"], []),
+    ({"service": {"type": "LoadBalancer"}}, ["may ask, AND IT IS REACHED FROM OUTSIDE THE CLUSTER"], []),
+    ({"service": {"type": "ClusterIP"}}, ["It is open"], ["OUTSIDE"]),
     ({"networkPolicy": {"enabled": True, "ingressFrom": [{"podSelector": {}}]}}, ["from where networkPolicy.ingressFrom says"], []),
+    ({"networkPolicy": {"enabled": False, "ingressFrom": [{"podSelector": {}}]}}, ["whoever reaches the Service may ask"], ["ingressFrom"]),
+    ({"namespaceOverride": "elsewhere"}, ["helm -n chat test demo", "kubectl -n elsewhere wait"], ["kubectl -n chat"]),
     (OPENAI, ["asks m of https://api.openai.com/v1", "create secret generic openai --from-literal=api-key=...\n"], ["echo"]),
     ({**OPENAI, "backend": {"openai": {"baseURL": "https://llm.example.com:8443/v1", "credentialsSecretRef": {"name": "a"}}}},
      ["asks m of https://llm.example.com:8443/v1", "secret generic a --from-literal=api-key=... --from-literal=allowed-hosts=llm.example.com\n"], []),
@@ -58,8 +63,11 @@ def test_the_service_says_what_is_true_for_its_values(values, there, absent):
     assert [text for text in absent if text in said] == [], said
 
 
-def test_in_the_default_namespace_commands_name_none():
-    assert " -n " not in notes("chatservice", *IMAGE, namespace="default")
+def test_commands_name_the_namespace_whatever_the_context_has():
+    for namespace in ("default", "chat"):
+        said = notes("chatservice", *IMAGE, namespace=namespace)
+        called = re.findall(r"\b(?:kubectl|helm) (?!uninstall)\S+ \S+", said)
+        assert called and all(f" -n {namespace}" in call for call in called), said
 
 
 def test_the_operator_says_whom_it_serves_and_what_was_left_out():
