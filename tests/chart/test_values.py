@@ -230,6 +230,8 @@ BAD = [
     ("chatservice", "autoscaling.minReplicas=0", "at '/autoscaling/minReplicas': minimum: got 0, want 1"),
     ("chatservice", "keda.enabled=true,keda.minReplicaCount=5,keda.maxReplicaCount=3", "keda.minReplicaCount (5) is above keda.maxReplicaCount (3): lower the first or raise the second"),
     ("chatservice", "backend.openai.baseURL=https://api.openai.com/v1", "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini"),
+    # --set cannot write an empty map.
+    ("chatservice", "{backend: {openai: {}}}", "model is needed with backend.openai"),
     ("chatservice", "ingress.enabled=true", "ingress.enabled is true and ingress.hosts is empty"),
     ("chatservice", "httpRoute.enabled=true", "httpRoute.enabled is true and httpRoute.parentRefs is empty"),
 ]
@@ -237,7 +239,8 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "sets", "said"), BAD, ids=[f"{name}-{sets[:40]}" for name, sets, _ in BAD])
 def test_a_mistake_is_refused_with_the_key_and_the_fix(name, sets, said):
-    result = template(name, *IMAGE, "--set", sets)
+    given = {"values": yaml.safe_load(sets)} if sets.startswith("{") else {}
+    result = template(name, *IMAGE, *([] if given else ["--set", sets]), **given)
     assert result.returncode != 0, f"accepted {sets}"
     assert said in result.stderr, result.stderr
 

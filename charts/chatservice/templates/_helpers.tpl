@@ -188,7 +188,7 @@ imagePullSecrets:
 {{- if and .Values.keda.enabled (gt (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- fail (printf "keda.minReplicaCount (%d) is above keda.maxReplicaCount (%d): lower the first or raise the second" (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- end -}}
-{{- if and .Values.backend.openai (not .Values.model) -}}
+{{- if and (hasKey .Values.backend "openai") (not .Values.model) -}}
 {{- fail "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini" -}}
 {{- end -}}
 {{- with .Values.tests.serviceAccountName -}}
