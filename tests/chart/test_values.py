@@ -100,7 +100,7 @@ MORE = {
         {"image": {"repository": "a/b"}, "auth": {"serviceAccounts": {"allowed": [{"namespace": "system", "name": "a"}, {"namespace": "system", "name": "b"}]}},
          "tests": {"serviceAccountName": "b"}},
         {"image": {"repository": "a/b", "digest": "sha256:" + "a" * 64}, "redis": {"image": {"digest": "sha256:" + "b" * 64}},
-         "keda": {"enabled": True, "triggers": [{"type": "cron"}]}},
+         "keda": {"enabled": True, "minReplicaCount": 0, "triggers": [{"type": "cron"}]}},
         {"redis": {"enabled": False}, "externalRedis": {"url": "rediss+sentinel://a,b/m", "tls": {
             "certificate": "-----BEGIN CERTIFICATE-----\n", "key": "-----BEGIN PRIVATE KEY-----\n"}}},
     ],
@@ -229,6 +229,7 @@ BAD = [
     ("chatservice", "autoscaling.enabled=true,autoscaling.minReplicas=5,autoscaling.maxReplicas=3", "autoscaling.minReplicas (5) is above autoscaling.maxReplicas (3): lower the first or raise the second"),
     ("chatservice", "autoscaling.minReplicas=0", "at '/autoscaling/minReplicas': minimum: got 0, want 1"),
     ("chatservice", "keda.enabled=true,keda.minReplicaCount=5,keda.maxReplicaCount=3", "keda.minReplicaCount (5) is above keda.maxReplicaCount (3): lower the first or raise the second"),
+    ("chatservice", "keda.enabled=true,keda.minReplicaCount=0", "keda.minReplicaCount is 0 and keda.triggers is empty: without pods there are no streams to count, so nothing would ever start one again. Set keda.minReplicaCount to 1, or keda.triggers"),
     ("chatservice", "backend.openai.baseURL=https://api.openai.com/v1", "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini"),
     # --set cannot write an empty map.
     ("chatservice", "{backend: {openai: {}}}", "model is needed with backend.openai"),

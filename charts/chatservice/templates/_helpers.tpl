@@ -188,6 +188,9 @@ imagePullSecrets:
 {{- if and .Values.keda.enabled (gt (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- fail (printf "keda.minReplicaCount (%d) is above keda.maxReplicaCount (%d): lower the first or raise the second" (int .Values.keda.minReplicaCount) (int .Values.keda.maxReplicaCount)) -}}
 {{- end -}}
+{{- if and .Values.keda.enabled (eq (int .Values.keda.minReplicaCount) 0) (not .Values.keda.triggers) -}}
+{{- fail "keda.minReplicaCount is 0 and keda.triggers is empty: without pods there are no streams to count, so nothing would ever start one again. Set keda.minReplicaCount to 1, or keda.triggers to something that is there without pods, such as a cron" -}}
+{{- end -}}
 {{- if and (hasKey .Values.backend "openai") (not .Values.model) -}}
 {{- fail "model is needed with backend.openai: the name of the model to ask, such as --set model=gpt-4o-mini" -}}
 {{- end -}}
