@@ -143,6 +143,17 @@ def test_server_labels_are_those_of_the_operator():
     assert peer == {"app.kubernetes.io/name": "chatservice", "app.kubernetes.io/instance": "test"}
 
 
+def test_who_may_scrape_the_operator_does_not_shut_out_its_own_test():
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    rendered = objects("chatservice-operator", *IMAGE, values={"networkPolicy": {"scrapeFrom": [prometheus]}})
+    peers = of_kind(rendered, "NetworkPolicy")[0]["spec"]["ingress"][0]["from"]
+    own = [peer["podSelector"]["matchLabels"] for peer in peers if peer.keys() == {"podSelector"}]
+    let_in = [item["kind"] for item, _, labels in pods(rendered) if any(selects(selector, labels) for selector in own)]
+    assert let_in == ["Pod"] and prometheus in peers and len(peers) == 2
+    rendered = objects("chatservice-operator", *IMAGE)
+    assert "from" not in of_kind(rendered, "NetworkPolicy")[0]["spec"]["ingress"][0]
+
+
 # Values, and what the pod of `helm test` asks with: arguments, the volume of them, its account
 QUESTIONS = [
     ({}, ["http://demo.chat.svc:8080/v1"], {}, None),
