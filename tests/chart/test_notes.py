@@ -76,3 +76,11 @@ def test_the_operator_says_whom_it_serves_and_what_was_left_out():
     said = notes("chatservice-operator", *IMAGE, "--set", "watchNamespaces={chat,shop},prometheusRule.enabled=true,replicaCount=0")
     for text in ("of: chat, shop.", "kubectl apply -n chat", "kind: PrometheusRule.", "NOTHING LOOKS AFTER ChatServices"):
         assert text in said, said
+
+
+def test_alerts_that_nothing_is_scraped_for_are_told_of():
+    alerts = "prometheusRule.enabled=true,serviceMonitor.renderMode=alwaysRender"
+    fires = "(serviceMonitor.enabled is false): unless your Prometheus scrapes the operator"
+    assert fires in notes("chatservice-operator", *IMAGE, "--set", alerts)
+    assert fires not in notes("chatservice-operator", *IMAGE, "--set", alerts + ",serviceMonitor.enabled=true")
+    assert fires not in notes("chatservice-operator", *IMAGE)
