@@ -22,6 +22,8 @@ KUBERNETES = (
     pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema/v1.33.0-local-strict/_definitions.json"
 )
 FIX = "make charts"
+# Values whose members have no comments of their own, and in which templates look for one or to which they add
+READ = ["backend", "commonAnnotations", "commonLabels", "networkPolicy", "podAnnotations", "podLabels", "service"]
 
 
 def comments(text):
@@ -192,6 +194,16 @@ class Schema:
                 inner["description"] = comment
             self.describe(inner, described, (*path, name))
 
+    def demand(self, schema, values, described, path=()):
+        """What templates look into must not be taken away with null: groups of values, and READ."""
+        groups = [name for name, value in values.items() if isinstance(value, dict)
+                  and (name in READ or any(other.startswith(".".join([*path, name, ""])) for other in described))]
+        if groups:
+            schema["required"] = groups
+        for name in groups:
+            if "properties" in (inner := schema["properties"][name]):
+                self.demand(inner, values[name], described, (*path, name))
+
     def text(self):
         source = yaml.safe_load((CHARTS / self.chart / "values.schema.yaml").read_text())
         if self.chart == "chatservice":
@@ -201,7 +213,9 @@ class Schema:
                     source["properties"].setdefault(field, {"$ref": f"crd/{field}"})
         shared = yaml.safe_load((CHARTS / "definitions.schema.yaml").read_text())
         body = self.resolve(closed({"type": "object", **source}))
-        self.describe(body, comments((CHARTS / self.chart / "values.yaml").read_text()))
+        described = comments((CHARTS / self.chart / "values.yaml").read_text())
+        self.describe(body, described)
+        self.demand(body, values_of(self.chart), described)
         used = {**self.resolve(closed(shared)), **self.defs}
         body = {"$schema": "https://json-schema.org/draft/2020-12/schema", **body, "$defs": self.needed(body, used)}
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"

@@ -1,6 +1,7 @@
 """Values: each is described, in the schema, and changes something; mistakes are refused with the key and the fix."""
 import copy
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -190,7 +191,14 @@ BAD = [
     # wrong types and values
     ("chatservice-operator", "crds.keep=maybe", "at '/crds/keep': got string, want boolean"),
     ("chatservice-operator", "image.digest=abc", "at '/image/digest': 'abc' does not match pattern"),
-    ("chatservice-operator", "image.tag=latest", "at '/image/tag': 'not' failed"),
+    ("chatservice-operator", "image.tag=latest", "at '/image/tag': value must be 'a version: latest is another image tomorrow"),
+    ("chatservice", "redis.image.tag=latest", "at '/redis/image/tag': value must be 'a version: "),
+    ("chatservice", "image.repository=a/b:1.0", "at '/image/repository': value must be 'a name without tag and digest: they have values of their own beside it'"),
+    ("chatservice", "image.repository=a/b@sha256:1", "at '/image/repository': value must be 'a name without tag and digest"),
+    ("chatservice", "image=null", "missing property 'image'"),
+    ("chatservice", "redis=null", "missing property 'redis'"),
+    ("chatservice", "redis.auth=null", "at '/redis': missing property 'auth'"),
+    ("chatservice-operator", "image=null", "missing property 'image'"),
     ("chatservice-operator", "watchNamespaces={Chat}", "at '/watchNamespaces/0': 'Chat' does not match pattern"),
     ("chatservice-operator", "image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
     ("chatservice-operator", "networkPolicy.apiServerPorts={}", "at '/networkPolicy/apiServerPorts"),
@@ -244,6 +252,24 @@ def test_a_mistake_is_refused_with_the_key_and_the_fix(name, sets, said):
     result = template(name, *IMAGE, *([] if given else ["--set", sets]), **given)
     assert result.returncode != 0, f"accepted {sets}"
     assert said in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("name", rendering.CHARTS)
+def test_what_is_taken_away_is_refused_by_its_name_or_not_missed(name):
+    """`null` takes a value away; a template that then trips over it would tell of its own lines."""
+    def groups(values, prefix=""):
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield prefix + key
+                yield from groups(value, f"{prefix}{key}.")
+
+    taken = [group for group in groups(values_of(name)) if group != "global"]
+    with ThreadPoolExecutor(2) as pool:
+        results = zip(taken, pool.map(lambda group: template(name, *IMAGE, "--set", f"{group}=null"), taken))
+    wrong = [f"{group}: {result.stderr}" for group, result in results if result.returncode and (
+        re.search("nil pointer|wrong type for value", result.stderr)
+        or (f"missing property '{group.rpartition('.')[2]}'" not in result.stderr and group not in result.stderr))]
+    assert len(taken) > 20 and not wrong, wrong
 
 
 def test_an_autoscaler_leaves_out_replicas_and_what_is_not_set():

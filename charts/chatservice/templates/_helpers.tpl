@@ -121,7 +121,7 @@ imagePullSecrets:
 {{- end -}}
 
 {{- define "chatservice.redis.maxmemory" -}}
-{{- $limit := get (default (dict) .Values.redis.resources.limits) "memory" -}}
+{{- $limit := get (default (dict) (get (default (dict) .Values.redis.resources) "limits")) "memory" -}}
 {{- if .Values.redis.maxmemory -}}{{ .Values.redis.maxmemory }}
 {{- else if $limit -}}
 {{- div (mul (include "chatservice.bytes" (list $limit "redis.resources.limits.memory") | int64) 3) 4 -}}
