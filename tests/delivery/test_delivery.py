@@ -68,6 +68,17 @@ def test_workflows_call_make_targets_that_exist_and_ask_for_little():
     assert {"test", "e2e", "package"} <= called <= targets
 
 
+def test_nothing_is_published_that_was_not_tested_and_it_lists_its_crates():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
+    calls = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
+    assert "make test" in calls["test"] and "make reproducible" in calls["reproducible"]
+    # By its directory catalogers syft reads Cargo.lock; of an image it would look for a list in the program, which has none.
+    assert "cp Cargo.lock locked" in calls["publish"] and "syft scan dir:locked" in calls["publish"]
+    crates = set(re.findall(r'^name = "(.+)"', (ROOT / "Cargo.lock").read_text(), re.M))
+    assert set(re.findall(r'index\("(.+?)"\)', calls["publish"])) <= crates
+
+
 def test_packaged_charts_need_no_image_to_be_named(tmp_path):
     run("charts/package.sh", "registry.example.com:5000/team/chatservice", tmp_path)
     image = "registry.example.com:5000/team/chatservice:0.1.0"
