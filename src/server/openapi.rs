@@ -2,6 +2,8 @@
 //! `/openapi.json`: with the errors of each operation, as the one table of errors has them, and with examples that a test
 //! sends to a real server.
 
+use std::borrow::Cow;
+
 use utoipa::OpenApi as _;
 use utoipa::openapi::example::Example;
 use utoipa::openapi::path::{HttpMethod, Operation};
@@ -14,6 +16,9 @@ use super::routes::completions::OpenAiError;
 mod errors;
 mod examples;
 pub(super) mod schemas;
+
+/// The model of the examples, until [`naming`] puts in one that is served; no other text of the document says it.
+pub(super) const MODEL: &str = "gpt-4o-mini";
 
 /// The name of the only way to say who asks.
 const BEARER: &str = "bearer";
@@ -77,6 +82,17 @@ pub(super) fn finish(mut document: OpenApi) -> OpenApi {
         }
     }
     document
+}
+
+/// The document's text with this model in its examples, so that who tries one as it stands gets an answer. A name that JSON
+/// writes otherwise than it is, which the operator refuses, is not put in.
+pub(super) fn naming<'a>(document: &'a str, model: &str) -> Cow<'a, str> {
+    let plain = model.chars().all(|letter| !letter.is_control() && !matches!(letter, '"' | '\\'));
+    if model == MODEL || !plain {
+        Cow::Borrowed(document)
+    } else {
+        Cow::Owned(document.replace(MODEL, model))
+    }
 }
 
 /// The operations of a path, as far as this API has methods.

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -15,6 +16,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::Config;
 
 use super::error::{ApiError, Dialect};
+use super::openapi;
 use super::state::AppState;
 use crate::constants::path;
 
@@ -53,6 +55,33 @@ impl File {
             Cow::Owned(bytes) => bytes.into(),
         });
         Self::new(name, content_type, content)
+    }
+}
+
+/// The OpenAPI document, whose examples name a model that is served.
+struct Document {
+    text: String,
+    /// The model that was named last, and the document with it.
+    latest: ArcSwapOption<(Arc<str>, File)>,
+}
+
+impl Document {
+    fn new(document: &OpenApi) -> Self {
+        Self { text: document.to_json().unwrap_or_default(), latest: ArcSwapOption::empty() }
+    }
+
+    /// With the model that the running configuration gives to who names none; before there is one, as it is written.
+    fn served(&self, state: &AppState) -> Arc<(Arc<str>, File)> {
+        let model = state
+            .live()
+            .map_or_else(|_| Arc::from(openapi::MODEL), |live| live.models.default().name.clone());
+        if let Some(latest) = self.latest.load_full().filter(|latest| latest.0 == model) {
+            return latest;
+        }
+        let text = openapi::naming(&self.text, &model).into_owned();
+        let named = Arc::new((model, File::new("openapi.json", "application/json", text)));
+        self.latest.store(Some(named.clone()));
+        named
     }
 }
 
@@ -103,9 +132,8 @@ pub(super) fn playground() -> Router<AppState> {
 }
 
 /// The reference, and the document that it shows.
-pub(super) fn docs(document: &OpenApi) -> Router {
-    let document = document.to_json().unwrap_or_default();
-    let document = Arc::new(File::new("openapi.json", "application/json", document));
+pub(super) fn docs(document: &OpenApi) -> Router<AppState> {
+    let document = Arc::new(Document::new(document));
     let slash = format!("{}/", path::DOCS);
     let file = format!("{}/{{file}}", path::DOCS);
     Router::new()
@@ -113,7 +141,12 @@ pub(super) fn docs(document: &OpenApi) -> Router {
         .route(path::DOCS, get(async || Redirect::permanent("docs/")))
         .route(&slash, get(async |headers: HeaderMap| reference("index.html", &headers)))
         .route(&file, get(async |Path(name): Path<String>, headers: HeaderMap| reference(&name, &headers)))
-        .route(path::OPENAPI, get(async move |headers: HeaderMap| answer(&document, &headers)))
+        .route(
+            path::OPENAPI,
+            get(async move |State(state): State<AppState>, headers: HeaderMap| {
+                answer(&document.served(&state).1, &headers)
+            }),
+        )
         .layer(axum::middleware::map_response(async |response: Response| guarded(DOCS_POLICY, response)))
 }
 

@@ -12,7 +12,7 @@ use crate::http::{self, Answer};
 use crate::mock_openai::{MockOpenAi, Script};
 use crate::openapi_schemas::{Schemas, document, event_schema, events};
 use crate::redis_server::RedisServer;
-use crate::server::{TestServer, openai};
+use crate::server::{TestServer, echo, openai};
 use crate::tokens::{Signer, accepting, claims};
 
 const JSON: &str = "application/json";
@@ -28,8 +28,7 @@ struct Operation {
     value: Value,
 }
 
-fn operations() -> Vec<Operation> {
-    let document = document();
+fn operations(document: &Value) -> Vec<Operation> {
     let paths = document["paths"].as_object().unwrap().iter();
     paths
         .flat_map(|(path, methods)| {
@@ -152,20 +151,45 @@ fn scripted(operation: &Operation, name: &str) -> Script {
     }
 }
 
+/// Puts ids that this server has given in the place of those in the document.
+async fn ids_of(server: &TestServer) -> impl Fn(&str) -> String {
+    let begun = http::post(&server.at("/api/v1/chat"), &json!({"message": "Begin"})).await.json();
+    let first = http::post(&server.at("/v1/responses"), &json!({"input": "Begin"})).await.json();
+    move |text| {
+        let text = text.replace(CONVERSATION, begun["conversation_id"].as_str().unwrap());
+        text.replace(RESPONSE, first["id"].as_str().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_server_accepts_every_request_of_the_document_that_it_serves() {
+    let server = TestServer::start(echo()).await;
+    let served = http::get(&server.at("/openapi.json")).await.json();
+    let known = ids_of(&server).await;
+    let (mut sent, mut wrong) = (0, Vec::new());
+    for operation in operations(&served) {
+        for (name, request) in operation.requests() {
+            let body = known(&request.to_string());
+            let answer = operation.send(&server, &operation.path, &body, JSON).await;
+            sent += 1;
+            if answer.status != 200 {
+                wrong.push(format!("{} {name}: {} {:?}", operation.path, answer.status, answer.body));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(sent > 15, "{sent}");
+}
+
 #[tokio::test]
 async fn every_request_of_the_document_is_accepted_and_answered_as_it_shows() {
     let mock = MockOpenAi::start().await;
     let server = TestServer::start(openai(&mock.base_url())).await;
     mock.script(Script::Words(3)).script(Script::Words(3));
-    let begun = http::post(&server.at("/api/v1/chat"), &json!({"message": "Begin"})).await.json();
-    let first = http::post(&server.at("/v1/responses"), &json!({"input": "Begin"})).await.json();
-    let known = |text: &str| {
-        let text = text.replace(CONVERSATION, begun["conversation_id"].as_str().unwrap());
-        text.replace(RESPONSE, first["id"].as_str().unwrap())
-    };
+    let known = ids_of(&server).await;
     let schemas = Schemas::closed();
     let (mut sent, mut wrong) = (0, Vec::new());
-    for operation in operations() {
+    for operation in operations(&document()) {
         let (method, path) = (&operation.method, &operation.path);
         if method == Method::DELETE {
             continue;
@@ -203,7 +227,7 @@ async fn every_request_of_the_document_is_accepted_and_answered_as_it_shows() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(sent > 15, "{sent}");
-    for operation in operations().iter().filter(|operation| operation.method == Method::DELETE) {
+    for operation in operations(&document()).iter().filter(|operation| operation.method == Method::DELETE) {
         let id = if operation.path.starts_with("/v1") { RESPONSE } else { CONVERSATION };
         let answer = operation.send(&server, &known(&operation.path.replace("{id}", id)), "", JSON).await;
         match answer.status.as_u16() {
@@ -368,7 +392,7 @@ async fn every_error_of_the_document_is_what_comes() {
     let faults = Box::pin(Faults::start()).await;
     let schemas = Schemas::closed();
     let (mut met, mut wrong) = (0, Vec::new());
-    for operation in operations() {
+    for operation in operations(&document()) {
         for (status, code, shown) in operation.errors() {
             let Some(answer) = faults.provoke(&operation, &code).await else { continue };
             let came = answer.json();

@@ -174,7 +174,10 @@ async fn the_document_and_the_docs_page_come_from_the_binary() {
 #[tokio::test]
 async fn the_committed_document_is_what_is_served() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
-    let server = TestServer::start(echo()).await;
+    let mut config = echo();
+    // The one that the examples name where they are written.
+    config.dynamic.model = "gpt-4o-mini".to_owned();
+    let server = TestServer::start(config).await;
     let document = http::get(&server.at("/openapi.json")).await.json();
     let text = serde_json::to_string_pretty(&document).unwrap() + "\n";
     if std::env::var_os("UPDATE_OPENAPI").is_some() {

@@ -53,6 +53,38 @@ async fn the_playground_goes_and_comes_with_the_configuration() {
     }
 }
 
+/// In requests and in answers, those as events too; and a browser that keeps the document with another model hears of it.
+#[tokio::test]
+async fn the_document_names_the_model_of_the_running_configuration() {
+    let mut config = echo();
+    let mut mount = ConfigMount::new(&config.to_text());
+    let server = TestServer::start_from(config.clone(), mount.file()).await;
+    let url = server.at("/openapi.json");
+    let names = |answer: &http::Answer| {
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        ["gpt-4o-mini", "echo-1", "house/2:b"].map(|model| text.matches(model).count())
+    };
+    let before = http::get(&url).await;
+    let [written, served, other] = names(&before);
+    assert!(written == 0 && served > 30 && other == 0, "{written} {served} {other}");
+    config.dynamic.model = "house/2:b".to_owned();
+    mount.write(&config.to_text());
+    let deadline = tokio::time::Instant::now() + http::DEADLINE;
+    let known = [("if-none-match", before.header("etag"))];
+    let after = loop {
+        let answer = http::send(Method::GET, &url, &known, b"").await;
+        if answer.status != 304 {
+            break answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the document names the old model");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((after.status.as_u16(), names(&after)), (200, [0, 0, served]));
+    assert!(after.json()["paths"].is_object());
+    let known = [("if-none-match", after.header("etag"))];
+    assert_eq!(http::send(Method::GET, &url, &known, b"").await.status, 304);
+}
+
 #[tokio::test]
 async fn swagger_ui_and_what_leads_to_it_load_nothing_from_elsewhere() {
     let server = TestServer::start(echo()).await;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::{Content, RefOr};
 
-use super::put;
 use super::schemas::{EVENTS, JSON};
+use super::{MODEL, put};
 
 /// One exchange.
 struct Exchange {
@@ -102,7 +102,7 @@ fn chat() -> Vec<Exchange> {
         "message": "Well, thank you.",
         "conversation_id": CONVERSATION,
         "tokens_used": 18,
-        "model": "gpt-4o-mini",
+        "model": MODEL,
         "timestamp": "2026-01-02T03:04:05Z",
         "cost_estimate": 0.000_009,
         "cached": false,
@@ -115,7 +115,7 @@ fn chat() -> Vec<Exchange> {
         "system_prompt": "Answer like a pirate.",
         "temperature": 1.2,
         "max_tokens": 200,
-        "model": "gpt-4o-mini",
+        "model": MODEL,
         "stream": false,
     });
     vec![
@@ -135,19 +135,19 @@ fn events_of_chat() -> Value {
     let first =
         json!({"delta": "Well, ", "conversation_id": CONVERSATION, "finished": false, "tokens_used": null});
     let last = json!({
-        "delta": "", "conversation_id": CONVERSATION, "finished": true, "tokens_used": 18, "model": "gpt-4o-mini",
+        "delta": "", "conversation_id": CONVERSATION, "finished": true, "tokens_used": 18, "model": MODEL,
         "cost_estimate": 0.000_009, "cached": false, "persisted": true, "finish_reason": "stop",
     });
     json!(format!("data: {first}\n\ndata: {last}\n\n"))
 }
 
 fn model() -> Value {
-    json!({"id": "gpt-4o-mini", "object": "model", "created": 1_767_323_045, "owned_by": "demo"})
+    json!({"id": MODEL, "object": "model", "created": 1_767_323_045, "owned_by": "demo"})
 }
 
 fn completion(message: &Value, finish_reason: &str) -> Value {
     json!({
-        "id": "chatcmpl-8f1c", "object": "chat.completion", "created": 1_767_323_045, "model": "gpt-4o-mini",
+        "id": "chatcmpl-8f1c", "object": "chat.completion", "created": 1_767_323_045, "model": MODEL,
         "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
         "usage": {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18},
     })
@@ -155,7 +155,7 @@ fn completion(message: &Value, finish_reason: &str) -> Value {
 
 fn chunk(choices: &Value, usage: &Value) -> Value {
     let mut chunk = json!({
-        "id": "chatcmpl-8f1c", "object": "chat.completion.chunk", "created": 1_767_323_045, "model": "gpt-4o-mini", "choices": choices,
+        "id": "chatcmpl-8f1c", "object": "chat.completion.chunk", "created": 1_767_323_045, "model": MODEL, "choices": choices,
     });
     if !usage.is_null() {
         chunk["usage"] = usage.clone();
@@ -200,29 +200,29 @@ fn completions() -> Vec<Exchange> {
     ];
     let events = chunks.map(|chunk| format!("data: {chunk}\n\n")).concat();
     vec![
-        exchange("basic", "A question", json!({"model": "gpt-4o-mini", "messages": question}), said.clone()),
+        exchange("basic", "A question", json!({"model": MODEL, "messages": question}), said.clone()),
         exchange(
             "stream",
             "As events, with the usage at the end",
-            json!({"model": "gpt-4o-mini", "messages": question, "stream": true, "stream_options": {"include_usage": true}}),
+            json!({"model": MODEL, "messages": question, "stream": true, "stream_options": {"include_usage": true}}),
             json!(events + "data: [DONE]\n\n"),
         ),
         exchange(
             "tools",
             "With a function that the model may call",
-            json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How cold is it in Oslo?"}], "tools": weather, "tool_choice": "auto"}),
+            json!({"model": MODEL, "messages": [{"role": "user", "content": "How cold is it in Oslo?"}], "tools": weather, "tool_choice": "auto"}),
             called,
         ),
         exchange(
             "json_schema",
             "An answer in the form of a schema",
-            json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "A city in Norway?"}], "response_format": schema}),
+            json!({"model": MODEL, "messages": [{"role": "user", "content": "A city in Norway?"}], "response_format": schema}),
             completion(&json!({"role": "assistant", "content": "{\"city\":\"Oslo\"}"}), "stop"),
         ),
         exchange(
             "picture",
             "With a picture",
-            json!({"model": "gpt-4o-mini", "messages": picture, "max_completion_tokens": 300}),
+            json!({"model": MODEL, "messages": picture, "max_completion_tokens": 300}),
             said,
         ),
     ]
@@ -238,22 +238,17 @@ fn embeddings() -> Vec<Exchange> {
     let mut packed = list(1);
     packed["data"][0]["embedding"] = json!("AACAPgAAAL8AAAA+");
     vec![
-        exchange(
-            "text",
-            "One text",
-            json!({"model": "gpt-4o-mini", "input": "The quick brown fox"}),
-            list(1),
-        ),
+        exchange("text", "One text", json!({"model": MODEL, "input": "The quick brown fox"}), list(1)),
         exchange(
             "texts",
             "Several, with shorter vectors",
-            json!({"model": "gpt-4o-mini", "input": ["The quick brown fox", "The lazy dog"], "dimensions": 3, "encoding_format": "float"}),
+            json!({"model": MODEL, "input": ["The quick brown fox", "The lazy dog"], "dimensions": 3, "encoding_format": "float"}),
             list(2),
         ),
         exchange(
             "text_as_base64",
             "With the numbers as one text",
-            json!({"model": "gpt-4o-mini", "input": "The quick brown fox", "encoding_format": "base64"}),
+            json!({"model": MODEL, "input": "The quick brown fox", "encoding_format": "base64"}),
             packed,
         ),
     ]
@@ -275,7 +270,7 @@ fn response() -> Value {
         "instructions": null,
         "max_output_tokens": null,
         "max_tool_calls": null,
-        "model": "gpt-4o-mini",
+        "model": MODEL,
         "output": [{
             "id": "msg_7a2e", "type": "message", "role": "assistant", "status": "completed",
             "content": [{"type": "output_text", "text": "Well, thank you.", "annotations": [], "logprobs": []}],
@@ -300,7 +295,7 @@ fn response() -> Value {
 }
 
 fn responses() -> Vec<Exchange> {
-    let question = json!({"model": "gpt-4o-mini", "input": "Hello, how are you?"});
+    let question = json!({"model": MODEL, "input": "Hello, how are you?"});
     let mut streamed = question.clone();
     streamed["stream"] = json!(true);
     let delta = json!({"type": "response.output_text.delta", "item_id": "msg_7a2e", "output_index": 0, "content_index": 0, "delta": "Well, ", "logprobs": [], "sequence_number": 4});
@@ -334,28 +329,28 @@ fn responses() -> Vec<Exchange> {
         exchange(
             "follow_up",
             "Going on from a response",
-            json!({"model": "gpt-4o-mini", "input": "And yesterday?", "previous_response_id": RESPONSE}),
+            json!({"model": MODEL, "input": "And yesterday?", "previous_response_id": RESPONSE}),
             response(),
         ),
         exchange(
             "tools",
             "With a function that the model may call",
-            json!({"model": "gpt-4o-mini", "input": [asked], "tools": [tool]}),
+            json!({"model": MODEL, "input": [asked], "tools": [tool]}),
             called,
         ),
         exchange(
             "tool_output",
             "With what the function returned; or with this alone, and the previous_response_id",
-            json!({"model": "gpt-4o-mini", "input": [asked, call, returned], "tools": [tool]}),
+            json!({"model": MODEL, "input": [asked, call, returned], "tools": [tool]}),
             told,
         ),
         exchange(
             "json_schema",
             "An answer in the form of a schema",
-            json!({"model": "gpt-4o-mini", "input": "A city in Norway?", "text": form}),
+            json!({"model": MODEL, "input": "A city in Norway?", "text": form}),
             formed,
         ),
-        exchange("picture", "With a picture", json!({"model": "gpt-4o-mini", "input": picture}), response()),
+        exchange("picture", "With a picture", json!({"model": MODEL, "input": picture}), response()),
         exchange("stream", "As events: one of them", streamed, json!(events)),
     ]
 }

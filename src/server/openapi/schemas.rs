@@ -14,7 +14,7 @@ use crate::server::responses::schema::{ContentPart, ResponseItem};
 
 /// A chat completion request. Fields that are not listed go to the backend unchanged.
 #[derive(ToSchema)]
-#[schema(example = json!({"model": "echo-1", "messages": [{"role": "user", "content": "Hello, how are you?"}]}))]
+#[schema(example = json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello, how are you?"}]}))]
 pub(in crate::server) struct ChatCompletionRequest {
     /// A model of this service. Default: the service's.
     model: Option<String>,

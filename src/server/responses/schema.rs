@@ -13,7 +13,7 @@ use super::items::Role;
 /// A request for a response. What is not listed is refused with the code `unsupported_parameter`.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"model": "echo-1", "input": "Hello, how are you?"}))]
+#[schema(example = json!({"model": "gpt-4o-mini", "input": "Hello, how are you?"}))]
 pub struct CreateResponse {
     /// A model of this service. Default: the service's.
     model: Option<String>,

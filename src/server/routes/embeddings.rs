@@ -23,7 +23,7 @@ use crate::server::state::{AppState, Live};
 
 /// An embeddings request. Fields that are not listed go to the backend unchanged.
 #[derive(ToSchema)]
-#[schema(example = json!({"model": "echo-1", "input": "The quick brown fox"}))]
+#[schema(example = json!({"model": "gpt-4o-mini", "input": "The quick brown fox"}))]
 #[expect(dead_code, reason = "the body is forwarded as bytes; this is its description")]
 pub struct EmbeddingRequest {
     /// A model of this service. Default: the service's.

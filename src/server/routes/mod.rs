@@ -54,11 +54,11 @@ pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
     let document = openapi::finish(document);
     let router = router
         .merge(pages::playground())
+        .merge(pages::docs(&document))
         // OpenAI's own, which are not here; without this they would be an id with the wrong method.
         .route("/v1/responses/compact", any(not_found))
         .route("/v1/responses/input_tokens", any(not_found))
         .with_state(state)
-        .merge(pages::docs(&document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     (router, document)
