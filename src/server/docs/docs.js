@@ -35,6 +35,13 @@ function complete() {
   }
 }
 
+/** Execute, which cannot be pressed while it waits and so loses the focus, gets it back; unless that has gone elsewhere. */
+function refocus(changes) {
+  for (const { target } of changes) {
+    if (target.matches(".execute:enabled") && document.activeElement === document.body) target.focus({ preventScroll: true });
+  }
+}
+
 async function read(path) {
   const answer = await fetch(new URL(path, root));
   if (!answer.ok) throw new Error(`status ${answer.status}`);
@@ -56,6 +63,7 @@ try {
     onComplete: complete,
   });
   new MutationObserver(complete).observe(reference, { childList: true, subtree: true });
+  new MutationObserver(refocus).observe(reference, { attributeFilter: ["disabled"], subtree: true });
 } catch (error) {
   const text = document.createElement("p");
   text.className = "waiting";
