@@ -11,8 +11,12 @@ mkdir -p "$2"
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 for chart in chatservice-operator chatservice; do
   cp -r "$here/$chart" "$work"
+  version=$(sed -n 's/^appVersion: //p' "$here/$chart/Chart.yaml")
   sed -i "/^image:/,/^[a-z]/{s|^  registry: \"\"|  registry: \"$registry\"|;s|^  repository: \"\"|  repository: $repository|}" "$work/$chart/values.yaml"
-  printf '  artifacthub.io/images: |\n    - name: chatservice\n      image: %s:%s\n' "$1" "$(sed -n 's/^appVersion: //p' "$here/$chart/Chart.yaml")" >> "$work/$chart/Chart.yaml"
+  printf '  artifacthub.io/images: |\n    - name: chatservice\n      image: %s:%s\n' "$1" "$version" >> "$work/$chart/Chart.yaml"
+  # Links that lead out of the chart lead to the sources of this version.
+  source=$(sed -n '/^sources:/{n;s/^ *- //p}' "$here/$chart/Chart.yaml")/blob/v$version
+  sed -i "s#](\.\./\.\./#]($source/#g; s#](\.\./#]($source/charts/#g" "$work/$chart/README.md"
   helm package "$work/$chart" --destination "$2"
 done
 sed "s|localhost/chatservice|$1|; /^# The image is/d" "$here/../install.yaml" > "$2/install.yaml"

@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import yaml
@@ -90,6 +91,15 @@ def test_packaged_charts_need_no_image_to_be_named(tmp_path):
         assert images - {"docker.io/valkey/valkey:8.1.4"} == {image}
         chart = yaml.safe_load(run("helm", "show", "chart", archive))
         assert yaml.safe_load(chart["annotations"]["artifacthub.io/images"]) == [{"name": "chatservice", "image": image}]
+        readme = run("helm", "show", "readme", archive)
+        with tarfile.open(archive) as packed:
+            names = packed.getnames()
+        for link in re.findall(r"\]\(([^)#]+)", readme):
+            if link.startswith(prefix := f"{chart['sources'][0]}/blob/v{chart['appVersion']}/"):
+                assert (ROOT / link.removeprefix(prefix)).exists(), link
+            else:
+                assert not link.startswith("..") and any(name.startswith(f"{chart['name']}/{link}") for name in names), link
+        assert f"oci://REGISTRY/REPOSITORY/charts/{chart['name']} --version {chart['version']}" in readme
     installed = rendering.parse((tmp_path / "install.yaml").read_text())
     assert image in str(installed) and "localhost/chatservice" not in str(installed)
 
