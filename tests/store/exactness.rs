@@ -256,16 +256,8 @@ async fn scripts_that_redis_forgot_or_refuses_to_run_do_all_or_nothing() {
         let () = command.arg("SET").arg("maxmemory").arg(value).query_async(connection).await.unwrap();
     };
     set(1, &mut connection).await;
-    let outcome = in_time(async |_| match ask(&store, &everything("a")).await {
-        Err(StoreError::Full) => Ok(Err(StoreError::Full)),
-        outcome => outcome.map(Ok),
-    });
-    assert_eq!(outcome.await.map(drop), Err(StoreError::Full));
-    let outcome = in_time(async |_| match store.settle(vec![unheard(&everything("b"), 1, 1)]).await {
-        Err(StoreError::Full) => Ok(Err(StoreError::Full)),
-        outcome => outcome.map(Ok),
-    });
-    assert_eq!(outcome.await.map(drop), Err(StoreError::Full));
+    refused_as_full(async || ask(&store, &everything("a")).await).await;
+    refused_as_full(async || store.settle(vec![unheard(&everything("b"), 1, 1)]).await).await;
     assert!(everything_stored(&mut connection).await == before, "a script that is refused writes nothing");
     set(0, &mut connection).await;
 
@@ -276,6 +268,58 @@ async fn scripts_that_redis_forgot_or_refuses_to_run_do_all_or_nothing() {
     }
     let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut connection).await.unwrap();
     answered(|| store.settle(vec![used(&waiting, 1, 1)])).await;
+}
+
+/// The operation is refused because Redis is full, as soon as it is answered at all.
+async fn refused_as_full<T>(operation: impl AsyncFn() -> Result<T, StoreError>) {
+    let outcome = in_time(async |_| match operation().await {
+        Err(StoreError::Full) => Ok(None),
+        outcome => outcome.map(Some),
+    });
+    assert!(outcome.await.is_none(), "a full Redis takes it");
+}
+
+#[tokio::test]
+async fn a_full_redis_is_written_nothing_whatever_is_there() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut connection = server.connection().await;
+    let set = async |value: u64, connection: &mut MultiplexedConnection| {
+        let mut command = redis::cmd("CONFIG");
+        let () = command.arg("SET").arg("maxmemory").arg(value).query_async(connection).await.unwrap();
+    };
+    let answer = CacheKey([7; 32]);
+    let requests = [
+        everything("a"),
+        tokens("a", 10, 1),
+        money("a", 100, 1),
+        Reserve { concurrent: Some(1), ..tokens("a", 10, 1) },
+        reserve("a", limit(1, 3600, 5)),
+    ];
+    let store = pod(&server, "u-1");
+    set(1, &mut connection).await;
+    // Nothing is there yet, then in the place of each key something else.
+    for garbage in [false, true] {
+        if garbage {
+            set(0, &mut connection).await;
+            asked(&store, everything("a")).await;
+            answered(|| store.heartbeat(PodId(1))).await;
+            for key in keys(&mut connection).await {
+                put_garbage(&mut connection, &key, 8).await;
+            }
+            set(1, &mut connection).await;
+        }
+        let before = everything_stored(&mut connection).await;
+        assert_eq!(before.is_empty(), !garbage);
+        for request in &requests {
+            refused_as_full(async || ask(&store, &another(request)).await).await;
+            let sharer = Some(SharerId(7));
+            let admit = || Admit { reserve: Some(another(request)), cache_key: Some(answer), sharer };
+            refused_as_full(async || store.admit(admit()).await).await;
+            refused_as_full(async || store.settle(vec![unheard(&another(request), 1, 1)]).await).await;
+        }
+        refused_as_full(async || store.heartbeat(PodId(1)).await).await;
+        assert!(everything_stored(&mut connection).await == before, "a full Redis was written to");
+    }
 }
 
 /// What anybody who can write to this Redis could put in the place of a key.

@@ -16,7 +16,8 @@ local function each()
   end
 
   local function put_in_order(set, gone)
-    if call('TYPE', set).ok ~= 'zset' then
+    local kind = call('TYPE', set).ok
+    if kind ~= 'zset' and kind ~= 'none' then
       call('UNLINK', set)
     end
     for _, member in ipairs(gone) do

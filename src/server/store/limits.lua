@@ -1,6 +1,7 @@
 -- What admit.lua, settle.lua and budgets.lua share, in front of each: the clock, the demands of a request, the rules of
 -- server::limits, and which reservations are known. What is stored is not trusted: what is not ours counts as nothing, and
--- is replaced. Redis refuses a script's first write where it refuses writes at all, so a script writes all or nothing.
+-- is replaced. Redis refuses a script's first write where it refuses writes at all, so a script writes all or nothing: where
+-- that write is not one which even a full Redis runs.
 -- ARGV[1] is the life of keys in ms. Behind it follow how many records there are, and for each how many ids it is asked for, and
 -- those: the ids of all requests, in order. KEYS begin with the records.
 local call, pcall, format = redis.call, redis.pcall, string.format
@@ -103,8 +104,10 @@ end
 local function write_notes()
   for _, record in ipairs(records) do
     if #record.fields > 0 then
-      if type(pcall('HSET', record.key, unpack(record.fields))) ~= 'number' then
-        if call('TYPE', record.key).ok ~= 'hash' then
+      local told = pcall('HSET', record.key, unpack(record.fields))
+      if type(told) ~= 'number' then
+        -- Any other error is raised by the second try: an UNLINK, which a full Redis runs, would let all writes behind it through.
+        if string.find(told.err, '^WRONGTYPE') then
           call('UNLINK', record.key)
         end
         call('HSET', record.key, unpack(record.fields))
