@@ -19,10 +19,10 @@ use super::metrics::{OTHER, ServerMetrics};
 use super::pricing::NanoUsd;
 use super::settlement::{Bill, Settlement};
 use super::state::{Charging, Live, LiveHandle};
-use super::store::{CacheKey, CallerKey, PodId, Settle, StoreError};
+use super::store::{CacheKey, CallerKey, Exhausted, PodId, SETTLED_TOGETHER, Settle, StoreError};
 
-/// Charges sent to the store in one trip.
-const BATCH: usize = 256;
+/// Charges that are taken of those that are owed: what the store is told in one trip.
+const BATCH: usize = SETTLED_TOGETHER;
 /// Settlements that are taken from the queue together, at most as often as every [`GATHER`]: more than it can hold by then.
 const TAKEN: usize = 4096;
 /// From one batch to the next: what comes meanwhile is told with it. Nobody waits for a settlement.
@@ -135,38 +135,46 @@ impl Settler {
         }
     }
 
-    /// Tells the store, or keeps it for later.
+    /// Tells the store, trip by trip, or keeps for later what it was not told with success.
     async fn tell(&mut self, live: &Live, charges: Vec<Settle>) {
-        if charges.is_empty() {
-            return;
-        }
-        let since = Instant::now();
-        match live.store.settle(charges.clone()).await {
-            Ok(exhausted) => {
-                self.batch = BATCH;
-                for demand in charges.iter().filter_map(|settle| settle.reserve.budget.as_ref()) {
-                    if !self.moved.contains(&demand.caller) {
-                        self.moved.insert(demand.caller.clone());
-                    }
+        let mut trips = Trips::new(charges);
+        while let Some(trip) = trips.next() {
+            let since = Instant::now();
+            match live.store.settle(trip.to_vec()).await {
+                Ok(exhausted) => {
+                    self.told(live, trip, exhausted);
+                    trips.told();
                 }
-                for (caller, now) in exhausted.into_iter().filter(|_| live.enforces()) {
-                    self.charging.denials.add(caller, now);
+                Err(error) => {
+                    self.metrics.store_error("settle");
+                    self.charging.local.away(live.config.dynamic.limits.on_store_failure, since);
+                    let failed = trip.len();
+                    return self.keep_for_later(trips.untold(), failed, &error);
                 }
-            }
-            Err(error) => {
-                self.metrics.store_error("settle");
-                self.charging.local.away(live.config.dynamic.limits.on_store_failure, since);
-                self.keep_for_later(charges, &error);
             }
         }
     }
 
+    fn told(&mut self, live: &Live, charges: &[Settle], exhausted: Exhausted) {
+        self.batch = BATCH;
+        for demand in charges.iter().filter_map(|settle| settle.reserve.budget.as_ref()) {
+            if !self.moved.contains(&demand.caller) {
+                self.moved.insert(demand.caller.clone());
+            }
+        }
+        for (caller, now) in exhausted.into_iter().filter(|_| live.enforces()) {
+            self.charging.denials.add(caller, now);
+        }
+    }
+
     /// What a store refuses that is there is tried in ever smaller parts, and what it refuses by itself is left out.
-    fn keep_for_later(&mut self, charges: Vec<Settle>, error: &StoreError) {
+    /// The first `failed` of these are those of the trip that failed.
+    fn keep_for_later(&mut self, mut charges: Vec<Settle>, failed: usize, error: &StoreError) {
         let refused = matches!(error, StoreError::Failed(_));
-        self.batch = if refused { smaller(self.batch, charges.len()) } else { BATCH };
-        if refused && charges.len() == 1 {
-            return self.lost(1);
+        self.batch = if refused { smaller(self.batch, failed) } else { BATCH };
+        if refused && failed == 1 {
+            charges.remove(0);
+            self.lost(1);
         }
         let lost = self.backlog.put_back(charges);
         self.lost(lost);
@@ -243,6 +251,41 @@ impl Settler {
             }
         }
         self.charging.local.back();
+        // Not before: what is owed may have been done by a trip that nobody heard of, and is then known by its id alone.
+        live.store.forget().await;
+    }
+}
+
+/// Charges on their way to the store, [`SETTLED_TOGETHER`] in a trip.
+struct Trips {
+    charges: Vec<Settle>,
+    /// So many at the front were told with success.
+    told: usize,
+}
+
+impl Trips {
+    fn new(mut charges: Vec<Settle>) -> Self {
+        // Those of one caller share a trip: their limits are told once.
+        charges.sort_by(|one, other| one.reserve.caller.0.cmp(&other.reserve.caller.0));
+        Self { charges, told: 0 }
+    }
+
+    fn end(&self) -> usize {
+        self.charges.len().min(self.told + SETTLED_TOGETHER)
+    }
+
+    /// The next to tell: the same until it was told.
+    fn next(&self) -> Option<&[Settle]> {
+        self.charges.get(self.told..self.end()).filter(|trip| !trip.is_empty())
+    }
+
+    fn told(&mut self) {
+        self.told = self.end();
+    }
+
+    /// Those that were not told with success, of the trip that failed and behind it.
+    fn untold(mut self) -> Vec<Settle> {
+        self.charges.split_off(self.told)
     }
 }
 
@@ -312,6 +355,25 @@ mod tests {
             as_few(all).into_iter().map(|settle| (settle.reserve.caller.0, settle.requests)).collect();
         let expected = [("a", 100), ("b", 2), ("a", 1), ("a", 1), ("a", 1)];
         assert_eq!(told, expected.map(|(caller, requests)| (caller.to_owned(), requests)));
+    }
+
+    #[test]
+    fn only_what_was_not_told_is_put_back_when_a_later_trip_fails() {
+        let all: Vec<_> = (0..SETTLED_TOGETHER * 3 + 1).map(|_| owed("a", None, true).settle).collect();
+        let mut trips = Trips::new(all.clone());
+        let mut told = trips.next().unwrap().to_vec();
+        trips.told();
+        assert_eq!(trips.next().unwrap().len(), SETTLED_TOGETHER, "the one that fails");
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.put_back(trips.untold()), 0);
+        assert_eq!(backlog.len(), all.len() - SETTLED_TOGETHER);
+        while !backlog.is_empty() {
+            let mut trips = Trips::new(backlog.take(BATCH));
+            told.extend_from_slice(trips.next().unwrap());
+            trips.told();
+            assert_eq!(trips.next(), None, "what is taken of those that are owed is one trip");
+        }
+        assert_eq!(told, all, "each is told once");
     }
 
     #[test]

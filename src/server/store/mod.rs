@@ -28,7 +28,7 @@ pub use conversations::{
 };
 pub use limits::{
     Admit, Admitted, BudgetDemand, BudgetState, CallerKey, Exhausted, LimitState, LimitStore, PodId, Refused,
-    ReservationId, Reserve, Settle, Standing, TokenDemand, TokenState,
+    ReservationId, Reserve, SETTLED_TOGETHER, Settle, Standing, TokenDemand, TokenState,
 };
 pub use responses::ResponseStore;
 

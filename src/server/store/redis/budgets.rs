@@ -1,10 +1,13 @@
 //! Budgets in Redis, looked at without taking of them. In and out: as `LimitStore::budgets` says.
 
 use super::Base;
-use super::limits::{NOT_AN_ANSWER, TOGETHER, period_letter};
+use super::limits::{NOT_AN_ANSWER, period_letter};
 use crate::crd::BudgetPeriod;
 use crate::server::pricing::NanoUsd;
 use crate::server::store::{BudgetState, CallerKey, StoreError};
+
+/// Budgets in one trip: Redis does nothing else meanwhile.
+const TOGETHER: usize = 64;
 
 impl Base {
     /// How these stand, [`TOGETHER`] in a trip.

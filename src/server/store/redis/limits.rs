@@ -27,9 +27,6 @@ use crate::server::store::{
 /// everything else: at least this, and twice the longest life that was given to anything.
 const KEY_LIFE: Duration = Duration::from_hours(24);
 
-/// Settlements in one trip: Redis does nothing else meanwhile, about 3 ms.
-pub(super) const TOGETHER: usize = 64;
-
 /// The script is ours, so this Redis is none.
 pub(super) const NOT_AN_ANSWER: &str = "a script was answered with something else";
 
@@ -233,14 +230,14 @@ impl Base {
         })
     }
 
-    /// Ends reservations, [`TOGETHER`] in a trip. What was told when a later one fails may be told again.
+    /// Ends reservations, all of them in one trip.
     async fn settle_all(&self, settles: Vec<Settle>) -> Result<Exhausted, StoreError> {
         let mut settles: Vec<_> = settles.into_iter().filter(|settle| settle.reserve.limited()).collect();
         settles.sort_by(|one, other| one.reserve.caller.0.cmp(&other.reserve.caller.0));
         // Of several of one caller the last one tells how it stands.
         let mut states = HashMap::new();
-        for settles in settles.chunks(TOGETHER) {
-            self.settle_some(settles, &mut states).await?;
+        if !settles.is_empty() {
+            self.settle_some(&settles, &mut states).await?;
         }
         Ok(states.into_iter().filter(|(_, state)| !state.retry_after.is_zero()).collect())
     }
@@ -456,11 +453,10 @@ impl LimitStore for RedisStore {
     }
 
     fn heartbeat(&self, pod: PodId) -> BoxFuture<'_, Result<u32, StoreError>> {
-        async move {
-            let pods = self.base.count(pod).await?;
-            self.base.forget().await;
-            Ok(pods)
-        }
-        .boxed()
+        self.base.count(pod).boxed()
+    }
+
+    fn forget(&self) -> BoxFuture<'_, ()> {
+        self.base.forget().boxed()
     }
 }
