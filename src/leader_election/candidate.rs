@@ -17,6 +17,9 @@ use super::{RENEW_DEADLINE, RETRY_PERIOD};
 /// One request about the Lease: several have to fit into [`RENEW_DEADLINE`].
 const ATTEMPT: Duration = Duration::from_secs(3);
 
+/// From a write that somebody else was faster with to the next look: by then it can be read whose the Lease is.
+const AFTER_CONFLICT: Duration = Duration::from_millis(250);
+
 /// Which Lease, and who wants it.
 #[derive(Clone, Debug)]
 pub struct LeaseOptions {
@@ -42,6 +45,7 @@ pub enum Lost {
 /// A process that wants the Lease, or has it.
 pub struct Candidate {
     api: Api<Lease>,
+    namespace: String,
     name: String,
     identity: String,
     leadership: Leadership,
@@ -54,7 +58,7 @@ pub struct Candidate {
 /// Why a request about the Lease came to nothing.
 #[derive(Debug)]
 enum Failure {
-    /// Somebody else wrote it first.
+    /// Somebody else wrote or removed it first.
     Conflict,
     /// The API server may be asked again.
     Trouble(String),
@@ -65,12 +69,10 @@ impl Candidate {
     #[must_use]
     pub fn new(client: Client, options: LeaseOptions, leadership: Leadership) -> Self {
         let LeaseOptions { namespace, name, identity } = options;
-        let api = match namespace {
-            Some(namespace) => Api::namespaced(client, &namespace),
-            None => Api::default_namespaced(client),
-        };
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        let api = Api::namespaced(client, &namespace);
         let identity = format!("{identity}_{}", uuid::Uuid::new_v4());
-        Self { api, name, identity, leadership, lease: None, since: Instant::now() }
+        Self { api, namespace, name, identity, leadership, lease: None, since: Instant::now() }
     }
 
     /// Who this process is in the Lease.
@@ -90,7 +92,10 @@ impl Candidate {
                     return;
                 }
                 Ok(Some(left)) => (Ok(self.holder().to_owned()), left.min(RETRY_PERIOD)),
-                Err(Failure::Conflict) => continue,
+                Err(Failure::Conflict) => {
+                    tokio::time::sleep(jittered(AFTER_CONFLICT)).await;
+                    continue;
+                }
                 Err(Failure::Trouble(message)) => (Err(message), RETRY_PERIOD),
             };
             waiting(result.as_deref().map_err(String::as_str));
@@ -105,8 +110,7 @@ impl Candidate {
                 }
                 told = Some(result);
             }
-            // A tenth early or late, so that candidates do not always come together.
-            tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+            tokio::time::sleep(jittered(pause)).await;
         }
     }
 
@@ -192,7 +196,7 @@ impl Candidate {
 
     /// Reads the Lease; for how long it has been as it is.
     async fn look(&mut self) -> Result<Duration, Failure> {
-        let lease = within(self.api.get_opt(&self.name)).await?;
+        let lease = within(self.api.get_opt(&self.name), Failure::Conflict).await?;
         self.seen(lease);
         Ok(self.since.elapsed())
     }
@@ -215,11 +219,19 @@ impl Candidate {
         let lease = Lease { metadata, spec: Some(spec) };
         let params = PostParams::default();
         let written = match &self.lease {
-            Some(_) => within(self.api.replace(&self.name, &params, &lease)).await,
-            None => within(self.api.create(&params, &lease)).await,
+            Some(_) => within(self.api.replace(&self.name, &params, &lease), Failure::Conflict).await,
+            None => within(self.api.create(&params, &lease), self.no_namespace()).await,
         };
         self.seen(Some(written?));
         Ok(())
+    }
+
+    /// What it means when a Lease cannot be made because something is not there.
+    fn no_namespace(&self) -> Failure {
+        Failure::Trouble(format!(
+            "there is no namespace \"{}\" for the Lease: create it, or name another one with --lease-namespace",
+            self.namespace
+        ))
     }
 
     fn seen(&mut self, lease: Option<Lease>) {
@@ -231,15 +243,75 @@ impl Candidate {
     }
 }
 
-/// One request within its deadline.
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+/// A tenth early or late, so that candidates do not always come together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.9 + 0.2 * rand::random::<f64>())
+}
+
+/// One request within its deadline. `missing`: what an answer says that something is not there.
+async fn within<T>(request: impl Future<Output = kube::Result<T>>, missing: Failure) -> Result<T, Failure> {
     match tokio::time::timeout(ATTEMPT, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        // Written by somebody else, made by somebody else, or gone: look again.
-        Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+        // Written or made by somebody else: look again.
+        Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => {
             Err(Failure::Conflict)
         }
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(missing),
         Ok(Err(error)) => Err(Failure::Trouble(error.to_string())),
         Err(_) => Err(Failure::Trouble(format!("no answer within {} s", ATTEMPT.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// A candidate for a Lease that is not there; how often it asked; a write is answered so.
+    fn candidate(write: u16) -> (Candidate, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = asked.clone();
+        let service = service_fn(move |request: http::Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let code = if request.method() == http::Method::GET { 404 } else { write };
+            let reason = if code == 409 { "AlreadyExists" } else { "NotFound" };
+            let status = serde_json::json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": "no",
+            });
+            let answer =
+                http::Response::builder().status(code).body(Body::from(status.to_string().into_bytes()));
+            std::future::ready(answer)
+        });
+        let options = LeaseOptions {
+            namespace: Some("nowhere".to_owned()),
+            name: "turns".to_owned(),
+            identity: "a".to_owned(),
+        };
+        (Candidate::new(Client::new(service, "default"), options, Leadership::default()), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_not_there_is_told_with_the_flag_and_waited_for() {
+        let (mut candidate, asked) = candidate(404);
+        let mut told = Vec::new();
+        let waiting = candidate.acquire(|seen| told.push(seen.unwrap_err().to_owned()));
+        tokio::time::timeout(RETRY_PERIOD * 10, waiting).await.unwrap_err();
+        assert!(told[0].contains("\"nowhere\"") && told[0].contains("--lease-namespace"), "{told:?}");
+        assert!((9..=12).contains(&told.len()), "{told:?}");
+        assert_eq!(asked.load(Ordering::Relaxed) as usize, told.len() * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_is_looked_at_again_after_a_pause() {
+        let (mut candidate, asked) = candidate(409);
+        let waiting = candidate.acquire(|seen| panic!("{seen:?}"));
+        tokio::time::timeout(AFTER_CONFLICT * 10, waiting).await.unwrap_err();
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((18..=24).contains(&asked), "{asked} requests");
     }
 }
