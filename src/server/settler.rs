@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn only_what_was_not_told_is_put_back_when_a_later_trip_fails() {
-        let all: Vec<_> = (0..SETTLED_TOGETHER * 3 + 1).map(|_| owed("a", None, true).settle).collect();
+        let all: Vec<_> = (0..=SETTLED_TOGETHER * 3).map(|_| owed("a", None, true).settle).collect();
         let mut trips = Trips::new(all.clone());
         let mut told = trips.next().unwrap().to_vec();
         trips.told();

@@ -164,10 +164,10 @@ async fn ids_of(server: &TestServer) -> impl Fn(&str) -> String {
 #[tokio::test]
 async fn a_server_accepts_every_request_of_the_document_that_it_serves() {
     let server = TestServer::start(echo()).await;
-    let served = http::get(&server.at("/openapi.json")).await.json();
+    let document = http::get(&server.at("/openapi.json")).await.json();
     let known = ids_of(&server).await;
     let (mut sent, mut wrong) = (0, Vec::new());
-    for operation in operations(&served) {
+    for operation in operations(&document) {
         for (name, request) in operation.requests() {
             let body = known(&request.to_string());
             let answer = operation.send(&server, &operation.path, &body, JSON).await;

@@ -65,8 +65,8 @@ async fn the_document_names_the_model_of_the_running_configuration() {
         ["gpt-4o-mini", "echo-1", "house/2:b"].map(|model| text.matches(model).count())
     };
     let before = http::get(&url).await;
-    let [written, served, other] = names(&before);
-    assert!(written == 0 && served > 30 && other == 0, "{written} {served} {other}");
+    let [written, running, other] = names(&before);
+    assert!(written == 0 && running > 30 && other == 0, "{written} {running} {other}");
     config.dynamic.model = "house/2:b".to_owned();
     mount.write(&config.to_text());
     let deadline = tokio::time::Instant::now() + http::DEADLINE;
@@ -79,7 +79,7 @@ async fn the_document_names_the_model_of_the_running_configuration() {
         assert!(tokio::time::Instant::now() < deadline, "the document names the old model");
         tokio::task::yield_now().await;
     };
-    assert_eq!((after.status.as_u16(), names(&after)), (200, [0, 0, served]));
+    assert_eq!((after.status.as_u16(), names(&after)), (200, [0, 0, running]));
     assert!(after.json()["paths"].is_object());
     let known = [("if-none-match", after.header("etag"))];
     assert_eq!(http::send(Method::GET, &url, &known, b"").await.status, 304);
