@@ -407,5 +407,6 @@ async fn load_sets_the_number_of_pods_and_the_operator_leaves_it_alone() {
     }
     assert_eq!(numbers_written(&rig), written, "all of it was the autoscaler's");
     assert!(samples.take().iter().all(|replicas| (2..=6).contains(replicas)));
+    metrics::withdraw(&rig).await;
     rig.stop().await;
 }

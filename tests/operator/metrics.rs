@@ -1,5 +1,5 @@
 //! A metrics API (metrics.k8s.io) for the pods of a test, reached by the API server through an ExternalName Service. There is one
-//! for the whole API server, so one test uses it.
+//! for the whole API server, so one test uses it, and withdraws it: no namespace goes while one of the APIs does not answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,12 +13,14 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::rig::{Rig, until};
+
+const NAME: &str = "v1beta1.metrics.k8s.io";
 
 #[derive(Clone)]
 struct Metrics {
@@ -48,9 +50,8 @@ pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
         "spec": { "type": "ExternalName", "externalName": "localhost" },
     });
     rig.make::<Service>(&service).await;
-    let name = "v1beta1.metrics.k8s.io";
     let object = json!({
-        "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": { "name": name },
+        "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": { "name": NAME },
         "spec": {
             "group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
             "insecureSkipTLSVerify": true,
@@ -58,13 +59,19 @@ pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
         },
     });
     let services: Api<APIService> = Api::all(rig.admin.clone());
-    services.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await.unwrap();
+    services.patch(NAME, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await.unwrap();
     until("the metrics API", async || {
-        let conditions = services.get(name).await.unwrap().status?.conditions?;
+        let conditions = services.get(NAME).await.unwrap().status?.conditions?;
         conditions.iter().any(|c| c.type_ == "Available" && c.status == "True").then_some(())
     })
     .await;
     percent
+}
+
+/// Takes it from the API server.
+pub async fn withdraw(rig: &Rig) {
+    let services: Api<APIService> = Api::all(rig.admin.clone());
+    services.delete(NAME, &DeleteParams::default()).await.unwrap();
 }
 
 fn resources() -> Value {
