@@ -386,7 +386,7 @@ async fn a_name_at_its_limit_has_every_child() {
 #[tokio::test]
 async fn load_sets_the_number_of_pods_and_the_operator_leaves_it_alone() {
     let Some(mut rig) = rig::start().await else { return };
-    let percent = metrics::serve(&mut rig).await;
+    let load = metrics::serve(&mut rig).await;
     let mut spec = autoscaled(2, 6);
     spec["autoscaling"]["targetCPUUtilizationPercentage"] = json!(50);
     spec["autoscaling"]["behavior"] = json!({ "scaleDown": { "stabilizationWindowSeconds": 0 } });
@@ -395,15 +395,14 @@ async fn load_sets_the_number_of_pods_and_the_operator_leaves_it_alone() {
     assert!(message.contains("from 2 to 6 pods"), "{message}");
     rig.until_settled("demo").await;
     let (written, samples) = (numbers_written(&rig), Samples::watch(&rig));
-    for (used, replicas) in [(200, 6), (50, 6), (5, 2), (100, 4)] {
-        percent.store(used, Ordering::SeqCst);
+    for (used, replicas) in [(400, 6), (300, 6), (30, 2), (200, 4)] {
+        load.store(used, Ordering::SeqCst);
         until_wanted(&rig, replicas).await;
         until_some(&format!("{replicas} ready pods"), async || {
             let pods = rig.until_settled("demo").await.status.unwrap().pods;
             if pods == Some(format!("{replicas}/{replicas}")) { Ok(()) } else { Err(format!("{pods:?}")) }
         })
         .await;
-        percent.store(50, Ordering::SeqCst);
     }
     assert_eq!(numbers_written(&rig), written, "all of it was the autoscaler's");
     assert!(samples.take().iter().all(|replicas| (2..=6).contains(replicas)));

@@ -25,13 +25,13 @@ const NAME: &str = "v1beta1.metrics.k8s.io";
 #[derive(Clone)]
 struct Metrics {
     client: Client,
-    /// What each pod uses of the 100m that it requests.
-    percent: Arc<AtomicU32>,
+    /// What all pods use together, in percent of the 100m that one requests: each does its part of the work.
+    load: Arc<AtomicU32>,
 }
 
-/// Serves it, until the rig stops; what every pod uses, in percent of what it requests: 50 to begin with.
+/// Serves it, until the rig stops; what all pods use together, in percent of what one requests: 100 to begin with.
 pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
-    let percent = Arc::new(AtomicU32::new(50));
+    let load = Arc::new(AtomicU32::new(100));
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let tls = Tls::new().unwrap();
     tls.present(&ServerCertificate::from_pem(&made.cert.pem(), &made.signing_key.serialize_pem()).unwrap());
@@ -40,7 +40,7 @@ pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
     let app = Router::new()
         .route("/apis/metrics.k8s.io/v1beta1", get(async || Json(resources())))
         .route("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods", get(pods))
-        .with_state(Metrics { client: rig.admin.clone(), percent: percent.clone() });
+        .with_state(Metrics { client: rig.admin.clone(), load: load.clone() });
     rig.run(async move {
         let options = EdgeOptions { tls: Some(tls), ..EdgeOptions::default() };
         edge::serve(listener, app, options, Shutdown::new()).await;
@@ -65,7 +65,7 @@ pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
         conditions.iter().any(|c| c.type_ == "Available" && c.status == "True").then_some(())
     })
     .await;
-    percent
+    load
 }
 
 /// Takes it from the API server.
@@ -81,8 +81,9 @@ fn resources() -> Value {
 
 async fn pods(State(metrics): State<Metrics>, Path(namespace): Path<String>) -> Json<Value> {
     let all: Api<Pod> = Api::namespaced(metrics.client, &namespace);
-    let used = format!("{}m", metrics.percent.load(Ordering::SeqCst));
     let pods = all.list(&ListParams::default()).await.unwrap();
+    let load = metrics.load.load(Ordering::SeqCst) as usize;
+    let used = format!("{}m", load / pods.items.len().max(1));
     let items: Vec<Value> = pods
         .iter()
         .map(|pod| {
