@@ -17,6 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::server::auth::HASHED;
 use crate::server::backend::connect::{Connector, ConnectorOptions, DialPolicy, SystemResolver};
 use crate::server::backend::tls::{Authorities, AuthoritiesError};
 use crate::server::secrets::mount::{Mount, text_of};
@@ -29,8 +30,6 @@ const SHOWN: usize = 300;
 const OUTPUT_TOKENS: u32 = 64;
 /// From one try to the next.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How a data key's value begins that is the hash of a key.
-const HASHED: &str = "sha256:";
 
 /// What is asked, of whom, and as whom.
 #[derive(Debug)]

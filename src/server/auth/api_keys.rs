@@ -17,7 +17,7 @@ pub const KEY_MAX: usize = 512;
 /// Keys of all callers together: each is compared with an unknown one.
 const KEYS: usize = 1024;
 /// What begins a value that is a hash already.
-const HASHED: &str = "sha256:";
+pub(crate) const HASHED: &str = "sha256:";
 
 /// SHA-256 of a key.
 pub(in crate::server) type Digest = [u8; 32];

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use super::caller::Caller;
 use super::config::{AuthConfig, CallerConfig, ServerConfig, SigningKey};
 use accepted::{Accepted, AcceptedCredentials, Known};
+pub(crate) use api_keys::HASHED;
 pub use api_keys::{ApiKeys, KEY_MAX, KEY_MIN, UnusableKey};
 pub use failures::Failures;
 use token::Tokens;
