@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{Stream, StreamExt, future, stream};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -145,16 +145,9 @@ fn owned<K: Child>(
 ) -> (Cache<K>, Controller<Watched>) {
     let (store, changes) =
         watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), strip, errors);
-    let metrics = metrics.clone();
     // By label: an object that lost its owner reference would wake nobody by that.
-    let controller = controller.reconcile_on(changes.filter_map(move |change| {
-        let key = labelled(change.object.meta());
-        if let Some(key) = &key {
-            metrics.due(key);
-        }
-        future::ready(key.as_ref().map(ObjectKey::reference))
-    }));
-    (store, controller)
+    let whom = |change: &Change<PartialObjectMeta<K>>| labelled(change.object.meta()).into_iter().collect();
+    (store, wake(controller, changes, whom, metrics))
 }
 
 fn autoscalers(
@@ -167,15 +160,24 @@ fn autoscalers(
     let resource = <HorizontalPodAutoscaler as k8s_openapi::Resource>::URL_PATH_SEGMENT;
     let all = scope.api::<HorizontalPodAutoscaler>(client);
     let (store, changes) = watch(all, resource, watcher::Config::default(), autoscaling::prune, errors);
+    (store, wake(controller, changes, concerned, metrics))
+}
+
+/// Has each change lead to a reconcile of those `whom` it concerns.
+fn wake<S: 'static>(
+    controller: Controller<Watched>,
+    changes: impl Stream<Item = Change<S>> + Send + 'static,
+    whom: fn(&Change<S>) -> BTreeSet<ObjectKey>,
+    metrics: &ControllerMetrics,
+) -> Controller<Watched> {
     let metrics = metrics.clone();
-    let controller = controller.reconcile_on(changes.flat_map(move |change| {
-        let keys = concerned(&change);
+    controller.reconcile_on(changes.flat_map(move |change| {
+        let keys = whom(&change);
         for key in &keys {
             metrics.due(key);
         }
         stream::iter(keys.into_iter().map(|key| key.reference()))
-    }));
-    (store, controller)
+    }))
 }
 
 /// The ChatServices for which something changed by this: what an autoscaler scaled before has one less, what it scales now one
