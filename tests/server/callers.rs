@@ -33,6 +33,15 @@ async fn start(config: ServerConfig) -> TestServer {
     TestServer::start_with(config, environment()).await
 }
 
+/// One that remembers by itself, and one on Redis.
+async fn on_both_stores(redis: &RedisServer) -> [TestServer; 2] {
+    let mut config = closed(echo());
+    config.fixed.redis_secret = Some("redis".to_owned());
+    let mut variables = environment();
+    variables.insert("REDIS_URL".to_owned(), redis.url());
+    [start(closed(echo())).await, TestServer::start_with(config, variables).await]
+}
+
 async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
     let mut all = vec![("content-type", "application/json")];
     all.extend(headers);
@@ -123,11 +132,7 @@ async fn guesses_from_an_address_end_soon_and_known_callers_behind_it_go_on() {
 #[tokio::test]
 async fn another_callers_conversation_is_none_on_every_verb() {
     let Some(redis) = RedisServer::start().await else { return };
-    let mut config = closed(echo());
-    config.fixed.redis_secret = Some("redis".to_owned());
-    let mut variables = environment();
-    variables.insert("REDIS_URL".to_owned(), redis.url());
-    for server in [start(closed(echo())).await, TestServer::start_with(config, variables).await] {
+    for server in on_both_stores(&redis).await {
         let chat = server.at("/api/v1/chat");
         let first = ask(&chat, MOBILE, &json!({"message": "mine"})).await;
         assert_eq!((first.status.as_u16(), &first.json()["persisted"]), (200, &json!(true)));
@@ -168,11 +173,7 @@ async fn another_callers_conversation_is_none_on_every_verb() {
 #[tokio::test]
 async fn x3_another_callers_response_is_none_on_every_verb() {
     let Some(redis) = RedisServer::start().await else { return };
-    let mut config = closed(echo());
-    config.fixed.redis_secret = Some("redis".to_owned());
-    let mut variables = environment();
-    variables.insert("REDIS_URL".to_owned(), redis.url());
-    for server in [start(closed(echo())).await, TestServer::start_with(config, variables).await] {
+    for server in on_both_stores(&redis).await {
         let responses = server.at("/v1/responses");
         let first = ask(&responses, MOBILE, &json!({"input": "mine"})).await.json();
         assert_eq!(first["store"], true, "{first}");
