@@ -25,6 +25,8 @@ const NAME: &str = "v1beta1.metrics.k8s.io";
 #[derive(Clone)]
 struct Metrics {
     client: Client,
+    /// Pods elsewhere are another test's: of those it says nothing.
+    namespace: String,
     /// What all pods use together, in percent of the 100m that one requests: each does its part of the work.
     load: Arc<AtomicU32>,
 }
@@ -40,7 +42,11 @@ pub async fn serve(rig: &mut Rig) -> Arc<AtomicU32> {
     let app = Router::new()
         .route("/apis/metrics.k8s.io/v1beta1", get(async || Json(resources())))
         .route("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods", get(pods))
-        .with_state(Metrics { client: rig.admin.clone(), load: load.clone() });
+        .with_state(Metrics {
+            client: rig.admin.clone(),
+            namespace: rig.namespace.clone(),
+            load: load.clone(),
+        });
     rig.run(async move {
         let options = EdgeOptions { tls: Some(tls), ..EdgeOptions::default() };
         edge::serve(listener, app, options, Shutdown::new()).await;
@@ -81,7 +87,8 @@ fn resources() -> Value {
 
 async fn pods(State(metrics): State<Metrics>, Path(namespace): Path<String>) -> Json<Value> {
     let all: Api<Pod> = Api::namespaced(metrics.client, &namespace);
-    let pods = all.list(&ListParams::default()).await.unwrap();
+    let mut pods = all.list(&ListParams::default()).await.unwrap();
+    pods.items.retain(|_| namespace == metrics.namespace);
     let load = metrics.load.load(Ordering::SeqCst) as usize;
     let used = format!("{}m", load / pods.items.len().max(1));
     let items: Vec<Value> = pods
