@@ -66,6 +66,9 @@ async function holds(locator, text) {
   await locator.filter({ hasText: text }).first().waitFor();
 }
 
+/** The reference shows Execute before the body that it sends: to press it until then does nothing. */
+const filled = (page) => holds(page.locator("#operations-chat-chat .body-param__text"), "message");
+
 /** What was asked, from top to bottom. */
 const asked = (page) => page.locator(".mine .text").allTextContents();
 
@@ -404,6 +407,7 @@ const cases = {
       assert.equal(new URL(page.url()).pathname, "/docs/");
       await clean("closed");
       await page.locator("#operations-chat-chat .opblock-summary-control").click();
+      await filled(page);
       const ask = page.locator("#operations-chat-chat .execute");
       const awake = ask.evaluate((button) => new Promise((resolve) => {
         const changed = () => button.disabled || resolve(getComputedStyle(button).opacity);
@@ -432,7 +436,7 @@ const cases = {
     };
     await walk("#operations-chat-chat .opblock-summary-control");
     await page.keyboard.press("Enter");
-    await page.locator("#operations-chat-chat .execute").waitFor();
+    await filled(page);
     await walk("#operations-chat-chat .execute");
     await page.keyboard.press("Enter");
     const told = page.locator("#operations-chat-chat .live-responses-table");
