@@ -3,16 +3,17 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chatservice::server::store::redis::{RedisAddress, RedisStore};
-use chatservice::server::store::{LimitStore, Store, StoreError};
+use chatservice::server::store::{ConversationStore, LimitStore, ResponseStore, Store, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::behaviour::{DEADLINE, admit, ask, limit};
+use crate::behaviour::{DEADLINE, RETENTION, admit, answered, ask, limit, turn};
 use crate::log::Log;
 use crate::redis_server::RedisServer;
-use crate::{pod, pod_at};
+use crate::{new_id, pod, pod_at};
 
 pub async fn attempt(store: &RedisStore) -> Result<(), StoreError> {
     store.admit(ask("a", limit(1_000_000, 60, 100_000))).await.map(drop)
@@ -204,6 +205,25 @@ async fn s3_a_redis_that_nobody_asks_is_found_to_be_away_and_to_be_back() {
     looked_for_until(&store, false).await;
     server.thaw();
     looked_for_until(&store, true).await;
+}
+
+#[tokio::test]
+async fn s1_what_was_told_not_to_be_stored_is_not_there_after_the_thaw() {
+    let Some(server) = RedisServer::start().await else { return };
+    let store = pod(&server, "u-1");
+    let (response, conversation) = (new_id(), new_id());
+    let put = async |id| store.put_response(id, Bytes::from_static(b"{}"), RETENTION.ttl).await;
+    let append = async |id| store.append_turn(id, turn(1, true), RETENTION).await;
+    // Redis knows the scripts, and its clock is known.
+    answered(|| put(new_id())).await;
+    answered(|| append(new_id())).await;
+    server.freeze();
+    let (put, appended) = tokio::join!(put(response), append(conversation));
+    assert!(put.is_err() && appended.is_err(), "{put:?} {appended:?}");
+    server.thaw();
+    until_back(&store).await;
+    assert!(answered(|| store.response(response, None)).await.is_none());
+    assert!(answered(|| store.conversation(conversation, None)).await.is_none());
 }
 
 #[tokio::test]

@@ -10,13 +10,9 @@ use redis::Cmd;
 
 use super::{Base, RedisStore};
 use crate::server::pricing::NanoUsd;
-use crate::server::store::node::OPERATION;
 use crate::server::store::{
     Conversation, ConversationStore, OwnedId, Retention, Said, StoreError, StoredTurn, Turn,
 };
-
-/// What an answer may take on its way.
-const ANSWER: Duration = Duration::from_millis(5);
 
 impl Base {
     fn conversation_key(&self, id: OwnedId) -> String {
@@ -26,35 +22,16 @@ impl Base {
     async fn append(&self, id: OwnedId, turn: Turn, retention: Retention) -> Result<bool, StoreError> {
         let said = serde_json::to_vec(&turn.said)
             .map_err(|_| StoreError::Failed("the turn cannot be written as JSON".to_owned()))?;
-        for _ in 0..2 {
-            match self.append_in_time(id, &turn, &said, retention).await? {
-                0 => return Ok(false),
-                1 => return Ok(true),
-                // Its clock was not known, or is another node's; now it is.
-                _ => {}
-            }
-        }
-        Err(StoreError::Timeout(OPERATION))
-    }
-
-    /// One try. Redis does not begin it later than its answer would be heard, or a little before.
-    async fn append_in_time(
-        &self,
-        id: OwnedId,
-        turn: &Turn,
-        said: &[u8],
-        retention: Retention,
-    ) -> Result<u8, StoreError> {
-        let mut script = self.scripts.append_turn.key(self.conversation_key(id));
-        script.arg(u8::from(turn.first));
-        script.arg(retention.max_turns()).arg(retention.max_tokens.map_or(-1, i64::from));
-        script.arg(self.life(retention.ttl));
-        script.arg(said).arg(turn.tokens);
-        script.arg(turn.used).arg(turn.cost.map_or_else(String::new, |cost| cost.0.to_string()));
-        script.arg(self.clock.in_time(OPERATION.saturating_sub(ANSWER)));
-        let (now, outcome): (u64, u8) = self.invoke(&script).await?;
-        self.clock.told(now);
-        Ok(outcome)
+        let outcome = self.invoke_in_time(|| {
+            let mut script = self.scripts.append_turn.key(self.conversation_key(id));
+            script.arg(u8::from(turn.first));
+            script.arg(retention.max_turns()).arg(retention.max_tokens.map_or(-1, i64::from));
+            script.arg(self.life(retention.ttl));
+            script.arg(said.as_slice()).arg(turn.tokens);
+            script.arg(turn.used).arg(turn.cost.map_or_else(String::new, |cost| cost.0.to_string()));
+            script
+        });
+        Ok(outcome.await? == 1)
     }
 
     async fn read(&self, id: OwnedId, renew: Option<Duration>) -> Result<Option<Conversation>, StoreError> {

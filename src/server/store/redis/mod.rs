@@ -24,7 +24,7 @@ use std::time::Duration;
 use redis::{Arg, Cmd, FromRedisValue, Value};
 
 use super::link::Link;
-use super::node::{Sent, Trip};
+use super::node::{OPERATION, Sent, Trip};
 pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificates};
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
@@ -49,6 +49,9 @@ mod script;
 const ADMISSIONS: Pace = Pace { together: 64, at_once: 2, gather: Duration::ZERO };
 /// Nobody waits for an answer to be kept; pods that wait for it look every now and then.
 const ANSWERS: Pace = Pace { together: 256, at_once: 1, gather: Duration::from_millis(5) };
+
+/// What an answer may take on its way.
+const ANSWER: Duration = Duration::from_millis(5);
 
 /// Redis' code for a script that it does not have.
 const NO_SCRIPT: &str = "NOSCRIPT";
@@ -79,6 +82,7 @@ struct Scripts {
     budgets: Script,
     heartbeat: Script,
     append_turn: Script,
+    put_response: Script,
     read_conversation: Script,
     look: Script,
     renew: Script,
@@ -111,6 +115,10 @@ impl RedisStore {
             append_turn: Script::new(concat!(
                 include_str!("../clock.lua"),
                 include_str!("../append_turn.lua")
+            )),
+            put_response: Script::new(concat!(
+                include_str!("../clock.lua"),
+                include_str!("../put_response.lua")
             )),
             read_conversation: Script::new(concat!(
                 include_str!("../clock.lua"),
@@ -175,6 +183,22 @@ impl Base {
             answer => answer,
         };
         read(answer?)
+    }
+
+    /// Runs a script that does nothing, and says 2, once its answer would not be heard any more, or a little before: the time on
+    /// Redis' clock is its last argument. What it says besides the time: less than 2.
+    async fn invoke_in_time<'a>(&self, call: impl Fn() -> ScriptCall<'a>) -> Result<u8, StoreError> {
+        for _ in 0..2 {
+            let mut call = call();
+            call.arg(self.clock.in_time(OPERATION.saturating_sub(ANSWER)));
+            let (now, outcome): (u64, u8) = self.invoke(&call).await?;
+            self.clock.told(now);
+            // Else its clock was not known, or is another node's; now it is.
+            if outcome < 2 {
+                return Ok(outcome);
+            }
+        }
+        Err(StoreError::Timeout(OPERATION))
     }
 
     /// Runs a command whose first argument is its key.

@@ -40,9 +40,16 @@ impl ResponseStore for RedisStore {
         stored: Bytes,
         life: Duration,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        let mut set = redis::cmd("SET");
-        set.arg(self.base.response_key(id)).arg(stored.as_ref()).arg("PX").arg(self.base.life(life));
-        async move { self.base.query(set).await }.boxed()
+        let base = &self.base;
+        async move {
+            let put = base.invoke_in_time(|| {
+                let mut script = base.scripts.put_response.key(base.response_key(id));
+                script.arg(stored.as_ref()).arg(base.life(life));
+                script
+            });
+            put.await.map(drop)
+        }
+        .boxed()
     }
 
     fn delete_response(&self, id: OwnedId) -> BoxFuture<'_, Result<bool, StoreError>> {
