@@ -69,6 +69,15 @@ def test_workflows_call_make_targets_that_exist_and_ask_for_little():
     assert {"test", "e2e", "package"} <= called <= targets
 
 
+def test_what_others_wrote_runs_only_as_it_was_looked_at():
+    """A tag may be another program tomorrow, with the permissions of the job."""
+    for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        for used in re.findall(r"uses: (.+)", file.read_text()):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), f"{file.name}: {used}"
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    assert {"github-actions", "cargo"} <= {update["package-ecosystem"] for update in updates}
+
+
 def test_nothing_is_published_that_was_not_tested_and_it_lists_its_crates():
     jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
     assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}

@@ -172,6 +172,16 @@ def test_its_cluster_is_the_one_of_kind():
     assert named(run(), "allow_k8s_contexts")[0][0] == [f"kind-{kind['name']}"]
 
 
+def test_its_cluster_is_of_the_version_that_tests_run_on():
+    text = (ROOT / "kind.yaml").read_text()
+    minor = re.search(r"k8s.io/kubernetes v(1\.\d+)\.", (ROOT / "tests/cluster/tools/kubernetes/go.mod").read_text())[1]
+    assert re.fullmatch(rf"kindest/node:v{minor}\.\d+@sha256:[0-9a-f]{{64}}", yaml.safe_load(text)["nodes"][0]["image"])
+    # CI's kind is the one that made the image.
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["e2e"]["steps"]
+    kind = next(step["with"] for step in steps if step.get("uses", "").startswith("helm/kind-action@"))
+    assert kind["config"] == "kind.yaml" and f"kind {kind['version']} " in text and kind["kubectl_version"].startswith(f"v{minor}.")
+
+
 def test_ci_ends_with_an_answer():
     asks = named(run(), "local_resource")[-1][1]
     body = re.search(r"-d '(.*)'", asks["cmd"])[1]
