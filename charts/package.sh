@@ -14,6 +14,10 @@ for chart in chatservice-operator chatservice; do
   version=$(sed -n 's/^appVersion: //p' "$here/$chart/Chart.yaml")
   sed -i "/^image:/,/^[a-z]/{s|^  registry: \"\"|  registry: \"$registry\"|;s|^  repository: \"\"|  repository: $repository|}" "$work/$chart/values.yaml"
   printf '  artifacthub.io/images: |\n    - name: chatservice\n      image: %s:%s\n' "$1" "$version" >> "$work/$chart/Chart.yaml"
+  # The service's chart runs a Valkey too: what its values say of `redis.image`.
+  sed -n '/^redis:/,/^[a-z]/{/^  image:/,/^  [a-z]/{/^    [rt]/p}}' "$work/$chart/values.yaml" \
+    | awk '{value[$1] = $2} END {if (NR) printf "    - name: valkey\n      image: %s/%s:%s\n", value["registry:"], value["repository:"], value["tag:"]}' \
+    >> "$work/$chart/Chart.yaml"
   # Links that lead out of the chart lead to the sources of this version.
   source=$(sed -n '/^sources:/{n;s/^ *- //p}' "$here/$chart/Chart.yaml")/blob/v$version
   sed -i "s#](\.\./\.\./#]($source/#g; s#](\.\./#]($source/charts/#g" "$work/$chart/README.md"

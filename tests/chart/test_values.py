@@ -76,7 +76,8 @@ MORE = {
          "podSecurityContext": {"fsGroup": 1}, "securityContext": {"runAsUser": 1}, "resources": {"limits": {"cpu": 1}},
          "terminationGracePeriodSeconds": 5, "revisionHistoryLimit": 1, "readinessProbe": {"periodSeconds": 5},
          "networkPolicy": {"enabled": False}, "serviceMonitor": {"enabled": True, "renderMode": "alwaysRender"},
-         "prometheusRule": {"enabled": True, "annotations": {"a": "b"}, "runbookUrl": "https://example.com/x"},
+         "prometheusRule": {"enabled": True, "annotations": {"a": "b"}, "runbookUrl": "https://example.com/x",
+                            "excludeRules": ["ChatServiceNotReady"]},
          "grafanaDashboard": {"enabled": True, "labels": {"a": "b"}}},
         {"image": {"repository": "a/b"}, "rbac": {"aggregateClusterRoles": False}, "replicaCount": 2, "podDisruptionBudget": {"maxUnavailable": "50%"}},
         {"image": {"repository": "a/b"}, "replicaCount": 2, "podDisruptionBudget": {"enabled": False},
@@ -89,7 +90,9 @@ MORE = {
             "image": {"registry": "r.example.com", "repository": "a/b", "tag": "1", "pullPolicy": "Always"},
             "persistence": {"accessModes": ["ReadWriteOncePod"], "annotations": {"a": "b"}}, "networkPolicy": {"enabled": False},
             "podSecurityContext": {"runAsUser": 1}, "securityContext": {"runAsUser": 1}, "terminationGracePeriodSeconds": 5},
-         "jobs": {"resources": {"limits": {"cpu": 1}}},
+         "jobs": {"resources": {"limits": {"cpu": 1}}, "podLabels": {"a": "b"}, "priorityClassName": "low",
+                  "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                      {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}]}}},
          "auth": {"apiKeysSecretRef": {"name": "a"}}, "tests": {"keysSecret": "b"},
          "keda": {"enabled": True, "pollingInterval": 1, "cooldownPeriod": 1, "streamsPerPod": 1, "prometheusAddress": "http://p:1"},
          "serviceMonitor": {"enabled": True, "namespace": "x", "annotations": {"a": "b"}, "honorLabels": True, "renderMode": "alwaysRender",
@@ -213,6 +216,7 @@ BAD = [
     ("chatservice-operator", "extraEnv[0].name=A,extraEnv[0].value=x,extraEnv[1].name=A,extraEnv[1].value=y", "extraEnv: A is set already: each variable once"),
     ("chatservice-operator", "extraArgs={--log-level=debug}", "extraArgs: --log-level is set already, from the values logging, watchNamespaces, allowedImages and maxConcurrentRollouts: change those"),
     ("chatservice-operator", "serviceMonitor.enabled=true,serviceMonitor.renderMode=failIfMissing", "serviceMonitor.enabled is true and the cluster has no ServiceMonitor (monitoring.coreos.com/v1): install the Prometheus operator first, or set serviceMonitor.renderMode to skipIfMissing"),
+    ("chatservice-operator", "prometheusRule.enabled=true,serviceMonitor.renderMode=alwaysRender,prometheusRule.excludeRules={ChatServiceSlow}", "prometheusRule.excludeRules: there is no alert ChatServiceSlow; there are ChatServiceOperatorWithoutLeader, "),
     ("chatservice", "image.repository=", "image.repository is needed for the Job that makes Redis' password"),
     ("chatservice", "tests.serviceAccountName=web", "tests.serviceAccountName is web, and auth.serviceAccounts.allowed has no {namespace: system, name: web}: add it there"),
     # Redis
@@ -230,6 +234,9 @@ BAD = [
     ("chatservice", "redis.enabled=false,externalRedis.url=redis://a,externalRedis.port=6380", "externalRedis.port is 6380 and externalRedis.host is not set: set it, or write the port in externalRedis.url"),
     ("chatservice", "redis.enabled=false,externalRedis.url=redis://a,externalRedis.username=b", "externalRedis.url and externalRedis.username are set, and a url says it itself: write rediss://USER:PASSWORD@HOST:PORT in externalRedis.url, or use externalRedis.host instead"),
     ("chatservice", "redis.enabled=false,externalRedis.url=redis://a,externalRedis.password=b", "externalRedis.url and externalRedis.password are set"),
+    ("chatservice", "redis.image.tag=", "redis.image.tag is empty, and so is redis.image.digest: name a version of it"),
+    ("chatservice", "redis.image.tag=null", "redis.image.tag is empty, and so is redis.image.digest: name a version of it"),
+    ("chatservice", "redis.image.repository=", "redis.image.repository is empty: name the image of a Valkey or Redis, such as valkey/valkey"),
     ("chatservice", "redis.resources.limits.memory=1.5Gi", "redis.resources.limits.memory is 1.5Gi, of which three quarters cannot be taken: write a whole number with Mi or Gi, such as 256Mi, or set redis.maxmemory"),
     ("chatservice", "redis.resources.limits=null", "redis.resources.limits.memory is not set"),
     # Scaling, exposure, the model

@@ -97,9 +97,10 @@ def test_packaged_charts_need_no_image_to_be_named(tmp_path):
     for archive in tmp_path.glob("*.tgz"):
         rendered = rendering.parse(run("helm", "template", "demo", archive))
         images = {container["image"] for _, pod, _ in rendering.pods(rendered) for container in pod["containers"]}
-        assert images - {"docker.io/valkey/valkey:8.1.4"} == {image}
+        assert {name for name in images if not name.startswith("docker.io/valkey/valkey:")} == {image}
         chart = yaml.safe_load(run("helm", "show", "chart", archive))
-        assert yaml.safe_load(chart["annotations"]["artifacthub.io/images"]) == [{"name": "chatservice", "image": image}]
+        # Artifact Hub looks for what is known of the images that a chart names.
+        assert {named["image"] for named in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])} == images
         readme = run("helm", "show", "readme", archive)
         with tarfile.open(archive) as packed:
             names = packed.getnames()

@@ -179,6 +179,13 @@ imagePullSecrets:
 {{- if and $external.existingSecret (or $external.password $external.username) -}}
 {{- fail "externalRedis.existingSecret is set, so username and password come from that Secret: leave out externalRedis.username and externalRedis.password" -}}
 {{- end -}}
+{{- $image := .Values.redis.image -}}
+{{- if and .Values.redis.enabled (not $image.repository) -}}
+{{- fail "redis.image.repository is empty: name the image of a Valkey or Redis, such as valkey/valkey" -}}
+{{- end -}}
+{{- if and .Values.redis.enabled (not $image.tag) (not $image.digest) -}}
+{{- fail "redis.image.tag is empty, and so is redis.image.digest: name a version of it. No other value says which" -}}
+{{- end -}}
 {{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
 {{- fail "autoscaling.enabled and keda.enabled are both true, and would fight over the number of pods: set one of them to false" -}}
 {{- end -}}
