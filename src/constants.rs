@@ -445,8 +445,10 @@ pub mod metric {
     pub const RECONCILE_DURATION: &str = "chatservice_controller_reconcile_duration_seconds";
     /// Counter. Label `reason`.
     pub const RECONCILE_ERRORS: &str = "chatservice_controller_reconcile_errors_total";
-    /// Gauge. Label `ready`: `True`, `False`.
+    /// Gauge: objects by two conditions. Labels `ready`: `True`, `False`; `config_applied`: `True`, `False`, `Unknown`.
     pub const OBJECTS: &str = "chatservice_controller_objects";
+    /// Gauge: seconds that the ready object that waits longest for its configuration has waited; 0 when none waits.
+    pub const CONFIG_WAITING: &str = "chatservice_controller_config_waiting_seconds";
     /// Gauge: objects that wait after a failure.
     pub const IN_BACKOFF: &str = "chatservice_controller_objects_in_backoff";
     /// Gauge: objects of which something changed and whose reconcile has not begun.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -11,7 +12,8 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGa
 use super::ObjectKey;
 use super::error::Error;
 use super::request::ApiRequest;
-use crate::constants::metric;
+use crate::constants::{condition, metric};
+use crate::crd::ChatServiceStatus;
 
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -41,6 +43,58 @@ impl Collector for Age {
     }
 }
 
+/// What two conditions of an object say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Conditions {
+    ready: bool,
+    /// `True`, `False` or `Unknown`; `Unknown` too where there is no `ConfigApplied`.
+    config_applied: &'static str,
+    /// Since when a ready object has lacked its configuration, or has not been known to have it. None where nothing is waited for, and
+    /// where it is not ready: that says more.
+    waits_since: Option<Timestamp>,
+}
+
+impl Conditions {
+    fn of(status: &ChatServiceStatus) -> Self {
+        let find = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+        let ready = find(condition::READY).is_some_and(|ready| ready.status == "True");
+        let config = find(condition::CONFIG_APPLIED);
+        let config_applied = match config.map(|config| config.status.as_str()) {
+            Some("True") => "True",
+            Some("False") => "False",
+            _ => "Unknown",
+        };
+        let waits_since =
+            config.filter(|_| ready && config_applied != "True").map(|config| config.last_transition_time.0);
+        Self { ready, config_applied, waits_since }
+    }
+}
+
+type Objects = Arc<Mutex<HashMap<ObjectKey, Conditions>>>;
+
+/// A gauge of how long the object that waits longest for its configuration has waited, as it is looked at; 0 when none waits.
+#[derive(Clone)]
+struct LongestWait {
+    gauge: Gauge,
+    objects: Objects,
+}
+
+impl Collector for LongestWait {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = objects.values().filter_map(|conditions| conditions.waits_since).min();
+        // Another machine's clock may have dated it.
+        let seconds =
+            since.map_or(0.0, |since| Timestamp::now().duration_since(since).as_secs_f64().max(0.0));
+        self.gauge.set(seconds);
+        self.gauge.collect()
+    }
+}
+
 /// Handles to every metric of the operator. Cloning is cheap.
 #[derive(Clone)]
 pub struct ControllerMetrics {
@@ -53,7 +107,7 @@ pub struct ControllerMetrics {
     leader: IntGauge,
     api_requests: IntCounterVec,
     signing_keys: Age,
-    ready: Arc<Mutex<HashMap<ObjectKey, bool>>>,
+    conditions: Objects,
     due: Arc<Mutex<HashSet<ObjectKey>>>,
 }
 
@@ -62,6 +116,14 @@ impl ControllerMetrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let counter =
             |name: &str, help: &str, label: &str| IntCounterVec::new(Opts::new(name, help), &[label]);
+        let conditions = Objects::default();
+        let longest_wait = LongestWait {
+            gauge: Gauge::new(
+                metric::CONFIG_WAITING,
+                "Seconds that the ready ChatService that waits longest for its configuration has waited.",
+            )?,
+            objects: Arc::clone(&conditions),
+        };
         let metrics = Self {
             reconciles: counter(metric::RECONCILES, "Reconciles of a ChatService.", "outcome")?,
             duration: Histogram::with_opts(
@@ -70,8 +132,8 @@ impl ControllerMetrics {
             )?,
             errors: counter(metric::RECONCILE_ERRORS, "Reconciles that failed.", "reason")?,
             objects: IntGaugeVec::new(
-                Opts::new(metric::OBJECTS, "ChatServices by their Ready condition."),
-                &["ready"],
+                Opts::new(metric::OBJECTS, "ChatServices by their conditions Ready and ConfigApplied."),
+                &["ready", "config_applied"],
             )?,
             in_backoff: IntGauge::new(metric::IN_BACKOFF, "ChatServices that wait after a failure.")?,
             queue_depth: IntGauge::new(
@@ -87,13 +149,13 @@ impl ControllerMetrics {
                 metric::JWKS_AGE,
                 "Seconds since the keys of ServiceAccount tokens were read.",
             )?,
-            ready: Arc::default(),
+            conditions,
             due: Arc::default(),
         };
         let build_info =
             IntGaugeVec::new(Opts::new(metric::BUILD_INFO, "The version, always 1."), &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(metrics.reconciles.clone()),
             Box::new(metrics.duration.clone()),
             Box::new(metrics.errors.clone()),
@@ -103,6 +165,7 @@ impl ControllerMetrics {
             Box::new(metrics.leader.clone()),
             Box::new(metrics.api_requests.clone()),
             Box::new(metrics.signing_keys.clone()),
+            Box::new(longest_wait),
             Box::new(build_info),
         ];
         for collector in all {
@@ -126,10 +189,10 @@ impl ControllerMetrics {
         }
     }
 
-    /// What an object's Ready condition says now.
-    pub fn object(&self, key: &ObjectKey, ready: bool) {
-        let mut objects = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.insert(key.clone(), ready);
+    /// What an object's conditions say now.
+    pub fn object(&self, key: &ObjectKey, status: &ChatServiceStatus) {
+        let mut objects = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.insert(key.clone(), Conditions::of(status));
         self.count_objects(&objects);
     }
 
@@ -154,7 +217,7 @@ impl ControllerMetrics {
     /// An object is gone.
     pub fn forget(&self, key: &ObjectKey) {
         self.begun(key);
-        let mut objects = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         objects.remove(key);
         self.count_objects(&objects);
     }
@@ -176,10 +239,16 @@ impl ControllerMetrics {
         self.api_requests.with_label_values(&[request.verb, &request.qualified(), &code]).inc();
     }
 
-    fn count_objects(&self, objects: &HashMap<ObjectKey, bool>) {
-        for (label, value) in [("True", true), ("False", false)] {
-            let count = objects.values().filter(|&&ready| ready == value).count();
-            self.objects.with_label_values(&[label]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    fn count_objects(&self, objects: &HashMap<ObjectKey, Conditions>) {
+        let mut counts: HashMap<(bool, &str), i64> = HashMap::new();
+        for object in objects.values() {
+            *counts.entry((object.ready, object.config_applied)).or_default() += 1;
+        }
+        for (label, ready) in [("True", true), ("False", false)] {
+            for config_applied in ["True", "False", "Unknown"] {
+                let count = counts.get(&(ready, config_applied)).copied().unwrap_or(0);
+                self.objects.with_label_values(&[label, config_applied]).set(count);
+            }
         }
     }
 }

@@ -344,8 +344,7 @@ async fn announce(
     status: &ChatServiceStatus,
     ctx: &Context,
 ) {
-    let ready = status.conditions.first();
-    ctx.metrics.object(key, ready.is_some_and(|ready| ready.status == "True"));
+    ctx.metrics.object(key, status);
     let refused =
         events::publish(&ctx.recorder, &watched.object_ref(&()), &previous.conditions, &status.conditions)
             .await;

@@ -42,6 +42,7 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
     let first = wanted(&rig).await;
     let config = rig.until_settled("demo").await.status.unwrap().config.unwrap();
     assert_eq!((config.generation, config.hash, config.applied.as_str()), (1, first.hash(), "2/2"));
+    until_counted(&rig, [1, 0, 0], false).await;
 
     // The servers go on with the first one.
     rig.answer.lock().unwrap().config_hash = first.hash();
@@ -52,6 +53,7 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
     assert_eq!(claim(&cs, condition::RECONCILING).unwrap().1, "ConfigPropagating");
     let config = cs.status.unwrap().config.unwrap();
     assert_eq!((config.generation, config.applied.as_str()), (2, "0/2"));
+    until_counted(&rig, [0, 1, 0], true).await;
 
     // The nodes are told to look, and told again where that did not help.
     let second = wanted(&rig).await;
@@ -82,7 +84,21 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
     }
     until_claim(&rig, condition::CONFIG_APPLIED, "True", "Applied").await;
     rig.until_settled("demo").await;
+    until_counted(&rig, [1, 0, 0], false).await;
     rig.stop().await;
+}
+
+/// Waits until metrics count so many ready `ChatServices` whose `ConfigApplied` is True, False, Unknown, and tell of a wait or of none.
+async fn until_counted(rig: &Rig, counts: [u64; 3], waits: bool) {
+    until_some("the counts in metrics", async || {
+        let (counted, seconds) = (rig.ready_objects(), rig.config_waiting());
+        if counted == counts && (seconds > 0.0) == waits {
+            Ok(())
+        } else {
+            Err(format!("{counted:?} {seconds}"))
+        }
+    })
+    .await;
 }
 
 /// The annotation of each pod of `demo` by which its node is told to look at its mounts.
@@ -118,6 +134,7 @@ async fn pods_that_do_not_answer_make_it_unknown_and_hold_nothing_up() {
     assert!(message.contains("port 9090"), "{message}");
     let status = rig.until_settled("demo").await.status.unwrap();
     assert_eq!(status.config.unwrap().applied, "0/1");
+    until_counted(&rig, [0, 0, 1], true).await;
     rig.stop().await;
 }
 

@@ -75,7 +75,7 @@ async fn a_new_service_gets_its_children_and_is_ready_only_when_its_pods_are() {
     );
     assert_eq!(status.endpoint.unwrap(), format!("http://demo.{}.svc:8080/v1", rig.namespace));
     assert_eq!((status.image.as_deref(), status.backend.as_deref()), (Some(rig::IMAGE), Some("echo")));
-    assert!(rig.metrics().contains("chatservice_controller_objects{ready=\"True\"} 1"), "{}", rig.metrics());
+    assert_eq!(rig.ready_objects().iter().sum::<u64>(), 1, "{}", rig.metrics());
     rig.stop().await;
 }
 
@@ -318,10 +318,7 @@ async fn deletion_leaves_nothing_behind() {
         }
     })
     .await;
-    until("the operator to forget it", async || {
-        rig.metrics().contains("chatservice_controller_objects{ready=\"True\"} 0").then_some(())
-    })
-    .await;
+    until("the operator to forget it", async || (rig.ready_objects() == [0, 0, 0]).then_some(())).await;
     rig.stop().await;
 }
 

@@ -414,6 +414,23 @@ impl Rig {
         metrics.lines().find_map(|l| l.strip_prefix(line)).map_or(0, |count| count.parse().unwrap())
     }
 
+    /// Ready `ChatServices` as metrics count them: those whose `ConfigApplied` is True, False, Unknown.
+    pub fn ready_objects(&self) -> [u64; 3] {
+        let metrics = self.metrics();
+        ["True", "False", "Unknown"].map(|config| {
+            let line =
+                format!("chatservice_controller_objects{{config_applied=\"{config}\",ready=\"True\"}} ");
+            metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap().parse().unwrap()
+        })
+    }
+
+    /// Seconds that the ready `ChatService` that waits longest for its configuration has waited, as metrics say it.
+    pub fn config_waiting(&self) -> f64 {
+        let metrics = self.metrics();
+        let line = "chatservice_controller_config_waiting_seconds ";
+        metrics.lines().find_map(|l| l.strip_prefix(line)).unwrap().parse().unwrap()
+    }
+
     /// Stops the operator and waits until it has ended well.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
