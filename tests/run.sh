@@ -10,8 +10,8 @@ has() { command -v "$1" >/dev/null; }
 lint_scripts() { local files; mapfile -t files < <(git ls-files '*.sh' .ci/run); shellcheck "${files[@]}"; }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast "$@"; }
-chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart tests/delivery tests/monitoring --ignore=tests/chart/test_on_cluster.py --ignore=tests/monitoring/test_queries.py; }
-chart_cluster_tests() { cargo build --locked && tests/cluster/with-api-server.sh python -m pytest -q -p no:cacheprovider tests/chart/test_on_cluster.py tests/monitoring/test_queries.py; }
+chart_tests() { python -m pytest -q -p no:cacheprovider tests/chart tests/delivery tests/monitoring --ignore-glob='tests/chart/test_on_cluster*.py' --ignore=tests/monitoring/test_queries.py; }
+chart_cluster_tests() { cargo build --locked && tests/cluster/with-api-server.sh python -m pytest -q -p no:cacheprovider tests/chart/test_on_cluster.py tests/chart/test_on_cluster_keda.py tests/monitoring/test_queries.py; }
 operator_tests() { tests/cluster/with-api-server.sh cargo nextest run --locked --no-fail-fast -E 'binary(operator)'; }
 
 api_server=(kube-controller-manager kube-scheduler kwok)
