@@ -220,15 +220,26 @@ impl Context {
     }
 }
 
-/// One ChatService, once, within the deadline and the bound on concurrency.
-#[tracing::instrument(skip_all, fields(namespace, name, generation = watched.meta().generation))]
-async fn reconcile(watched: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let key = ObjectKey::of(watched.as_ref());
-    tracing::Span::current().record("namespace", &key.namespace).record("name", &key.name);
-    let _permit = ctx.permits.acquire().await;
+/// One ChatService, once, when it is its turn and within the deadline. Few run at a time and the others wait here, in the order
+/// in which they came: kube's own bound takes the next out of a hash set, where some would wait for ever on a busy operator.
+#[tracing::instrument(skip_all, fields(namespace, name, generation))]
+async fn reconcile(queued: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let key = ObjectKey::of(queued.as_ref());
+    drop(queued);
+    let span = tracing::Span::current();
+    span.record("namespace", &key.namespace).record("name", &key.name);
+    // Closed: the operator ends, and its next start takes everything up again.
+    let Ok(_permit) = ctx.permits.acquire().await else { return Ok(Action::await_change()) };
+    // As it is now, not as it was when it began to wait.
+    let Some(watched) = ctx.services.get(&key.reference()) else {
+        ctx.forget(&key);
+        return Ok(Action::await_change());
+    };
+    span.record("generation", watched.meta().generation);
     ctx.metrics.begun(&key);
     let start = Instant::now();
-    let result = tokio::time::timeout(DEADLINE, pipeline(&watched, &key, &ctx)).await;
+    // Boxed, so that those that wait are small.
+    let result = tokio::time::timeout(DEADLINE, Box::pin(pipeline(&watched, &key, &ctx))).await;
     let result = result.unwrap_or(Err(Error::Deadline(DEADLINE.as_secs())));
     if result.is_ok() {
         ctx.backoff.reset(&key);

@@ -38,7 +38,7 @@ use crate::leader_election::{Candidate, LeaseOptions};
 use crate::shutdown::Shutdown;
 
 /// Reconciles at once.
-const CONCURRENCY: u16 = 8;
+const CONCURRENCY: usize = 8;
 /// Questions to pods at once.
 const QUESTIONS: usize = 32;
 /// For reconciles under way at shutdown, below the usual grace period of 30 s.
@@ -199,6 +199,7 @@ impl Operator {
                 }
             }
         }
+        parts.permits.close();
         let drained =
             tokio::time::timeout(DRAIN, async { while running.join_next().await.is_some() {} }).await;
         if drained.is_err() {
@@ -247,7 +248,7 @@ impl Parts {
                 operator.metrics.clone(),
             )),
             backoff: Arc::default(),
-            permits: Arc::new(Semaphore::new(usize::from(CONCURRENCY))),
+            permits: Arc::new(Semaphore::new(CONCURRENCY)),
             asking: Asking {
                 pace: operator.pace,
                 address: Arc::clone(&operator.address),
@@ -321,9 +322,9 @@ impl Parts {
             Ok(Watched::clone(&change.object))
         });
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
-        // at. The queue itself holds an object once.
+        // at. The queue itself holds an object once. No bound here: `reconcile` has one that is fair.
         let controller = Controller::for_stream(triggers, services.clone())
-            .with_config(Config::default().concurrency(CONCURRENCY))
+            .with_config(Config::default().concurrency(0))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
             .reconcile_on(woken);
         let (children, controller) = Children::watch(controller, client, scope, &watch_errors, metrics);

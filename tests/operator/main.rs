@@ -31,6 +31,7 @@ mod rig;
 mod scale;
 mod stored;
 mod transitions;
+mod turns;
 mod upgrade;
 mod waiting;
 #[path = "../support/http.rs"]
