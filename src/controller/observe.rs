@@ -2,7 +2,8 @@
 //! was last seen, without a network call, and a reconcile of a ChatService whose picture changed.
 //!
 //! What a server says is believed when it was said twice in a row, and stands until it has been silent for two minutes: one
-//! slow answer or one restart must not make the status flap. The clocks are here, none is in the status.
+//! slow answer or one restart must not make the status flap. The clocks are here, none is in the status: that a pod was not
+//! ready for too long is a fact from here too.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,10 +17,10 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::build::CONTAINER;
+use super::build::{CONTAINER, PROGRESS_DEADLINE_SECONDS};
 use super::children::{Change, WatchErrors, labelled, ours, watch};
 use super::metrics::ControllerMetrics;
-use super::pods::{Observed, PodView, Report, counts, view};
+use super::pods::{Observed, PodView, Report, counts, is_ready, view};
 use super::probe::Prober;
 use super::{ObjectKey, Scope, Watched};
 use crate::constants::{label, port};
@@ -48,6 +49,8 @@ pub struct Pace {
     pub settled: Duration,
     /// A pod that has been silent for this long is unreachable.
     pub patience: Duration,
+    /// A pod that has not been ready for this long is not on its way any more.
+    pub overdue: Duration,
     /// The keys that ServiceAccount tokens are signed with, where a ChatService accepts such tokens.
     pub signing_keys: Duration,
 }
@@ -58,6 +61,7 @@ impl Default for Pace {
             unsettled: Duration::from_secs(2),
             settled: Duration::from_mins(1),
             patience: Duration::from_mins(2),
+            overdue: Duration::from_secs(PROGRESS_DEADLINE_SECONDS.into()),
             signing_keys: Duration::from_mins(2),
         }
     }
@@ -89,8 +93,16 @@ pub struct Observer {
 struct Known {
     /// By [`process`].
     answers: HashMap<String, Answers>,
+    /// The pods that are not ready, by uid.
+    unready: HashMap<String, Unready>,
     /// By ChatService.
     services: HashMap<ObjectKey, Seen>,
+}
+
+/// A pod that is not ready.
+struct Unready {
+    since: Instant,
+    overdue: bool,
 }
 
 #[derive(Default)]
@@ -167,12 +179,13 @@ impl Observer {
     }
 
     /// What is known of the pods of a ChatService now; None before the first complete list. Changes from here on lead
-    /// to another reconcile.
+    /// to another reconcile. So does a failure of this one, its status write included, by the backoff: what it was told
+    /// is told again, and no question to pods brings it back sooner.
     pub fn of(&self, key: &ObjectKey) -> Option<Observed> {
         self.pods.wait_until_ready().now_or_never()?.ok()?;
         let pods = self.pods_of(key);
         let mut known = self.known();
-        let observed = picture(&known.answers, &pods);
+        let observed = known.picture(&pods);
         let seen = known.services.entry(key.clone()).or_default();
         seen.handed_out = observed.clone();
         seen.announced = None;
@@ -222,9 +235,10 @@ impl Observer {
         while let Some(change) = changes.next().await {
             if let Some(key) = labelled(&change.object.metadata) {
                 let pods = self.pods_of(&key);
-                let Known { answers, services } = &mut *self.known();
-                if let Some(seen) = services.get_mut(&key) {
-                    self.announce(&key, seen, picture(answers, &pods));
+                let mut known = self.known();
+                let picture = known.picture(&pods);
+                if let Some(seen) = known.services.get_mut(&key) {
+                    self.announce(&key, seen, picture);
                 }
             }
         }
@@ -268,6 +282,7 @@ impl Observer {
         let mut known = self.known();
         let processes: std::collections::HashSet<String> = pods.iter().map(|pod| process(pod)).collect();
         known.answers.retain(|process, _| processes.contains(process));
+        known.note_unready(&pods, now, self.asking.pace.overdue);
         pods.into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             .filter(|pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")))
@@ -283,11 +298,14 @@ impl Observer {
                 pods.entry(key).or_default().push(pod);
             }
         }
-        let Known { answers, services } = &mut *self.known();
-        for (key, seen) in services {
+        let mut known = self.known();
+        // Taken out, because a picture needs the rest.
+        let mut services = std::mem::take(&mut known.services);
+        for (key, seen) in &mut services {
             let pods = pods.get(key).map(Vec::as_slice).unwrap_or_default();
-            self.announce(key, seen, picture(answers, pods));
+            self.announce(key, seen, known.picture(pods));
         }
+        known.services = services;
     }
 
     /// Asks for a reconcile, once, if the picture is not the one that the last reconcile was given.
@@ -320,19 +338,37 @@ fn strip(pod: &mut Pod) {
     pod.metadata.owner_references = None;
 }
 
-/// What the pods of a ChatService show.
-fn picture(answers: &HashMap<String, Answers>, pods: &[Arc<Pod>]) -> Observed {
-    let shown = pods.iter().filter(|pod| counts(pod)).map(|pod| {
-        let answers = answers.get(&process(pod));
-        PodView {
-            unreachable: answers.is_some_and(|answers| answers.unreachable),
-            server: answers.and_then(|answers| answers.believed.clone()),
-            ..view(pod)
+impl Known {
+    /// Notes since when pods are not ready, and forgets those that are, or are gone.
+    fn note_unready(&mut self, pods: &[Arc<Pod>], now: Instant, patience: Duration) {
+        let mut before = std::mem::take(&mut self.unready);
+        for pod in pods.iter().filter(|pod| !is_ready(pod)) {
+            let uid = uid(pod);
+            let since = before.remove(uid).map_or(now, |unready| unready.since);
+            let overdue = now.duration_since(since) >= patience;
+            self.unready.insert(uid.to_owned(), Unready { since, overdue });
         }
-    });
-    let mut pods: Vec<_> = shown.collect();
-    pods.sort_by(|a, b| a.name.cmp(&b.name));
-    Observed { pods }
+    }
+
+    /// What the pods of a ChatService show.
+    fn picture(&self, pods: &[Arc<Pod>]) -> Observed {
+        let shown = pods.iter().filter(|pod| counts(pod)).map(|pod| {
+            let answers = self.answers.get(&process(pod));
+            PodView {
+                unreachable: answers.is_some_and(|answers| answers.unreachable),
+                overdue: self.unready.get(uid(pod)).is_some_and(|unready| unready.overdue),
+                server: answers.and_then(|answers| answers.believed.clone()),
+                ..view(pod)
+            }
+        });
+        let mut pods: Vec<_> = shown.collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        Observed { pods }
+    }
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// The pod's uid and the restarts of its server: what a server said before it was started again is no word of the new one.
@@ -340,11 +376,13 @@ fn process(pod: &Pod) -> String {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let restarts =
         containers.filter(|container| container.name == CONTAINER).map(|server| server.restart_count);
-    format!("{}/{}", pod.metadata.uid.as_deref().unwrap_or_default(), restarts.sum::<i32>())
+    format!("{}/{}", uid(pod), restarts.sum::<i32>())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn report(hash: &str, redis: bool) -> Report {
@@ -379,5 +417,28 @@ mod tests {
             assert_eq!(answers.believed, believed, "{second}");
             assert_eq!(answers.unreachable, unreachable, "{second}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_overdue_when_it_was_not_ready_for_too_long_without_a_break() {
+        let pod = |ready: &str| -> Arc<Pod> {
+            let status = json!({ "conditions": [{ "type": "Ready", "status": ready }] });
+            Arc::new(serde_json::from_value(json!({ "metadata": { "uid": "u" }, "status": status })).unwrap())
+        };
+        let start = Instant::now();
+        let mut known = Known::default();
+        for (second, pods, overdue) in [
+            (0, vec![pod("False")], false),
+            (9, vec![pod("False")], false),
+            (10, vec![pod("False")], true),
+            (11, vec![pod("True")], false),
+            (12, vec![pod("False")], false),
+            (22, vec![pod("False")], true),
+        ] {
+            known.note_unready(&pods, start + Duration::from_secs(second), Duration::from_secs(10));
+            assert_eq!(known.picture(&pods).pods[0].overdue, overdue, "{second}");
+        }
+        known.note_unready(&[], start, Duration::from_secs(10));
+        assert!(known.unready.is_empty(), "what is gone is forgotten");
     }
 }

@@ -20,6 +20,8 @@ pub struct PodView {
     pub made_for: Option<String>,
     /// Its server has not answered for two minutes.
     pub unreachable: bool,
+    /// It has not been ready for longer than a rollout may take.
+    pub overdue: bool,
     /// What its server said twice in a row; None before that, or when it is unreachable.
     pub server: Option<Report>,
 }
@@ -119,16 +121,22 @@ pub fn counts(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
 }
 
-/// The view of a pod, without what its server says.
+/// Whether its Ready condition is True.
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True")
+}
+
+/// The view of a pod, without what its server says and without what only time shows.
 #[must_use]
 pub fn view(pod: &Pod) -> PodView {
-    let ready = condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True");
+    let ready = is_ready(pod);
     PodView {
         name: pod.metadata.name.clone().unwrap_or_default(),
         ready,
         trouble: if ready { None } else { trouble(pod) },
         made_for: pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation::CONFIG_HASH).cloned()),
         unreachable: false,
+        overdue: false,
         server: None,
     }
 }

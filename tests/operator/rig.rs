@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::routing::get;
 use axum::{Json, Router};
 use chatservice::admin::{Readiness, ServerStatus, StatusProblem};
-use chatservice::constants::{LEASE, condition, mount, path};
+use chatservice::constants::{LEASE, condition, metric, mount, path};
 use chatservice::controller::client::Clients;
 use chatservice::controller::metrics::ControllerMetrics;
 use chatservice::controller::observe::Pace;
@@ -211,6 +211,7 @@ impl Rig {
             unsettled: Duration::from_millis(200),
             settled: Duration::from_secs(2),
             patience: self.patience,
+            overdue: Pace::default().overdue,
             signing_keys: Duration::from_secs(2),
         };
         let (max_concurrent_rollouts, readiness) = (self.max_concurrent_rollouts, self.readiness.clone());
@@ -429,6 +430,16 @@ impl Rig {
         let metrics = self.metrics();
         let line = "chatservice_controller_config_waiting_seconds ";
         metrics.lines().find_map(|l| l.strip_prefix(line)).unwrap().parse().unwrap()
+    }
+
+    /// Waits until so many ChatServices changed and wait for their turn.
+    pub async fn until_waiting(&self, count: usize) {
+        until_some(&format!("{count} to wait for their turn"), async || {
+            let metrics = self.metrics();
+            let line = metrics.lines().find_map(|line| line.strip_prefix(metric::QUEUE_DEPTH)).unwrap();
+            if line.trim() == count.to_string() { Ok(()) } else { Err(line.to_owned()) }
+        })
+        .await;
     }
 
     /// Stops the operator and waits until it has ended well.

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use chatservice::constants::metric;
 use chatservice::crd::ChatService;
 use futures::StreamExt;
 use kube::Api;
@@ -85,21 +84,6 @@ async fn nobody_waits_for_ever_while_everything_changes_all_the_time() {
     rig.stop().await;
 }
 
-/// How many wait for their turn.
-fn waiting(rig: &Rig) -> usize {
-    let metrics = rig.metrics();
-    let line = metrics.lines().find_map(|line| line.strip_prefix(metric::QUEUE_DEPTH));
-    line.unwrap().trim().parse().unwrap()
-}
-
-async fn until_waiting(rig: &Rig, count: usize) {
-    until_some(&format!("{count} to wait for their turn"), async || {
-        let waiting = waiting(rig);
-        if waiting == count { Ok(()) } else { Err(waiting.to_string()) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn who_has_waited_is_looked_at_as_it_is_then() {
     let Some(mut rig) = rig::start().await else { return };
@@ -123,11 +107,11 @@ async fn who_has_waited_is_looked_at_as_it_is_then() {
         }
     });
     rig.create("late", &echo("first")).await;
-    until_waiting(&rig, 1).await;
+    rig.until_waiting(1).await;
     let second = rig.merge::<ChatService>("late", &json!({ "spec": { "model": "second" } })).await;
     // A watch tells in order: where this one is known, that change is.
     rig.create("last", &echo("m")).await;
-    until_waiting(&rig, 2).await;
+    rig.until_waiting(2).await;
     rig.faults.hold(None);
     let generation = second.metadata.generation;
     until_some("the second generation", async || {

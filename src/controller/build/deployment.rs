@@ -16,7 +16,7 @@ use crate::constants::{annotation, mount, path, port};
 use crate::crd::Pod;
 
 /// Without progress for this long the rollout counts as failed.
-pub const PROGRESS_DEADLINE_SECONDS: i32 = 600;
+pub const PROGRESS_DEADLINE_SECONDS: u16 = 600;
 
 pub(super) fn build(service: &ValidatedChatService) -> Deployment {
     Deployment {
@@ -34,7 +34,7 @@ pub(super) fn build(service: &ValidatedChatService) -> Deployment {
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
-            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            progress_deadline_seconds: Some(i32::from(PROGRESS_DEADLINE_SECONDS)),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(joined(service.pod.labels.as_ref(), service.name.labels())),

@@ -92,8 +92,7 @@ struct Judgement {
     autoscaling_ready: Option<Claim>,
 }
 
-/// The status. `observed` is None while the pods are not known yet; `now` dates
-/// conditions that flip, and ends the patience with pods that are added.
+/// The status. `observed` is None while the pods are not known yet; `now` dates conditions that flip.
 #[must_use]
 pub fn from(
     subject: &Subject,
@@ -113,7 +112,7 @@ pub fn from(
         },
         Outcome::Applied(applied) => {
             let observed = observed.cloned().unwrap_or_default();
-            applied_facts(subject, applied, &observed, now, &mut status)
+            applied_facts(subject, applied, &observed, &mut status)
         }
     };
     if let Some(observed) = observed {
@@ -172,7 +171,6 @@ fn applied_facts(
     subject: &Subject,
     (service, resources): &(ValidatedChatService, Resources<Applied>),
     observed: &Observed,
-    now: Timestamp,
     status: &mut ChatServiceStatus,
 ) -> Judgement {
     let (config, wanted) = (&service.config, resources.wanted());
@@ -188,7 +186,7 @@ fn applied_facts(
     status.redis = config.fixed.redis_secret.as_ref().map(|_| Redis::of(observed).text().to_owned());
     let waits = template_image(&resources.deployment) != Some(service.image.as_str());
     let turn = waits.then(|| ready::waits_for_turn(&service.image));
-    let verdict = ready::rolled_out(subject, resources, &progress, observed, &configuration, now);
+    let verdict = ready::rolled_out(subject, resources, &progress, observed, &configuration);
     let verdict = Verdict { reconciling: verdict.reconciling.or(turn), ..verdict };
     let state_shared = state_shared::judge(subject, config, wanted, observed);
     let Configuration { claim, status: numbers, under_way: _ } = configuration;

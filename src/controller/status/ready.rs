@@ -1,13 +1,11 @@
 //! `Ready`, `Reconciling`, `Stalled`. In: how far a reconcile came, the Deployment, the pods. Out: a [`Verdict`] by the rules of
 //! kstatus.
 
-use k8s_openapi::jiff::Timestamp;
-
 use super::config_applied::Configuration;
 use super::progress::{Progress, deployment_says};
 use super::{Claim, Subject};
 use crate::constants::{annotation, condition, reason};
-use crate::controller::build::{Applied, PROGRESS_DEADLINE_SECONDS, Resources};
+use crate::controller::build::{Applied, Resources};
 use crate::controller::names::ServiceName;
 use crate::controller::pods::{Observed, PodView};
 use crate::controller::validate::Problem;
@@ -72,7 +70,6 @@ pub(super) fn rolled_out(
     progress: &Progress,
     observed: &Observed,
     configuration: &Configuration,
-    now: Timestamp,
 ) -> Verdict {
     let counts = format!("{} of {} pods are ready", progress.ready, progress.wanted);
     if progress.is_complete() {
@@ -89,7 +86,7 @@ pub(super) fn rolled_out(
             stalled: None,
         };
     }
-    let fell = said.complete && progress.is_whole() && !is_scaling(&subject.previous, now);
+    let fell = said.complete && progress.is_whole() && !is_scaling(&subject.previous, observed);
     let reconciling = (!said.deadline_exceeded && !fell).then(|| progress.claim());
     // What can heal without a new spec is never a stall.
     let stalled = (said.deadline_exceeded && cause.is_none()).then(|| {
@@ -145,19 +142,17 @@ fn complete(
 }
 
 /// Whether pods are still being added: a Deployment calls itself complete while it scales, so the status before has to
-/// say it. Not for longer than a rollout may take.
-fn is_scaling(previous: &ChatServiceStatus, now: Timestamp) -> bool {
-    let mut conditions = previous.conditions.iter();
-    if previous.conditions.is_empty() {
-        return true;
+/// say it. Not once every pod that is missing has been awaited for as long as a rollout may take.
+fn is_scaling(previous: &ChatServiceStatus, observed: &Observed) -> bool {
+    let mut missing = observed.pods.iter().filter(|pod| !pod.ready).peekable();
+    if missing.peek().is_some() && missing.all(|pod| pod.overdue) {
+        return false;
     }
-    conditions.any(|c| {
-        let since = now.as_second() - c.last_transition_time.0.as_second();
-        c.type_ == condition::RECONCILING
-            && c.status == "True"
-            && c.reason != reason::CONFIG_PROPAGATING
-            && since < i64::from(PROGRESS_DEADLINE_SECONDS)
-    })
+    let mut conditions = previous.conditions.iter();
+    previous.conditions.is_empty()
+        || conditions.any(|c| {
+            c.type_ == condition::RECONCILING && c.status == "True" && c.reason != reason::CONFIG_PROPAGATING
+        })
 }
 
 /// The Deployment's pods are refused: by a quota, or by something else that admits pods.

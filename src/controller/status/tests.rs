@@ -293,24 +293,40 @@ fn pods_that_fall_after_a_rollout_are_no_progress() {
         status
     };
     let starting = counts(2, 2, 1);
-    // What was before, what is, seconds between the two.
-    for (case, before, after, seconds, expected) in [
-        ("a pod falls", Some(rolled(2, 2, 2)), rolled(2, 2, 1), 1, FELL),
-        ("all fall", Some(rolled(2, 2, 2)), rolled(2, 2, 0), 1, FELL),
-        ("a pod is gone", Some(rolled(2, 2, 2)), rolled(1, 1, 1), 1, SCALES),
-        ("its successor starts", Some(rolled(1, 1, 1)), rolled(2, 2, 1), 9, SCALES),
-        ("its successor never starts", Some(rolled(1, 1, 1)), rolled(2, 2, 1), 600, FELL),
-        ("it was just scaled", Some(unobserved), rolled(2, 2, 1), 1, SCALES),
-        ("a new rollout", Some(rolled(2, 2, 2)), starting, 1, SCALES),
-        ("nothing is known of before", None, rolled(2, 2, 1), 1, SCALES),
+    let late = |ready: bool| PodView { overdue: !ready, ..pod(ready, None, None) };
+    let starts = || vec![pod(true, None, None), pod(false, None, None)];
+    // What was before, what is, and the pods.
+    for (case, before, after, pods, expected) in [
+        ("a pod falls", Some(rolled(2, 2, 2)), rolled(2, 2, 1), starts(), FELL),
+        ("all fall", Some(rolled(2, 2, 2)), rolled(2, 2, 0), vec![], FELL),
+        ("a pod is gone", Some(rolled(2, 2, 2)), rolled(1, 1, 1), vec![], SCALES),
+        ("its successor starts", Some(rolled(1, 1, 1)), rolled(2, 2, 1), starts(), SCALES),
+        (
+            "its successor never starts",
+            Some(rolled(1, 1, 1)),
+            rolled(2, 2, 1),
+            vec![late(true), late(false)],
+            FELL,
+        ),
+        (
+            "one of two never starts",
+            Some(rolled(1, 1, 1)),
+            rolled(2, 2, 0),
+            vec![late(false), pod(false, None, None)],
+            SCALES,
+        ),
+        ("it was just scaled", Some(unobserved), rolled(2, 2, 1), starts(), SCALES),
+        ("a new rollout", Some(rolled(2, 2, 2)), starting, starts(), SCALES),
+        ("nothing is known of before", None, rolled(2, 2, 1), starts(), SCALES),
     ] {
         let previous = before.map_or_else(ChatServiceStatus::default, |before| {
             from(&subject(ChatServiceStatus::default()), &applied(&before), None, at(1))
         });
-        let status = from(&subject(previous), &applied(&after), None, at(1 + seconds));
+        let observed = Observed { pods };
+        let status = from(&subject(previous), &applied(&after), Some(&observed), at(2));
         assert_eq!(judged(&status), expected, "{case}");
-        // And it stays so.
-        let again = from(&subject(status.clone()), &applied(&after), None, at(2 + seconds));
+        // And it stays so, whatever the time is.
+        let again = from(&subject(status.clone()), &applied(&after), Some(&observed), at(100_000));
         assert_eq!(again.conditions, status.conditions, "{case}, again");
     }
 }
