@@ -26,7 +26,7 @@ use super::image::Defaults;
 use super::names::ServiceName;
 use super::signing_keys::SigningKeys;
 use crate::constants::{condition, mount, reason};
-use crate::crd::ChatService;
+use crate::crd::{ChatService, ChatServiceStatus};
 use crate::server::config::{ServerConfig, TokenIssuer};
 
 /// A child by kind and name.
@@ -62,6 +62,8 @@ pub struct References {
     holders: BTreeMap<ChildKey, Holder>,
     /// The HorizontalPodAutoscalers that set its number of pods.
     pub autoscalers: Autoscalers,
+    /// The pods that the status counted last.
+    pub(super) pods_before: i32,
     /// The Deployment as it is, where its pods may have an image that was the default before.
     pub(super) outdated: Option<Box<Deployment>>,
     token_issuer: Option<TokenIssuer>,
@@ -115,7 +117,7 @@ impl References {
 }
 
 /// Finds out who has the names of the children of `cs`, whether its pods have the default image of another operator, and who
-/// makes the tokens that it accepts.
+/// makes the tokens that it accepts. `previous` is the status that was written last, which the one in `cs` may be older than.
 ///
 /// # Errors
 /// A live read that the API server refused or did not answer.
@@ -124,6 +126,7 @@ pub async fn dereference(
     children: &Children,
     signing_keys: &SigningKeys,
     cs: &ChatService,
+    previous: &ChatServiceStatus,
     defaults: &Defaults,
 ) -> Result<References, Error> {
     let meta = cs.meta();
@@ -132,7 +135,8 @@ pub async fn dereference(
         // `validate` says what is wrong with the name.
         return Ok(References::default());
     };
-    let mut reader = Reader { client, namespace, uid, references: References::default() };
+    let references = References { pods_before: previous.replicas.unwrap_or(0), ..References::default() };
+    let mut reader = Reader { client, namespace, uid, previous, references };
     reader.read::<ServiceAccount, _>(&children.service_accounts, name.as_str()).await?;
     reader.read::<ConfigMap, _>(&children.config_maps, &name.config()).await?;
     reader.read::<ConfigMap, _>(&children.config_maps, &name.connection()).await?;
@@ -172,6 +176,7 @@ struct Reader<'a> {
     client: &'a Client,
     namespace: &'a str,
     uid: &'a str,
+    previous: &'a ChatServiceStatus,
     references: References,
 }
 
@@ -223,12 +228,12 @@ impl Reader<'_> {
         let all =
             cache.state_filter(|autoscaler| autoscaler.metadata.namespace.as_deref() == Some(namespace));
         let mut found = Autoscalers::among(all.iter().map(AsRef::as_ref), name, self.uid);
-        let conditions = cs.status.iter().flat_map(|status| &status.conditions);
+        let mut conditions = self.previous.conditions.iter();
         let is_scaled =
             |c: &Condition| c.type_ == condition::AUTOSCALING_READY && c.reason != reason::DISABLED;
         if cs.spec.autoscaling.is_none()
             && found.ours.is_empty()
-            && conditions.into_iter().any(is_scaled)
+            && conditions.any(is_scaled)
             && let Holder::Us(uid) = self.read_live::<HorizontalPodAutoscaler>(name).await?
         {
             found.ours.push((name.to_owned(), uid));
@@ -245,7 +250,7 @@ impl Reader<'_> {
         defaults: &Defaults,
     ) -> Result<(), Error> {
         let named = cs.spec.image.as_ref().is_some_and(|image| !image.is_empty());
-        let seen = cs.status.as_ref().and_then(|status| status.image.as_deref());
+        let seen = self.previous.image.as_deref();
         let ours = self.references.our_uid(&ChildKey::of::<Deployment>(name)).is_some();
         if named || !ours || seen == Some(defaults.server_image.as_str()) {
             return Ok(());

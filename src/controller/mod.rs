@@ -256,7 +256,7 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
     }
     let subject = subject(watched, key, ctx).await?;
     let outcome = match &watched.0 {
-        Ok(cs) => converge(cs, ctx).await,
+        Ok(cs) => converge(cs, &subject.previous, ctx).await,
         Err(unreadable) => {
             Outcome::Refused(vec![invalid("", format!("the object cannot be read: {}", unreadable.error))])
         }
@@ -281,7 +281,7 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
 }
 
 /// The steps from reading to writing. What stops them is an outcome too, because the status must say it.
-async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
+async fn converge(cs: &ChatService, previous: &ChatServiceStatus, ctx: &Context) -> Outcome {
     let paused = cs.meta().annotations.as_ref().and_then(|all| all.get(annotation::PAUSED));
     if paused.is_some_and(|value| value == "true") {
         return Outcome::Paused;
@@ -289,13 +289,13 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
     if let Err(error) = ctx.initialised().await {
         return Outcome::Failed(error);
     }
-    let references =
-        dereference::dereference(&ctx.client, &ctx.children, &ctx.signing_keys, cs, &ctx.defaults).await;
+    let Context { client, children, signing_keys, defaults, .. } = ctx;
+    let references = dereference::dereference(client, children, signing_keys, cs, previous, defaults).await;
     let mut references = match references {
         Ok(references) => references,
         Err(error) => return Outcome::Failed(error),
     };
-    let service = match validate::validate(cs, &references, &ctx.defaults) {
+    let service = match validate::validate(cs, &references, defaults) {
         Ok(service) => service,
         Err(problems) => return Outcome::Refused(problems),
     };
@@ -303,7 +303,7 @@ async fn converge(cs: &ChatService, ctx: &Context) -> Outcome {
         references.outdated = None;
     }
     let prepared = build::build(&service);
-    let applying = apply::apply(&ctx.client, &ctx.children, &service, prepared, &references);
+    let applying = apply::apply(client, children, &service, prepared, &references);
     // Boxed, because it holds every child twice: as built and as answered.
     match Box::pin(applying).await {
         Ok(applied) => Outcome::Applied(Box::new((service, applied))),

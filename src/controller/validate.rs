@@ -123,7 +123,7 @@ pub fn validate(
             config,
             scale,
             autoscalers: refs.autoscalers.clone(),
-            pods_before: cs.status.as_ref().and_then(|status| status.replicas).unwrap_or(0),
+            pods_before: refs.pods_before,
             image,
             restarted_at: cs
                 .meta()

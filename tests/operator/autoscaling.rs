@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::metrics;
-use crate::rig::{self, Rig, claim, until_some};
+use crate::rig::{self, End, Rig, claim, until_some};
 
 fn fixed(replicas: i32) -> Value {
     json!({ "model": "m", "backend": { "echo": {} }, "replicas": replicas })
@@ -407,5 +407,72 @@ async fn load_sets_the_number_of_pods_and_the_operator_leaves_it_alone() {
     assert_eq!(numbers_written(&rig), written, "all of it was the autoscaler's");
     assert!(samples.take().iter().all(|replicas| (2..=6).contains(replicas)));
     metrics::withdraw(&rig).await;
+    rig.stop().await;
+}
+
+/// Every watch is silent, so the operator has nothing but what it did itself to know its own autoscaler by.
+#[tokio::test]
+async fn autoscaling_that_is_taken_back_at_once_leaves_no_autoscaler_beside_the_number() {
+    let Some(rig) = rig::start().await else { return };
+    rig.create("demo", &fixed(5)).await;
+    rig.until_settled("demo").await;
+    // It looks whether the name is free, and is kept from going on.
+    rig.faults.hold(Some("/horizontalpodautoscalers/demo"));
+    rig.merge::<ChatService>("demo", &json!({ "spec": autoscaled(2, 3) })).await;
+    until_some("the look", async || {
+        let looks = rig.recorded.count("GET", "/horizontalpodautoscalers/demo");
+        if looks == 1 { Ok(()) } else { Err(looks.to_string()) }
+    })
+    .await;
+    let before = rig.recorded.all().len();
+    rig.merge::<ChatService>("demo", &json!({ "spec": { "autoscaling": null, "replicas": 4 } })).await;
+    // A watch tells in order: where this one is known, that change is.
+    rig.create("after", &fixed(0)).await;
+    until_some("the one after it", async || {
+        let looks = rig.recorded.count("GET", "/serviceaccounts/after");
+        if looks > 0 { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    rig.faults.freeze_watches();
+    rig.faults.hold(None);
+    until_wanted(&rig, 4).await;
+    let requests = rig.recorded.all();
+    let first = |method: &str, part: &str| {
+        let line = |line: &String| line.starts_with(method) && line.contains("/demo") && line.contains(part);
+        requests[before..].iter().position(line)
+    };
+    let made = first("PATCH", "/horizontalpodautoscalers/");
+    let gone = first("DELETE", "/horizontalpodautoscalers/");
+    let counted = first("PATCH", "fieldManager=chatservice-controller-replicas");
+    assert!(made.is_some() && made < gone && gone < counted, "{made:?} {gone:?} {counted:?}: {requests:?}");
+    rig.faults.thaw_watches();
+    rig.until_settled("demo").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_rival_is_found_that_was_there_before_the_operator_or_came_while_its_watch_was_away() {
+    let Some(mut rig) = rig::Rig::without_operator().await else { return };
+    let rival = |name| foreign_autoscaler(name, "apps/v1", "Deployment", 1);
+    rig.make::<HorizontalPodAutoscaler>(&rival("early")).await;
+    rig.create("demo", &fixed(2)).await;
+    rig.run_operator(None).await;
+    let names = async |rig: &Rig, name: &str| {
+        until_some(&format!("\"{name}\" to be named"), async || {
+            let message = until_autoscaling(rig, "False", "ConflictingAutoscaler").await;
+            if message.contains(&format!("\"{name}\"")) { Ok(()) } else { Err(message) }
+        })
+        .await;
+    };
+    names(&rig, "early").await;
+    // One goes and one comes of which no watch tells: the next list has to.
+    rig.faults.freeze_watches();
+    rig.api::<HorizontalPodAutoscaler>().delete("early", &DeleteParams::default()).await.unwrap();
+    rig.make::<HorizontalPodAutoscaler>(&rival("late")).await;
+    rig.faults.end_watches(End::Gone);
+    rig.faults.thaw_watches();
+    names(&rig, "late").await;
+    rig.api::<HorizontalPodAutoscaler>().delete("late", &DeleteParams::default()).await.unwrap();
+    until_autoscaling(&rig, "False", "Disabled").await;
     rig.stop().await;
 }
