@@ -2,8 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::mock_openai::Script;
+use crate::mock_openai::{End, Piece, Script, whole_stream, word_event};
+use crate::streams::stream_of;
 use crate::{Rig, with_both_sdks};
+
+/// A choice of a chunk.
+fn choice(delta: &Value, finish_reason: Option<&str>) -> Value {
+    json!({"index": 0, "delta": delta, "finish_reason": finish_reason})
+}
 
 with_both_sdks! {
     /// The SDKs ask for base64 by themselves and unpack it; a service that asked the backend for something else would be noticed.
@@ -33,6 +39,41 @@ with_both_sdks! {
         let rig = Rig::start().await;
         rig.mock.script(Script::Words(3));
         sdk.passes(rig.url()).await;
+    }
+
+    /// What came is there, and then the SDK raises; nothing is stored.
+    async fn responses_stream_that_breaks(sdk: Sdk) {
+        let rig = Rig::start().await;
+        for _ in 0..2 {
+            rig.mock.script(Script::cut_stream(2, End::Cut));
+        }
+        sdk.passes(rig.url()).await;
+        assert_eq!(rig.mock.count(), 2, "nobody tried again");
+    }
+
+    /// The cap ends the answer: it is told and stored as incomplete, with the reason, and can be gone on from.
+    async fn responses_stream_that_ends_incomplete(sdk: Sdk) {
+        let rig = Rig::start().await;
+        let word = |text: &str| choice(&json!({"content": text}), None);
+        let cut = choice(&json!({}), Some("length"));
+        rig.mock.script(stream_of(&[word("one"), word(" two"), cut]));
+        rig.mock.script(Script::Words(1));
+        sdk.passes(rig.url()).await;
+        let requests = rig.mock.requests();
+        let asked: Vec<Value> = requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+        assert_eq!(asked[0]["max_tokens"], 2);
+        assert_eq!(asked[1]["messages"][1], json!({"role": "assistant", "content": "one two"}));
+    }
+
+    /// Who stops reading ends the call to the backend too.
+    async fn responses_stream_that_is_left(sdk: Sdk) {
+        let rig = Rig::start().await;
+        let mut pieces: Vec<Piece> = whole_stream(1, false).into_iter().take(2).map(Piece::Send).collect();
+        pieces.push(Piece::Gate);
+        pieces.push(Piece::Send(word_event(2)));
+        rig.mock.script(Script::Events(pieces, End::Clean));
+        sdk.passes(rig.url()).await;
+        rig.mock.wait_disconnects(1).await;
     }
 
     /// A function is called, and what it returned goes on: with all that the SDK was given sent back, and by the response's id.

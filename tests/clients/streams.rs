@@ -6,7 +6,7 @@ use crate::mock_openai::{End, Piece, Script, event, whole_stream, word_event};
 use crate::{Rig, with_both_sdks};
 
 /// A stream of these choices, with usage at the end.
-fn stream_of(choices: &[Value]) -> Script {
+pub fn stream_of(choices: &[Value]) -> Script {
     let chunk = |choices: Value| json!({"id": "chatcmpl-mock", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "mock", "choices": choices});
     let mut pieces: Vec<Piece> =
         choices.iter().map(|choice| Piece::Send(event(&chunk(json!([choice])).to_string()))).collect();

@@ -11,6 +11,7 @@ use utoipa::openapi::{Content, RefOr};
 
 use crate::server::responses::object::ResponseObject;
 use crate::server::responses::schema::{ContentPart, ResponseItem};
+use crate::server::routes::completions::OpenAiErrorBody;
 
 /// A chat completion request. Fields that are not listed go to the backend unchanged.
 #[derive(ToSchema)]
@@ -314,6 +315,9 @@ pub(in crate::server) struct ResponseEvent {
     message: Option<String>,
     /// Of an `error`: the field.
     param: Option<String>,
+    /// Of an `error`: the same once more, where SDKs look for it.
+    #[schema(nullable = false)]
+    error: Option<OpenAiErrorBody>,
 }
 
 /// Gives an operation's answer the form of its events, which its handler does not know.

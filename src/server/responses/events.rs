@@ -92,7 +92,8 @@ impl Turn {
         self.told.take()
     }
 
-    /// The last events of a stream that cannot be completed.
+    /// The last events of a stream that cannot be completed. The `error` event has its members twice: as OpenAI's reference
+    /// describes it, and under `error` as OpenAI's servers send it, which is what makes the SDKs raise their exception.
     pub fn fail(&mut self, error: &ApiError) -> Bytes {
         let begun = self.begin().unwrap_or_default();
         let body = error.body(Dialect::OpenAi);
@@ -101,8 +102,10 @@ impl Turn {
         let message = text("message").unwrap_or_default();
         self.settings.store = false;
         self.status = Status::Failed;
-        self.told
-            .event("error", &json!({ "code": error["code"], "message": message, "param": error["param"] }));
+        self.told.event(
+            "error",
+            &json!({ "code": error["code"], "message": message, "param": error["param"], "error": error }),
+        );
         let code = text("code").unwrap_or_else(|| "server_error".to_owned());
         self.fault = Some(ResponseFault { code, message });
         self.whole("response.failed");

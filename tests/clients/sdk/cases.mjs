@@ -247,6 +247,44 @@ const cases = {
     assert.equal((await stream.finalResponse()).output_text, text);
   },
 
+  async responses_stream_that_breaks(url) {
+    const api = client(url, { maxRetries: 3 });
+    for (const begin of [
+      () => api.responses.create({ model: MODEL, input: "Begin", stream: true }),
+      () => api.responses.stream({ model: MODEL, input: "Begin" }),
+    ]) {
+      const seen = [];
+      const error = await raised(OpenAI.APIError, async () => {
+        for await (const event of await begin()) seen.push(event);
+      });
+      assert.equal(error.code, "backend_invalid_response");
+      const text = seen.filter((event) => event.type === "response.output_text.delta").map((event) => event.delta).join("");
+      assert.equal(text, "word0 word1");
+      assert.ok(seen.every((event) => event.type !== "response.completed"));
+      await raised(OpenAI.NotFoundError, () => api.responses.retrieve(seen[0].response.id));
+    }
+  },
+
+  async responses_stream_that_ends_incomplete(url) {
+    const api = client(url);
+    const stream = api.responses.stream({ model: MODEL, input: "Begin", max_output_tokens: 2 });
+    const last = (await all(stream)).at(-1);
+    assert.equal(last.type, "response.incomplete");
+    const whole = await stream.finalResponse();
+    assert.deepEqual([whole.status, whole.incomplete_details.reason], ["incomplete", "max_output_tokens"]);
+    assert.deepEqual([whole.output_text, whole.output[0].status], ["one two", "incomplete"]);
+    const stored = await api.responses.retrieve(whole.id);
+    assert.deepEqual([stored.status, stored.output_text], ["incomplete", "one two"]);
+    const more = await api.responses.create({ model: MODEL, input: "Go on", previous_response_id: stored.id });
+    assert.equal(more.output_text, "word0");
+  },
+
+  async responses_stream_that_is_left(url) {
+    for await (const event of await client(url).responses.create({ model: MODEL, input: "Begin", stream: true })) {
+      if (event.type === "response.output_text.delta") break;
+    }
+  },
+
   async responses_functions(url) {
     const api = client(url);
     const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };

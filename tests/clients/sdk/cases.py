@@ -251,6 +251,47 @@ def responses_as_events(url: str) -> None:
     assert text == whole.output_text == "word0 word1 word2"
 
 
+def responses_stream_that_breaks(url: str) -> None:
+    api = client(url, max_retries=3)
+    seen: list = []
+
+    def read(events: Any) -> None:
+        for event in events:
+            seen.append(event)
+
+    def by_helper() -> None:
+        with api.responses.stream(model=MODEL, input="Begin") as events:
+            read(events)
+
+    for act in [lambda: read(api.responses.create(model=MODEL, input="Begin", stream=True)), by_helper]:
+        seen.clear()
+        error = raised(openai.APIError, act)
+        assert error.code == "backend_invalid_response", error.body
+        assert "".join(event.delta for event in seen if event.type == "response.output_text.delta") == "word0 word1"
+        assert all(event.type != "response.completed" for event in seen)
+        raised(openai.NotFoundError, lambda: api.responses.retrieve(seen[0].response.id))
+
+
+def responses_stream_that_ends_incomplete(url: str) -> None:
+    api = client(url)
+    events = list(api.responses.create(model=MODEL, input="Begin", stream=True, max_output_tokens=2))
+    last = events[-1]
+    assert last.type == "response.incomplete" and last.response.status == "incomplete", last
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    assert last.response.output_text == "one two" and last.response.output[0].status == "incomplete"
+    stored = api.responses.retrieve(last.response.id)
+    assert (stored.status, stored.output_text) == ("incomplete", "one two"), stored
+    more = api.responses.create(model=MODEL, input="Go on", previous_response_id=stored.id)
+    assert more.output_text == "word0"
+
+
+def responses_stream_that_is_left(url: str) -> None:
+    with client(url).responses.create(model=MODEL, input="Begin", stream=True) as events:
+        for event in events:
+            if event.type == "response.output_text.delta":
+                break
+
+
 def responses_functions(url: str) -> None:
     api = client(url)
     city = {"city": {"type": "string"}}

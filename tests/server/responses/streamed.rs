@@ -82,6 +82,11 @@ async fn s9_a_stream_that_breaks_ends_as_failed_and_is_not_stored() {
             "{shown}"
         );
         assert_eq!(error["code"], "backend_invalid_response", "{shown}");
+        let told_to_sdks = &error["error"];
+        for name in ["code", "message", "param"] {
+            assert_eq!(told_to_sdks[name], error[name], "{shown}");
+        }
+        assert_eq!(told_to_sdks["type"], "server_error", "{shown}");
         let response = &failed["response"];
         assert_eq!((&response["status"], &response["store"]), (&json!("failed"), &json!(false)));
         assert_eq!(response["error"]["code"], "backend_invalid_response");
