@@ -11,9 +11,24 @@ use super::request::{Function, Settings};
 use crate::server::completion::Members;
 use crate::server::error::ApiError;
 
+/// What a message is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The service's own prompt.
+    Service,
+    /// The request's `instructions`.
+    Instructions,
+    /// The item at this place among all that is said.
+    Item(usize),
+    /// More than one item.
+    Several,
+}
+
 /// A message of a chat completion.
 #[derive(Serialize)]
 struct Message<'a> {
+    #[serde(skip)]
+    origin: Origin,
     role: &'static str,
     content: Option<Content<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,21 +87,25 @@ struct Tool<'a> {
     function: &'a Function,
 }
 
-/// The body, for the model with this name. `system_prompt` is the service's own, used where the caller brings none.
+/// The body, for the model with this name, and the origin of each of its messages. `system_prompt` is the service's own, used
+/// where the caller brings none.
 pub(in crate::server) fn body<'a>(
     model: &'a str,
     said: &[Item],
     settings: &Settings,
     system_prompt: Option<&str>,
     stream: bool,
-) -> Result<Members<'a>, ApiError> {
+) -> Result<(Members<'a>, Vec<Origin>), ApiError> {
     check_ids(said)?;
     let results = results(said)?;
     let brings_own = settings.instructions.is_some() || said.iter().any(Item::is_instruction);
-    let instructions = settings.instructions.as_deref().or(system_prompt.filter(|_| !brings_own));
+    let own = settings.instructions.as_deref().map(|text| (Origin::Instructions, text));
+    let instructions = own.or(system_prompt.filter(|_| !brings_own).map(|text| (Origin::Service, text)));
     let mut body = Members::default();
     body.push("model", model);
-    body.push("messages", &messages(instructions, said, &results));
+    let messages = messages(instructions, said, &results);
+    body.push("messages", &messages);
+    let origins = messages.iter().map(|message| message.origin).collect();
     if !settings.tools.is_empty() {
         let tool = |tool| Tool { kind: "function", function: tool };
         let tools: Vec<_> = settings.tools.iter().map(|given| tool(&given.function)).collect();
@@ -127,19 +146,19 @@ pub(in crate::server) fn body<'a>(
         body.push("stream", &true);
         body.push("stream_options", &serde_json::json!({ "include_usage": true }));
     }
-    Ok(body)
+    Ok((body, origins))
 }
 
 /// What one answer said and called is one message, and the results of its calls stand directly behind it: backends refuse
 /// anything else. Here the text may also come behind the calls, and results wherever the caller put them.
 fn messages<'a>(
-    instructions: Option<&'a str>,
+    instructions: Option<(Origin, &'a str)>,
     said: &'a [Item],
     results: &HashMap<usize, usize>,
 ) -> Vec<Message<'a>> {
     let mut messages: Vec<Message<'a>> = Vec::new();
-    if let Some(text) = instructions {
-        messages.push(Message::new("system", text));
+    if let Some((origin, text)) = instructions {
+        messages.push(Message::new(origin, "system", text));
     }
     // The results that are to follow the last message.
     let mut owed: Vec<Message<'a>> = Vec::new();
@@ -147,25 +166,28 @@ fn messages<'a>(
         match item {
             Item::Message { role: Role::Assistant, content, .. } if !owed.is_empty() => {
                 if let Some(last) = messages.last_mut() {
+                    last.origin = Origin::Several;
                     last.add(content);
                 }
             }
             Item::Message { role, content, .. } => {
                 messages.append(&mut owed);
-                messages.push(message(*role, content));
+                messages.push(message(Origin::Item(place), *role, content));
             }
             Item::Call { call_id, name, arguments, .. } => {
-                if messages.last().is_none_or(|last| last.role != "assistant") {
-                    messages.push(Message::empty("assistant"));
+                match messages.last_mut().filter(|last| last.role == "assistant") {
+                    Some(last) => last.origin = Origin::Several,
+                    None => messages.push(Message::empty(Origin::Item(place), "assistant")),
                 }
                 if let Some(last) = messages.last_mut() {
                     let function = Called { name, arguments };
                     last.tool_calls.push(ToolCall { id: call_id, kind: "function", function });
                 }
-                if let Some(Item::Output { output, .. }) =
-                    results.get(&place).and_then(|place| said.get(*place))
+                if let Some(result) = results.get(&place)
+                    && let Some(Item::Output { output, .. }) = said.get(*result)
                 {
-                    owed.push(Message { tool_call_id: Some(call_id), ..Message::new("tool", output) });
+                    let message = Message::new(Origin::Item(*result), "tool", output);
+                    owed.push(Message { tool_call_id: Some(call_id), ..message });
                 }
             }
             Item::Output { .. } => messages.append(&mut owed),
@@ -175,13 +197,14 @@ fn messages<'a>(
     messages
 }
 
-fn message(role: Role, content: &[Part]) -> Message<'_> {
-    let mut message = Message::empty(match role {
+fn message(origin: Origin, role: Role, content: &[Part]) -> Message<'_> {
+    let role = match role {
         Role::User => "user",
         Role::Assistant => "assistant",
         Role::System => "system",
         Role::Developer => "developer",
-    });
+    };
+    let mut message = Message::empty(origin, role);
     message.add(content);
     if message.content.is_none() && message.refusal.is_none() {
         message.content = Some(Content(vec![ContentPart::Text { text: "" }]));
@@ -200,12 +223,12 @@ fn part(part: &Part) -> Option<ContentPart<'_>> {
 }
 
 impl<'a> Message<'a> {
-    fn empty(role: &'static str) -> Self {
-        Self { role, content: None, refusal: None, tool_calls: Vec::new(), tool_call_id: None }
+    fn empty(origin: Origin, role: &'static str) -> Self {
+        Self { origin, role, content: None, refusal: None, tool_calls: Vec::new(), tool_call_id: None }
     }
 
-    fn new(role: &'static str, text: &'a str) -> Self {
-        Self { content: Some(Content(vec![ContentPart::Text { text }])), ..Self::empty(role) }
+    fn new(origin: Origin, role: &'static str, text: &'a str) -> Self {
+        Self { content: Some(Content(vec![ContentPart::Text { text }])), ..Self::empty(origin, role) }
     }
 
     /// Adds what is said.
@@ -232,7 +255,7 @@ mod tests {
 
     fn asked(request: &str, system_prompt: Option<&str>) -> Result<String, ApiError> {
         let request = request::read(&json::object(request.as_bytes()).unwrap())?;
-        let body = body("m", &request.input, &request.settings, system_prompt, request.stream)?;
+        let (body, _) = body("m", &request.input, &request.settings, system_prompt, request.stream)?;
         Ok(serde_json::to_string(&body).unwrap())
     }
 

@@ -3,7 +3,7 @@
 //!
 //! `request.rs` reads and refuses, `items.rs` is what is said on either side, `calls.rs` which result is that of which call,
 //! `place.rs` names what is wrong. `chat.rs` makes the chat completion, `delta.rs` reads the answer, `assembly.rs` puts it
-//! together in a `turn.rs`, `events.rs` tells it as it comes, `object.rs` is the response as it is written and stored,
+//! together in a `turn.rs`, `names.rs` puts the caller's names into a refusal, `events.rs` tells an answer as it comes, `object.rs` is the response as it is written and stored,
 //! `schema.rs` describes the rest for the OpenAPI document. What a backend cannot be asked through a chat completion is
 //! refused by name, never ignored.
 
@@ -26,6 +26,7 @@ pub mod chat;
 mod delta;
 mod events;
 pub mod items;
+mod names;
 pub mod object;
 mod place;
 pub mod request;
@@ -33,6 +34,7 @@ pub mod schema;
 pub mod turn;
 
 use items::Item;
+pub use names::Names;
 pub use turn::Turn;
 
 /// Begins the id of a response.

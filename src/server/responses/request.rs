@@ -48,6 +48,8 @@ pub struct Request {
     pub model: Option<String>,
     /// What is said now.
     pub input: Vec<Item>,
+    /// Whether that is a text, and not an array of items.
+    pub as_text: bool,
     /// Whether the answer is told as events.
     pub stream: bool,
     /// The rest, which the response repeats.
@@ -160,6 +162,7 @@ pub fn read(object: &Object<'_>) -> Result<Request, ApiError> {
     Ok(Request {
         model: field(object, "model", "a string")?,
         input: input(object)?,
+        as_text: object.non_null("input").is_some_and(|input| Kind::Text.fits(input)),
         stream: field(object, "stream", "true or false")?.unwrap_or(false),
         settings: Settings {
             instructions: field(object, "instructions", "a string")?,

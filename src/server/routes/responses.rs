@@ -26,7 +26,7 @@ use crate::server::operation::Operation;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::responses::object::ResponseObject;
 use crate::server::responses::schema::{CreateResponse, ResponseItem};
-use crate::server::responses::{self, Stored, Turn, chat, request};
+use crate::server::responses::{self, Names, Stored, Turn, chat, request};
 use crate::server::state::{AppState, Live};
 
 /// What a response was made from, a page of it.
@@ -71,21 +71,32 @@ pub async fn create_response(
 ) -> Response {
     let caller = from.caller.clone();
     match prepare(&state, from, &headers, body).await {
-        Ok((ask, turn, live)) => {
-            let outcome = exchange::answer(&state, &live, ask).await;
+        Ok(Prepared { ask, turn, names, live }) => {
+            let mut outcome = exchange::answer(&state, &live, ask).await;
+            outcome.result = outcome.result.map_err(|error| names.translate(error));
             respond(&state, &live, &caller, outcome, turn).await
         }
         Err(error) => error.into_response(Dialect::OpenAi),
     }
 }
 
-/// The chat completion to ask for, and, where it is answered plain, the response that its answer becomes.
+/// A request that has been read.
+struct Prepared {
+    /// The chat completion to ask for.
+    ask: Ask,
+    /// Where it is answered plain, the response that its answer becomes.
+    turn: Option<Turn>,
+    /// What the caller calls what is in it.
+    names: Names,
+    live: Arc<Live>,
+}
+
 async fn prepare(
     state: &AppState,
     from: From,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Ask, Option<Turn>, Arc<Live>), ApiError> {
+) -> Result<Prepared, ApiError> {
     let started = Instant::now();
     let live = state.live()?;
     let (body, room) = read_json(state, headers, body).await?;
@@ -96,11 +107,14 @@ async fn prepare(
         Some(previous) => responses::said_until(state, &live, &from.caller, previous).await?,
         None => Vec::new(),
     };
+    let before = said.len();
     said.extend(request.input);
     let turn = Turn::new(request.settings, said, &model.name);
     let stream = request.stream;
     let system_prompt = live.config.dynamic.defaults.system_prompt.as_deref();
-    let upstream = chat::body(&model.name, turn.said(), turn.settings(), system_prompt, stream)?;
+    let (upstream, origins) = chat::body(&model.name, turn.said(), turn.settings(), system_prompt, stream)?;
+    let sent = upstream.0.iter().map(|(name, _)| name.to_string()).collect();
+    let names = Names::new(&origins, before, request.as_text, sent);
     let cache = cache_control(headers);
     let members = upstream.0.iter().map(|(name, value)| (name.as_ref(), value.get().as_bytes()));
     let keep = Keep::new(&live, &from.caller, cache, (Operation::Chat, &model), members);
@@ -124,7 +138,7 @@ async fn prepare(
         model,
         started,
     };
-    Ok((ask, turn, live))
+    Ok(Prepared { ask, turn, names, live })
 }
 
 async fn respond(

@@ -114,12 +114,13 @@ async fn pictures_schemas_and_caps_reach_the_backend_as_a_chat_completion_has_th
 async fn faults_before_the_first_piece_are_real_statuses() {
     let mock = MockOpenAi::start().await;
     let server = TestServer::start(openai(&mock.base_url())).await;
-    let error =
-        json!({"error": {"message": "no", "type": "invalid_request_error", "param": "tools", "code": "c"}});
+    let error = json!({"error": {"message": "no", "type": "invalid_request_error", "param": "messages[0].content", "code": "c"}});
+    let mut told = error.clone();
+    told["error"]["param"] = json!("input");
     for stream in [false, true] {
         mock.script(Script::Status(400, vec![], error.to_string()));
         let answer = respond(&server, &json!({"input": "a", "stream": stream})).await;
-        assert_eq!((answer.status.as_u16(), answer.json()), (400, error.clone()));
+        assert_eq!((answer.status.as_u16(), answer.json()), (400, told.clone()));
         mock.script(Script::Status(401, vec![], String::new()));
         let answer = respond(&server, &json!({"input": "a", "stream": stream})).await;
         assert_eq!((answer.status.as_u16(), answer.header("x-should-retry")), (502, "false"));
@@ -134,6 +135,40 @@ async fn faults_before_the_first_piece_are_real_statuses() {
             (unsupported.status.as_u16(), &unsupported.json()["error"]["code"]),
             (400, &json!("unsupported_parameter"))
         );
+    }
+}
+
+/// A backend speaks of the chat completion that it was asked; the caller has sent no such thing.
+#[tokio::test]
+async fn a_refusal_names_what_the_caller_has_sent_or_nothing() {
+    let mock = MockOpenAi::start().await;
+    let mut config = openai(&mock.base_url());
+    config.dynamic.defaults.system_prompt = Some("the service's".to_owned());
+    let server = TestServer::start(config).await;
+    mock.script(Script::Words(1));
+    let first = answered(&server, &json!({"input": "first"})).await["id"].clone();
+    let items = json!([{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "input_text", "text": "b"}]}]);
+    for (body, param, told) in [
+        (json!({"input": items}), "messages[0].content", json!(null)),
+        (json!({"input": items}), "messages[2].content[0].text", json!("input[1]")),
+        (json!({"input": items, "instructions": "own"}), "messages[0]", json!("instructions")),
+        (
+            json!({"input": items, "previous_response_id": first}),
+            "messages[2]",
+            json!("previous_response_id"),
+        ),
+        (json!({"input": items, "previous_response_id": first}), "messages[3]", json!("input[0]")),
+        (json!({"input": "a", "max_output_tokens": 5}), "max_tokens", json!("max_output_tokens")),
+        (json!({"input": "a"}), "max_tokens", json!(null)),
+        (json!({"input": "a"}), "a_field_of_tomorrow", json!(null)),
+    ] {
+        let error =
+            json!({"error": {"message": "no", "type": "invalid_request_error", "param": param, "code": "c"}});
+        mock.script(Script::Status(400, vec![], error.to_string()));
+        let answer = respond(&server, &body).await;
+        let found = &answer.json()["error"];
+        assert_eq!((answer.status.as_u16(), &found["code"]), (400, &json!("c")), "{body}");
+        assert_eq!(found["param"], told, "{param}: {body}");
     }
 }
 
