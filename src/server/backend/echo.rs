@@ -6,12 +6,15 @@
 //! the first of the texts in `stop`, and there are `n` of it: all the same, since this model has no other ideas.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Backend, BackendError, UpstreamAnswer, UpstreamRequest};
@@ -93,11 +96,34 @@ struct Message {
     content: Option<Content>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
+}
+
+/// By hand, so that an error in a part has the whole path of what is wrong.
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of parts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<Content, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(parts)).map(Content::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(ContentVisitor)
+    }
 }
 
 #[derive(Deserialize)]
@@ -138,12 +164,8 @@ struct Usage {
 
 fn answer(request: &UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
     let stream = request.stream;
-    let request: ChatRequest = serde_json::from_slice(&request.body).map_err(|_| {
-        rejected(
-            "messages",
-            "a request needs `model` and `messages`, each message a `role` and text or parts as `content`",
-        )
-    })?;
+    let request: ChatRequest =
+        serde_json::from_slice(&request.body).map_err(|_| unreadable(&request.body))?;
     let include_usage = request.stream_options.as_ref().is_some_and(|options| options.include_usage);
     let reply = reply(request)?;
     let request_id = Some(request_id());
@@ -155,6 +177,23 @@ fn answer(request: &UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
     } else {
         UpstreamAnswer::Complete { body: reply.plain(), request_id }
     })
+}
+
+/// The refusal of a request that is not in the form that was expected, by the path of what is not.
+fn unreadable(body: &[u8]) -> BackendError {
+    let read: Result<ChatRequest, _> =
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body));
+    let path = read.err().map(|error| error.path().to_string()).unwrap_or_default();
+    let allowed = match path.rsplit('.').next().unwrap_or_default() {
+        "model" | "role" | "text" => "a string",
+        "content" => "a string or an array of parts",
+        "messages" => "an array of at least one message object, each with a `role`",
+        "max_tokens" | "max_completion_tokens" | "n" => "a whole number, at least 1",
+        "stop" => "a string or an array of strings",
+        element if element.ends_with(']') => "an object",
+        _ => return rejected("messages", "a request needs `model` and `messages`, each message a `role`"),
+    };
+    rejected(&path, &format!("`{path}` must be {allowed}"))
 }
 
 fn request_id() -> String {

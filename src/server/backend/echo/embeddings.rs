@@ -82,13 +82,7 @@ enum Vector {
 
 /// Answers a request.
 pub(super) fn answer(body: &[u8]) -> Result<bytes::Bytes, BackendError> {
-    let unreadable = || {
-        rejected(
-            "input",
-            "a request needs `model` and `input`: a text, an array of texts, of tokens or of arrays of tokens",
-        )
-    };
-    let request: Request<'_> = serde_json::from_slice(body).map_err(|_| unreadable())?;
+    let request: Request<'_> = serde_json::from_slice(body).map_err(|_| unreadable(body))?;
     let dimensions = request.dimensions.unwrap_or(DIMENSIONS);
     if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
         return Err(rejected("dimensions", "`dimensions` must be from 1 to 3072"));
@@ -96,7 +90,7 @@ pub(super) fn answer(body: &[u8]) -> Result<bytes::Bytes, BackendError> {
     if request.input.get().len() > MOST_BYTES {
         return Err(too_long());
     }
-    let input = Input::read(request.input.get()).ok_or_else(unreadable)?;
+    let input = Input::read(request.input.get()).ok_or_else(|| no_input(request.input.get()))?;
     let counts = input.counts();
     let tokens = counts.iter().sum::<usize>();
     if counts.is_empty() || counts.contains(&0) {
@@ -126,6 +120,43 @@ pub(super) fn answer(body: &[u8]) -> Result<bytes::Bytes, BackendError> {
         .collect();
     let usage = Usage { prompt_tokens: tokens, completion_tokens: None, total_tokens: tokens };
     Ok(to_bytes(&List { object: "list", data, model: request.model, usage }))
+}
+
+/// The refusal of a request whose members are not what they must be, by the name of the first.
+fn unreadable(body: &[u8]) -> BackendError {
+    let read: Result<Request<'_>, _> =
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body));
+    let path = read.err().map(|error| error.path().to_string()).unwrap_or_default();
+    let allowed = match path.as_str() {
+        "model" => "a string",
+        "dimensions" => "a whole number from 1 to 3072",
+        "encoding_format" => "float or base64",
+        _ => return rejected("input", "a request needs `model` and `input`"),
+    };
+    rejected(&path, &format!("`{path}` must be {allowed}"))
+}
+
+/// The refusal of an input that has none of the forms, by its first element that does not fit.
+fn no_input(json: &str) -> BackendError {
+    const TOKEN: &str = "a token: a whole number from 0 to 4294967295";
+    let first = json.strip_prefix('[').and_then(|elements| elements.trim_start().chars().next());
+    let (path, allowed) = match first {
+        Some('"') => (fault::<Vec<Text<'_>>>(json), "a text, as those in front of it"),
+        Some('[') => match fault::<Vec<Vec<u32>>>(json) {
+            path if path.contains("][") => (path, TOKEN),
+            path => (path, "an array of tokens, as those in front of it"),
+        },
+        Some(_) => (fault::<Vec<u32>>(json), TOKEN),
+        None => (String::new(), "a text, an array of texts, of tokens or of arrays of tokens"),
+    };
+    let name = format!("input{path}");
+    rejected(&name, &format!("`{name}` must be {allowed}"))
+}
+
+/// Where a JSON text is not a `T`: the path of it, such as `[1][0]`.
+fn fault<'a, T: Deserialize<'a>>(json: &'a str) -> String {
+    let read: Result<T, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json));
+    read.err().map(|error| error.path().to_string()).unwrap_or_default()
 }
 
 fn too_long() -> BackendError {
@@ -272,7 +303,16 @@ mod tests {
             (json!({"model": "m", "input": [""]}), "input"),
             (json!({"model": "m", "input": [[]]}), "input"),
             (json!({"model": "m", "input": {"a": 1}}), "input"),
-            (json!({"model": "m", "input": [1.5]}), "input"),
+            (json!({"model": "m", "input": [1.5]}), "input[0]"),
+            (json!({"model": "m", "input": [1, 4_294_967_296_u64]}), "input[1]"),
+            (json!({"model": "m", "input": [[1], [2, -1]]}), "input[1][1]"),
+            (json!({"model": "m", "input": [[1], 2]}), "input[1]"),
+            (json!({"model": "m", "input": ["a", 2]}), "input[1]"),
+            (json!({"model": "m", "input": 5}), "input"),
+            (json!({"model": "m"}), "input"),
+            (json!({"model": 1, "input": "a"}), "model"),
+            (json!({"model": "m", "input": "a", "dimensions": -1}), "dimensions"),
+            (json!({"model": "m", "input": "a", "encoding_format": "hex"}), "encoding_format"),
             (json!({"model": "m", "input": long}), "input"),
             (json!({"model": "m", "input": many}), "input"),
             (json!({"model": "m", "input": vec!["w"; 1000], "dimensions": 3072}), "input"),

@@ -192,15 +192,27 @@ async fn the_content_is_the_same_every_time_and_the_id_is_not() {
 #[tokio::test]
 async fn what_cannot_be_echoed_is_refused_with_what_to_do() {
     let mut zero = user("a");
+    let part = |part: &Value| {
+        let content = json!([{"type": "text", "text": "a"}, part]);
+        json!({"model": "m", "messages": [{"role": "user", "content": content}]})
+    };
     zero["max_tokens"] = json!(0);
     for (body, param) in [
         (json!({"model": "m", "messages": [{"role": "system", "content": "x"}]}), "messages"),
         (json!({"model": "m", "messages": "x"}), "messages"),
+        (json!({"model": "m"}), "messages"),
+        (json!({"model": 1, "messages": []}), "model"),
+        (json!({"model": "m", "messages": [{"role": "user", "content": "a"}, "x"]}), "messages[1]"),
+        (json!({"model": "m", "messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
+        (part(&json!("x")), "messages[0].content[1]"),
+        (part(&json!({"type": "text", "text": 5})), "messages[0].content[1].text"),
         (zero, "max_tokens"),
     ] {
         match plain(body).await {
-            Err(BackendError::Rejected { status: 400, param: Some(found), .. }) => {
+            Err(BackendError::Rejected { status: 400, param: Some(found), message, .. }) => {
                 assert_eq!(found, param);
+                let named = message.contains(&format!("`{param}` must be"));
+                assert!(named || !param.contains('['), "{message}");
             }
             other => panic!("{other:?}"),
         }
