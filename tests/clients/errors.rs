@@ -31,6 +31,15 @@ with_both_sdks! {
         sdk.passes(rig.url()).await;
     }
 
+    /// A request that met another one at the backend. The SDK tries again by itself, as it does at OpenAI; we do not do it for it.
+    async fn conflict(sdk: Sdk) {
+        let rig = Rig::start().await;
+        rig.mock.script(refusal(409, "conflict", None));
+        rig.mock.script(refusal(409, "conflict", None)).script(Script::Words(1));
+        sdk.passes(rig.url()).await;
+        assert_eq!((rig.mock.count(), rig.answered(409).await, rig.answered(200).await), (3, 2, 1));
+    }
+
     async fn rate_limit(sdk: Sdk) {
         let rig = Rig::with("rateLimits: {requestsPerMinute: 1, burst: 1}").await;
         rig.mock.script(Script::Words(1));

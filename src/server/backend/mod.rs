@@ -84,10 +84,10 @@ pub enum UpstreamAnswer {
     },
 }
 
-/// Why there is no answer, or no more of it. The table in docs (`Status codes`) is `server::error`.
+/// Why there is no answer, or no more of it. `docs/errors.md` has the table.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, thiserror::Error)]
 pub enum BackendError {
-    /// 400, 404, 422 and the like: the caller's request, told with the backend's own words.
+    /// 400, 404, 409, 422 and the like: the caller's request, told with the backend's own words.
     #[error("the backend refused the request with {status}: {message}")]
     Rejected {
         /// The backend's status.

@@ -89,7 +89,7 @@ pub(super) fn of_status(
     clean: impl Fn(&str) -> String,
 ) -> BackendError {
     match status.as_u16() {
-        400 | 404 | 413 | 422 => ErrorObject::of_body(body).rejected(status, clean),
+        400 | 404 | 409 | 413 | 422 => ErrorObject::of_body(body).rejected(status, clean),
         401 | 403 => BackendError::Auth,
         402 => BackendError::QuotaExhausted,
         408 => BackendError::Unavailable("it gave up waiting for the request (status 408)".into()),

@@ -166,6 +166,13 @@ const cases = {
     assert.equal((await raised(OpenAI.UnprocessableEntityError, () => ask(client(url)))).code, "unprocessable");
   },
 
+  async conflict(url) {
+    const error = await raised(OpenAI.ConflictError, () => ask(client(url)));
+    assert.equal(error.code, "conflict");
+    assert.match(error.message, /the backend's own words/);
+    assert.equal((await ask(client(url, { maxRetries: 1 }))).choices[0].message.content, "word0");
+  },
+
   async rate_limit(url) {
     await ask(client(url));
     const error = await raised(OpenAI.RateLimitError, () => ask(client(url)));

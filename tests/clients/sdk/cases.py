@@ -169,6 +169,12 @@ def unprocessable_entity(url: str) -> None:
     assert raised(openai.UnprocessableEntityError, lambda: ask(client(url))).code == "unprocessable"
 
 
+def conflict(url: str) -> None:
+    error = raised(openai.ConflictError, lambda: ask(client(url)))
+    assert error.code == "conflict" and "the backend's own words" in error.message, error.body
+    assert ask(client(url, max_retries=1)).choices[0].message.content == "word0"
+
+
 def rate_limit(url: str) -> None:
     ask(client(url))
     error = raised(openai.RateLimitError, lambda: ask(client(url)))
