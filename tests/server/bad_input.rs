@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::http;
 use crate::mock_openai::MockOpenAi;
+use crate::openapi_schemas::{Schemas, document};
 use crate::server::{TestServer, echo, openai};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -30,6 +31,22 @@ const SIMPLE: &[(&str, u16, &str)] = &[
     (r#"{"message": "a", "max_tokens": 1.5}"#, 422, "`max_tokens`"),
     (r#"{"message": "a", "stream": "yes"}"#, 422, "`stream`"),
     (r#"{"message": "a", "conversation_id": "mine"}"#, 422, "`conversation_id`"),
+    (r#"{"message": "a", "conversation_id": 7}"#, 422, "`conversation_id` must be a UUID"),
+    (
+        r#"{"message": "a", "conversation_id": ["9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10"]}"#,
+        422,
+        "`conversation_id`",
+    ),
+    (
+        r#"{"message": "a", "system_prompt": 5}"#,
+        422,
+        "`system_prompt` must be a string of at most 1000 characters",
+    ),
+    (r#"{"message": "a", "system_prompt": {"text": "b"}}"#, 422, "`system_prompt`"),
+    (r#"{"message": "a", "model": 1}"#, 422, "`model` must be a string"),
+    (r#"{"message": "a", "model": ["gpt-4o-mini"]}"#, 422, "`model`"),
+    (r#"{"message": ["a"]}"#, 422, "`message`"),
+    (r#"{"message": null}"#, 422, "`message`"),
     (r#"{"message": "a", "max_token": 5}"#, 422, "no field `max_token`"),
     (r#"{"message": "a", "model": "gpt-9"}"#, 404, "gpt-9"),
     (r#"{"message": "a", "conversation_id": "9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10"}"#, 404, "conversation"),
@@ -50,7 +67,13 @@ async fn the_simple_dialect_names_the_field_and_what_is_allowed() {
     }
     let long = json!({"message": "x".repeat(5001)});
     assert_eq!(http::post(&server.at("/api/v1/chat"), &long).await.status, 422);
-    let just = json!({"message": "\u{e9}".repeat(5000)});
+    let long = json!({"message": "a", "system_prompt": "x".repeat(1001)});
+    let refused = http::post(&server.at("/api/v1/chat"), &long).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["details"]["field"]),
+        (422, &json!("system_prompt"))
+    );
+    let just = json!({"message": "\u{e9}".repeat(5000), "system_prompt": "\u{e9}".repeat(1000)});
     assert_eq!(
         http::post(&server.at("/api/v1/chat"), &just).await.status,
         200,
@@ -144,6 +167,9 @@ async fn every_field_of_a_wrong_type_is_named() {
         ("functions", json!({})),
         ("function_call", json!(1)),
         ("web_search_options", json!(1)),
+        ("prompt_cache_key", json!(1)),
+        ("safety_identifier", json!([])),
+        ("verbosity", json!(1)),
     ] {
         let mut body = json!({"messages": [message]});
         body[field] = wrong;
@@ -179,6 +205,51 @@ async fn every_field_of_a_wrong_type_is_named() {
         );
         assert!(error["message"].as_str().unwrap().contains(&format!("`{param}` must be")), "{error}");
     }
+    assert_eq!(mock.count(), 0, "nobody was asked");
+}
+
+/// Every member that the OpenAPI document has of every request, with every kind of value that its schema does not allow.
+#[tokio::test]
+async fn what_the_document_does_not_allow_is_refused_by_its_name_in_every_dialect() {
+    let mock = MockOpenAi::start().await;
+    let server = TestServer::start(openai(&mock.base_url())).await;
+    let (schemas, document) = (Schemas::new(), document());
+    let components = &document["components"]["schemas"];
+    let values = [json!(true), json!(-1.5), json!("?"), json!([true]), json!({"?": true})];
+    let mut sent = 0;
+    for (path, request, good) in [
+        ("/api/v1/chat", "ChatRequest", json!({"message": "a"})),
+        ("/api/v1/chat/stream", "ChatRequest", json!({"message": "a"})),
+        (
+            "/v1/chat/completions",
+            "ChatCompletionRequest",
+            json!({"messages": [{"role": "user", "content": "a"}]}),
+        ),
+        ("/v1/responses", "CreateResponse", json!({"input": "a"})),
+        ("/v1/embeddings", "EmbeddingRequest", json!({"input": "a"})),
+    ] {
+        let status = if path.starts_with("/v1/") { 400 } else { 422 };
+        for (member, schema) in components[request]["properties"].as_object().unwrap() {
+            for value in &values {
+                // What may be chosen, as a word or an object, is the backend's to say.
+                let choice = (path, member.as_str()) == ("/v1/chat/completions", "tool_choice");
+                if schemas.misfit(schema, value).is_none()
+                    || (choice && (value.is_string() || value.is_object()))
+                {
+                    continue;
+                }
+                let mut body = good.clone();
+                body[member] = value.clone();
+                let answer = http::post(&server.at(path), &body).await;
+                sent += 1;
+                assert_eq!(answer.status, status, "{path}: {body}: {:?}", answer.body);
+                let error = answer.json();
+                let named = error["error"]["param"].as_str().or(error["details"]["field"].as_str());
+                assert!(named.is_some_and(|named| named.starts_with(member)), "{path}: {body}: {error}");
+            }
+        }
+    }
+    assert!(sent > 150, "{sent}");
     assert_eq!(mock.count(), 0, "nobody was asked");
 }
 
