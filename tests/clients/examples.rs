@@ -147,6 +147,28 @@ macro_rules! in_each_language {
 
 in_each_language!(chat, embeddings, errors, keyless, responses, simple, tools);
 
+/// The pod of `keyless.yaml` has its token where the programs and the docs look for it. On a real API server it is applied by
+/// the tests of the operator.
+#[test]
+fn the_token_of_the_pod_is_where_the_programs_look_for_it() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let pod: serde_json::Value = serde_saphyr::from_str(&read("examples/clients/keyless.yaml")).unwrap();
+    let mount = pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    let source = &pod["spec"]["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
+    let file = format!("{mount}/{}", source["path"].as_str().unwrap());
+    for (language, extension) in LANGUAGES {
+        let program = read(&format!("examples/clients/{language}/keyless.{extension}"));
+        assert!(program.contains(&file), "{language}: {file} in {program}");
+    }
+    let docs = read("docs/callers.md");
+    assert!(
+        docs.contains(&file) && docs.contains(&format!("mountPath: {mount},")),
+        "{file} in docs/callers.md"
+    );
+    let audience = source["audience"].as_str().unwrap();
+    assert!(docs.contains(&format!("audience: {audience},")), "{audience} in docs/callers.md");
+}
+
 #[test]
 fn every_program_is_run() {
     for (language, extension) in LANGUAGES {

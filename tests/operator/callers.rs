@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 
-use crate::rig::{Rig, until, until_some};
+use crate::rig::{self, Rig, until, until_some};
 
 /// Where `with-api-server.sh` keeps the API server's files.
 fn directory() -> PathBuf {
@@ -201,5 +201,50 @@ async fn tokens_of_the_api_server_are_accepted_for_their_audience_and_a_new_sign
     assert!(rig.metrics().contains("chat_jwks_age_seconds "), "{}", rig.metrics());
     drop(second);
     way.lead(server).await;
+    rig.stop().await;
+}
+
+/// `examples/clients/keyless.yaml` as it stands but for its namespace, which is this test's own.
+#[tokio::test]
+async fn the_pod_of_the_examples_is_let_in_with_the_token_that_its_volume_asks_for() {
+    let Some(rig) = rig::start().await else { return };
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/clients/keyless.yaml");
+    let mut pod: Value = serde_saphyr::from_str(&std::fs::read_to_string(example).unwrap()).unwrap();
+    pod["metadata"]["namespace"] = json!(rig.namespace);
+    let account = pod["spec"]["serviceAccountName"].as_str().unwrap().to_owned();
+    let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } });
+    rig.make::<ServiceAccount>(&object).await;
+    let written = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+    std::fs::write(written.path(), pod.to_string()).unwrap();
+    let path = written.path().to_str().unwrap();
+    let uid =
+        output("kubectl", &["create", "--validate=strict", "-f", path, "-o", "jsonpath={.metadata.uid}"])
+            .await;
+
+    let source = pod["spec"]["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"].clone();
+    let audience = source["audience"].as_str().unwrap();
+    let allowed = json!([{ "namespace": rig.namespace, "name": account }]);
+    let accounts = json!({ "allowed": allowed, "audience": audience });
+    let spec = json!({ "model": "m", "backend": { "echo": {} }, "auth": { "serviceAccounts": accounts } });
+    rig.create("demo", &spec).await;
+    let (text, _) = until("keys in the configuration", async || told(&rig).await).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &text).unwrap();
+    let chat = Server::start(file.path()).await;
+
+    // What the kubelet asks for: a token of the account, bound to the pod.
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let duration = format!("{}s", source["expirationSeconds"]);
+    let namespace = rig.namespace.clone();
+    let token = async |audience: &str| {
+        let bound = ["--bound-object-kind", "Pod", "--bound-object-name", name, "--bound-object-uid", &uid];
+        let asked =
+            ["-n", &namespace, "create", "token", &account, "--audience", audience, "--duration", &duration];
+        output("kubectl", &[asked.as_slice(), &bound].concat()).await
+    };
+    let (status, body) = chat.ask(&token(audience).await).await;
+    assert_eq!(status, "200", "{body}");
+    let (status, body) = chat.ask(&token("chatservice.dev/chat/other").await).await;
+    assert!(status == "401" && body.contains(audience), "{status} {body}");
     rig.stop().await;
 }
