@@ -181,8 +181,8 @@ pub async fn undisturbed(workflow: Workflow) -> Option<Outcome> {
 pub struct Disturbed {
     /// Faults.
     pub points: usize,
-    /// Those that happened: after a fault there may be fewer changes than without.
-    pub met: usize,
+    /// Those that did not happen: another order of things may come to its end with fewer changes.
+    pub missed: Vec<Point>,
     /// What did not end as without the fault.
     pub failures: Vec<String>,
 }
@@ -190,7 +190,7 @@ pub struct Disturbed {
 impl Disturbed {
     pub fn add(&mut self, other: Self) {
         self.points += other.points;
-        self.met += other.met;
+        self.missed.extend(other.missed);
         self.failures.extend(other.failures);
     }
 }
@@ -211,15 +211,26 @@ pub async fn side_by_side(workflow: Workflow, points: &[Point], expected: &Outco
     }
     join_all(services.keys().map(|name| workflow.act(&rig, name))).await;
     let failures = failures(&rig, workflow, &services, expected).await;
-    let met = services.keys().filter(|name| rig.faults.happened(name)).count();
+    let missed =
+        services.iter().filter(|(name, _)| !rig.faults.happened(name)).map(|(_, &point)| point).collect();
     rig.clear().await;
-    Disturbed { points: points.len(), met, failures }
+    Disturbed { points: points.len(), missed, failures }
+}
+
+/// When the user acts on a ChatService over which an operator dies.
+#[derive(Clone, Copy, Debug)]
+pub enum Acts {
+    /// Before there is one: its first look at the ChatService is the first that changes something of it.
+    Before,
+    /// While it runs.
+    Meanwhile,
 }
 
 /// Runs a workflow with a ChatService for each of `points`, at each of which the operator dies and is followed by another, until
 /// each is what `expected` says.
 pub async fn one_crash_after_the_other(
     workflow: Workflow,
+    acts: Acts,
     points: &[Point],
     expected: &Outcome,
 ) -> Disturbed {
@@ -227,26 +238,40 @@ pub async fn one_crash_after_the_other(
     rig.run_operator(None).await;
     let services = named(points);
     workflow.prepare(&mut rig, &services.keys().cloned().collect::<Vec<_>>()).await;
-    let mut met = 0;
+    let mut missed = Vec::new();
     for (name, &(number, fault)) in &services {
-        // While none runs: the next one's first look at this ChatService then is the first that changes something of it.
         rig.kill_operator().await;
-        workflow.act(&rig, name).await;
+        match acts {
+            Acts::Before => {
+                workflow.act(&rig, name).await;
+                rig.faults.at(name, number, fault);
+                rig.begin_operator(None).await;
+            }
+            Acts::Meanwhile => {
+                rig.run_operator(None).await;
+                looked(&rig).await;
+                rig.faults.at(name, number, fault);
+                workflow.act(&rig, name).await;
+            }
+        }
         let faults = rig.faults.clone();
-        faults.at(name, number, fault);
-        rig.begin_operator(None).await;
         tokio::select! {
             biased;
-            () = faults.crashed() => met += 1,
-            // It may come to its end without as many changes.
-            _ = as_expected(&rig, name, expected) => {}
+            () = faults.crashed() => {}
+            _ = as_expected(&rig, name, expected) => missed.push((number, fault)),
         }
     }
     rig.kill_operator().await;
     rig.run_operator(None).await;
     let failures = failures(&rig, workflow, &services, expected).await;
     rig.clear().await;
-    Disturbed { points: points.len(), met, failures }
+    Disturbed { points: points.len(), missed, failures }
+}
+
+/// Waits until the operator has looked at every ChatService that is there.
+async fn looked(rig: &Rig) {
+    let there = rig.api::<ChatService>().list_metadata(&ListParams::default()).await.unwrap().items.len();
+    until("a look at each", async || (rig.reconciles() >= there as u64).then_some(())).await;
 }
 
 /// Waits for the end of each; what is wrong with those that are not as expected.
