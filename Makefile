@@ -10,7 +10,7 @@ SANCOV := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,le
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools test lint fmt fuzz chaos openapi crd charts package image reproducible e2e bench
+.PHONY: help tools test lint fmt fuzz screenshots chaos openapi crd charts package image reproducible e2e bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,11 @@ fuzz: ## fuzz the parsers of event streams and of request bodies, for FUZZ_SECON
 	  RUSTFLAGS='$(SANCOV)' cargo run --locked --release --manifest-path fuzz/Cargo.toml --target $(TARGET) --bin $$target -- \
 	    -max_len=4096 -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(FUZZ_SECONDS),60); \
 	done
+
+screenshots: ## the docs page and the playground as pictures in OUT: each state, light and dark, on a desk and a phone
+	@mkdir -p $(or $(OUT),$(CACHE)/screenshots)
+	CHATSERVICE_SCREENSHOTS=$(abspath $(or $(OUT),$(CACHE)/screenshots)) cargo test --locked --test clients -- breaks_no_rule_of_axe docs_page_sends
+	@ls $(or $(OUT),$(CACHE)/screenshots)
 
 chaos: ## the faults in figures, over real processes: a release build and half an hour of a machine with nothing else to do
 	cargo test --locked --release --test chaos --test server -- --ignored --nocapture --test-threads=1

@@ -179,6 +179,28 @@ async fn playground_breaks_no_rule_of_axe() {
 }
 
 #[tokio::test]
+async fn docs_page_goes_on_from_what_was_asked() {
+    let rig = rig().await;
+    for _ in 0..4 {
+        rig.mock.script(Script::Words(1));
+    }
+    passes("docs_ids", &rig).await;
+    let requests = rig.mock.requests();
+    let roles = |request: usize| {
+        let asked: serde_json::Value = serde_json::from_slice(&requests[request].body).unwrap();
+        asked["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["role"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    if !requests.is_empty() {
+        assert_eq!([roles(1), roles(3)], [["user", "assistant", "user"]; 2], "what was before is known");
+    }
+}
+
+#[tokio::test]
 async fn docs_page_sends_what_it_shows() {
     let rig = rig().await;
     for _ in 0..4 {

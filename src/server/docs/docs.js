@@ -42,6 +42,30 @@ function refocus(changes) {
   }
 }
 
+/** Where the document makes up an id, and how an answer has one. Here it stands for the latest that came. */
+const IDS = [
+  ["/api/v1/conversations/{id}", /"conversation_id":"([\da-f-]{36})"/],
+  ["/v1/responses/{id}", /"id":"(resp_[\da-f]{32})"/],
+];
+
+/** Swagger UI's way to see each request before it leaves, and each answer. */
+function idsOf(spec) {
+  const ids = IDS.map(([path, pattern]) => ({ madeUp: spec.paths[path].get.parameters[0].example, pattern, latest: null }));
+  return {
+    requestInterceptor(request) {
+      for (const { madeUp, latest } of ids.filter((id) => id.latest)) {
+        request.url = request.url.replaceAll(madeUp, latest);
+        if (typeof request.body === "string") request.body = request.body.replaceAll(madeUp, latest);
+      }
+      return request;
+    },
+    responseInterceptor(response) {
+      for (const id of ids) id.latest = id.pattern.exec(response.text ?? "")?.[1] ?? id.latest;
+      return response;
+    },
+  };
+}
+
 async function read(path) {
   const answer = await fetch(new URL(path, root));
   if (!answer.ok) throw new Error(`status ${answer.status}`);
@@ -50,6 +74,7 @@ async function read(path) {
 
 try {
   const [spec, about] = await Promise.all([read("openapi.json"), read(".").catch(() => ({}))]);
+  spec.info.description += "\n\nThe ids in the examples are made up. On this page they stand for those of your latest answers: ask first, then go on.";
   spec.servers = [{ url: root.href.replace(/\/$/, "") }];
   document.getElementById("playground").hidden = !about.playground;
   globalThis.SwaggerUIBundle({
@@ -58,6 +83,7 @@ try {
     deepLinking: true,
     displayRequestDuration: true,
     tryItOutEnabled: true,
+    ...idsOf(spec),
     // Without this it would show every document to a validator on the internet.
     validatorUrl: "none",
     onComplete: complete,

@@ -352,6 +352,8 @@ function wire() {
   at("new").addEventListener("click", () => { closeSide(); begin(); });
   wirePanels({ keyChanged: greet, base: sdkBase });
   thread.addEventListener("scroll", scrolled, { passive: true });
+  // Who stood at the end stays there when the settings take room, or the keyboard of a phone.
+  new ResizeObserver(() => follow(current)).observe(thread);
   at("latest").addEventListener("click", () => { toLatest(); thread.focus(); });
   document.addEventListener("keydown", escape);
 }

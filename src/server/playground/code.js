@@ -22,6 +22,8 @@ const FAMILIES = [
   [/^(sql|lua|hs|haskell)$/, "--.*", [STRING, QUOTED]],
   [/^(html|xml|svg)$/, "<!--[^]*?(?:-->|$)", [STRING, QUOTED]],
 ];
+/** What these say between their tags is prose. */
+const MARKUP = /^(html|xml|svg)$/i;
 const WORDS = new Set(`abstract as async await bool boolean break case catch char class const continue crate def default defer
 del do double elif else enum except export extends extern false final finally float fn for foreach from func function global
 go if impl implements import in include int interface is lambda let long loop match mod module move mut namespace new nil none
@@ -55,7 +57,7 @@ function coloured(language, text) {
   let done = 0;
   for (const found of text.matchAll(pattern)) {
     const { comment: said, string, number, word } = found.groups;
-    const kind = said ? "comment" : string ? "string" : number ? "number" : WORDS.has(word) ? "word" : null;
+    const kind = said ? "comment" : string ? "string" : number ? "number" : WORDS.has(word) && !MARKUP.test(language) ? "word" : null;
     if (!kind) continue;
     parts.push(text.slice(done, found.index), element("span", { className: `is-${kind}`, textContent: found[0] }));
     done = found.index + found[0].length;

@@ -20,7 +20,7 @@ const INLINE = [
   /``(?<code2>[^\n]{1,2000}?)``|`(?<code>[^`\n]{1,2000})`/,
   /\*\*(?=\S)(?<strong>(?:[^*]|\*(?!\*)){0,999}[^\s*])\*\*|\*(?=[^\s*])(?<em>[^*\n]{0,999}[^\s*])\*(?!\*)/,
   /~~(?=\S)(?<del>[^~\n]{1,999})~~/,
-  /\[(?<label>[^\]\n]{1,999})\]\((?<target>https?:\/\/[^\s()<>]{1,1999})\)|(?<url>https?:\/\/[^\s<>"'`]{0,1999}[^\s<>"'`.,;:!?)\]*])/,
+  /!?\[(?<label>[^\]\n]{1,999})\]\((?<target>https?:\/\/[^\s()<>]{1,1999})\)|(?<url>https?:\/\/[^\s<>"'`]{0,1999}[^\s<>"'`.,;:!?)\]*])/,
 ].map((part) => part.source).join("|");
 
 /** The blocks of what a model says. What stands in `source` is all that a block is made of. */

@@ -46,7 +46,7 @@ pub struct ChatRequest {
     /// What the user says, 1 to 5000 characters after trimming.
     #[schema(min_length = 1, max_length = 5000)]
     message: String,
-    /// The conversation to go on with; absent: a new one.
+    /// The conversation to go on with: the `conversation_id` of an earlier answer. Absent: a new one.
     #[schema(format = "uuid")]
     conversation_id: Option<String>,
     /// Instructions for the model, at most 1000 characters. Default: the service's.

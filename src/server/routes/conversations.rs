@@ -65,7 +65,8 @@ impl ConversationResponse {
 
 /// What a conversation holds.
 #[utoipa::path(get, path = "/api/v1/conversations/{id}", tag = "chat",
-    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
+    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid",
+        example = "9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10")),
     responses((status = 200, description = "Its latest turns and its totals", body = ConversationResponse)))]
 pub async fn get_conversation(
     State(state): State<AppState>,
@@ -87,7 +88,8 @@ pub async fn get_conversation(
 
 /// Erase a conversation at once. A turn that is being answered does not bring it back.
 #[utoipa::path(delete, path = "/api/v1/conversations/{id}", tag = "chat",
-    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid")),
+    params(("id" = String, Path, description = "The conversation_id of an answer", format = "uuid",
+        example = "9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10")),
     responses((status = 204, description = "It is erased")))]
 pub async fn delete_conversation(
     State(state): State<AppState>,

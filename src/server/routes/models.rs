@@ -52,7 +52,7 @@ pub async fn list_models(State(state): State<AppState>, from: From) -> Response 
 
 /// One of them.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
-    params(("model" = String, Path, description = "Its name; a name with a slash as it is")),
+    params(("model" = String, Path, description = "Its name; a name with a slash as it is", example = "gpt-4o-mini")),
     responses((status = 200, body = Model)))]
 pub async fn model(
     State(state): State<AppState>,

@@ -170,7 +170,8 @@ async fn respond(
 
 /// A stored response.
 #[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai",
-    params(("id" = String, Path, description = "The id of a response")),
+    params(("id" = String, Path, description = "The id of a response",
+        example = "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69")),
     responses((status = 200, body = ResponseObject)))]
 pub async fn get_response(
     State(state): State<AppState>,
@@ -188,7 +189,8 @@ pub async fn get_response(
 
 /// Erase a stored response at once. Later ones keep what they were given of it.
 #[utoipa::path(delete, path = "/v1/responses/{id}", tag = "openai",
-    params(("id" = String, Path, description = "The id of a response")),
+    params(("id" = String, Path, description = "The id of a response",
+        example = "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69")),
     responses((status = 200, body = DeletedResponse)))]
 pub async fn delete_response(
     State(state): State<AppState>,
@@ -208,7 +210,8 @@ pub async fn delete_response(
 
 /// What a stored response was made from: all that the model was given, with what earlier responses brought along.
 #[utoipa::path(get, path = "/v1/responses/{id}/input_items", tag = "openai",
-    params(("id" = String, Path, description = "The id of a response"),
+    params(("id" = String, Path, description = "The id of a response",
+        example = "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69"),
         ("limit" = Option<u32>, Query, description = "Items of a page. Default: 20", minimum = 1, maximum = 100),
         ("order" = inline(Option<Order>), Query, description = "Which come first: the latest, or the earliest. Default: desc"),
         ("after" = Option<String>, Query, description = "The id of the item that the page begins behind")),

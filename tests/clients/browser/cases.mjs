@@ -1,9 +1,11 @@
 // One case of the pages in a headless Chromium. In: the case, the server's URL. Out: exit code 0, or what was wrong; the
-// line "gate" when the backend is to go on. Every page fails that asks another host, or that its own policy stops.
+// line "gate" when the backend is to go on. Every page fails that asks another host, or that its own policy stops. Where
+// CHATSERVICE_SCREENSHOTS names a folder, it gets a picture of each state that the rules of axe-core are held to.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { join } from "node:path";
 import { chromium } from "playwright-core";
 
 const FLAGS = [
@@ -41,6 +43,11 @@ async function playground(options, expected) {
   const page = await tab("/playground", options, expected);
   await page.locator("#model:not([disabled])").waitFor();
   return page;
+}
+
+async function picture(page, name) {
+  const folder = process.env.CHATSERVICE_SCREENSHOTS;
+  if (folder) await page.screenshot({ path: join(folder, `${name.replaceAll(" ", "-")}.png`) });
 }
 
 const gate = () => console.log("gate");
@@ -376,6 +383,7 @@ const cases = {
         const { violations } = await page.evaluate(() => globalThis.axe.run());
         const found = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`);
         assert.deepEqual(found, [], `${state}, ${colorScheme}, ${size.viewport.width} wide`);
+        await picture(page, `playground ${state} ${colorScheme} ${size.viewport.width}`);
       };
       await clean("empty");
       await ask(page, "Say something");
@@ -393,6 +401,44 @@ const cases = {
     }
   },
 
+  /** The ids that the document makes up stand for those of the latest answers. */
+  async docs_ids() {
+    const page = await tab("/docs", DESK, ["status of 404"]);
+    const fetched = (answer) => ["fetch", "xhr"].includes(answer.request().resourceType());
+    /** Opens an operation, presses Execute as soon as what it sends is there, and says what that was. */
+    const send = async (operation, status, example = null) => {
+      const block = page.locator(`#operations-${operation}`);
+      const [body, id] = [block.locator(".body-param__text"), block.locator(".parameters input[type=text]")];
+      if (!(await block.locator(".execute").count())) await block.locator(".opblock-summary-control").click();
+      await block.locator(".execute").waitFor();
+      if (await id.count()) {
+        await page.waitForFunction((input) => input.value !== "", await id.first().elementHandle());
+      } else {
+        await holds(body, "Hello, how are you?");
+        if (example) {
+          await block.locator(".examples-select-element").first().selectOption(example);
+          await holds(body, "And yesterday?");
+        }
+      }
+      const answer = page.waitForResponse(fetched);
+      await block.locator(".execute").click();
+      const request = (await answer).request();
+      await block.locator(".execute:enabled").waitFor();
+      await holds(block.locator(".live-responses-table tbody .response-col_status").first(), status);
+      return `${new URL(request.url()).pathname} ${request.postData()}`;
+    };
+    await page.locator(".opblock").first().waitFor();
+    assert.match(await send("openai-get_response", "404"), /^\/v1\/responses\/resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69 /);
+    await send("chat-chat", "200");
+    assert.doesNotMatch(await send("chat-chat", "200", "follow_up"), /9b2d3a52-4b8a-4b52-9d3e-2f6a1c8e7d10/);
+    assert.match(await send("chat-get_conversation", "200"), /^\/api\/v1\/conversations\/[\da-f-]{36} /);
+    await send("openai-create_response", "200");
+    await send("openai-create_response", "200", "follow_up");
+    await send("openai-get_response", "200");
+    await send("openai-delete_response", "200");
+    await send("openai-get_response", "404");
+  },
+
   async docs() {
     const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
     for (const [size, colorScheme] of [[DESK, "light"], [DESK, "dark"], [PHONE, "light"]]) {
@@ -402,6 +448,7 @@ const cases = {
         const { violations } = await page.evaluate(() => globalThis.axe.run());
         const found = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`);
         assert.deepEqual(found, [], `${state}, ${colorScheme}, ${size.viewport.width} wide`);
+        await picture(page, `docs ${state} ${colorScheme} ${size.viewport.width}`);
       };
       await page.locator(".opblock").first().waitFor();
       assert.equal(new URL(page.url()).pathname, "/docs/");
@@ -417,6 +464,7 @@ const cases = {
       assert.equal(await awake, "1", "it is legible as soon as it can be pressed again");
       await holds(page.locator("#operations-chat-chat .live-responses-table"), "word0");
       assert.equal(await page.locator("#operations-chat-chat .live-responses-table tbody .response-col_status").first().innerText(), "200");
+      await page.locator("#operations-chat-chat .live-responses-table tbody").scrollIntoViewIfNeeded();
       await clean("an answer");
       assert.ok(!(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)), "it fits");
       assert.equal(await page.locator("#playground").getAttribute("href"), "../playground");
