@@ -73,6 +73,15 @@ pub enum ApiError {
         not_stored()
     )]
     PreviousResponseNotFound,
+    /// The same of the item that one refers to.
+    #[error(
+        "Item with id {id} not found: the response that it belongs to is not stored here. {}; send the item itself instead",
+        not_stored()
+    )]
+    ItemNotFound {
+        /// Its id.
+        id: String,
+    },
     /// Who sends it is not let in.
     #[error(transparent)]
     NotLetIn(#[from] Refusal),
@@ -208,6 +217,9 @@ impl ApiError {
                 Some("previous_response_not_found"),
                 false,
             ),
+            Self::ItemNotFound { .. } => {
+                row(S::NOT_FOUND, "item_not_found", REQUEST, Some("item_not_found"), false)
+            }
             Self::NotLetIn(Refusal::NotAllowed { .. }) => {
                 row(S::FORBIDDEN, "caller_not_allowed", REQUEST, Some("caller_not_allowed"), false)
             }
@@ -324,6 +336,7 @@ impl ApiError {
                         param = json!(field);
                     }
                     Self::PreviousResponseNotFound => param = json!("previous_response_id"),
+                    Self::ItemNotFound { .. } => param = json!("input"),
                     Self::ModelNotFound { .. } => param = json!("model"),
                     Self::Backend(BackendError::Rejected {
                         kind: k, code: c, param: p, message: m, ..

@@ -76,7 +76,7 @@ with_both_sdks! {
         rig.mock.wait_disconnects(1).await;
     }
 
-    /// A function is called, and what it returned goes on: with all that the SDK was given sent back, and by the response's id.
+    /// A function is called, and what it returned goes on: with all that the SDK was given sent back, by the ids of its items, and by the response's id.
     async fn responses_functions(sdk: Sdk) {
         let rig = Rig::start().await;
         let call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}});
@@ -84,10 +84,12 @@ with_both_sdks! {
         let answer = json!({"id": "c", "object": "chat.completion", "created": 1, "model": "mock",
             "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]});
         rig.mock.script(Script::Status(200, Vec::new(), answer.to_string()));
-        rig.mock.script(Script::Words(1)).script(Script::Words(1)).script(Script::Words(1));
+        for _ in 0..4 {
+            rig.mock.script(Script::Words(1));
+        }
         sdk.passes(rig.url()).await;
         let requests = rig.mock.requests();
-        assert_eq!(requests.len(), 4);
+        assert_eq!(requests.len(), 5);
         for request in &requests[1..] {
             let sent: Value = serde_json::from_slice(&request.body).unwrap();
             assert_eq!(

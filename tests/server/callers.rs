@@ -199,6 +199,14 @@ async fn x3_another_callers_response_is_none_on_every_verb() {
             );
             assert_eq!(ask(&responses, MOBILE, &go_on).await.status, 200);
         }
+        let item = json!({"type": "item_reference", "id": first["output"][0]["id"]});
+        let named = json!({"input": [{"role": "user", "content": "and then?"}, item]});
+        let answer = ask(&responses, WEB, &named).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]["code"]),
+            (404, &json!("item_not_found"))
+        );
+        assert_eq!(ask(&responses, MOBILE, &named).await.status, 200);
         assert_eq!(with(Method::GET, &items, MOBILE).await.status, 200);
         assert_eq!(with(Method::DELETE, &place, MOBILE).await.status, 200);
         assert_eq!(with(Method::GET, &place, MOBILE).await.status, 404);

@@ -340,6 +340,11 @@ impl Faults {
             }
             "model_not_found" | "response_not_found" | "conversation_not_found" => {}
             "previous_response_not_found" => body = with("previous_response_id", RESPONSE),
+            "item_not_found" => {
+                let item =
+                    json!({"type": "item_reference", "id": "msg_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a690001"});
+                body = json!({"input": [item]}).to_string();
+            }
             "invalid_api_key" => {
                 let headers = [("content-type", JSON)];
                 let url = self.closed.at(&path);

@@ -202,6 +202,8 @@ async fn the_schema_of_a_response_takes_what_the_server_takes() {
         assert_eq!(answer.status, 200, "{body}: {:?}", answer.body);
         assert_eq!(schemas.misfit(schema, &body), None);
     }
+    // Whether there is such an item is another question.
+    assert_eq!(schemas.misfit(schema, &json!({"input": [{"type": "item_reference", "id": "msg_1"}]})), None);
     for body in [
         json!({}),
         json!({"input": null}),
@@ -222,7 +224,7 @@ async fn the_schema_of_a_response_takes_what_the_server_takes() {
         json!({"input": "hi", "text": {"format": {"type": "json_schema", "name": "n"}}}),
         json!({"input": "hi", "reasoning": {"summary": "auto"}}),
         json!({"input": [{"content": "hi"}]}),
-        json!({"input": [{"type": "item_reference", "id": "msg_1"}]}),
+        json!({"input": [{"type": "item_reference", "id": 5}]}),
         json!({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}),
         user(json!(5)),
         user(json!([{"type": "input_file", "file_id": "f"}])),

@@ -103,6 +103,7 @@ fn errors(path: &str, kind: Kind, dialect: Dialect) -> Vec<ApiError> {
         "/v1/responses" => errors.extend([
             unsupported("background", "leave it out; what is supported is described at /docs"),
             ApiError::PreviousResponseNotFound,
+            ApiError::ItemNotFound { id: "msg_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a690001".to_owned() },
         ]),
         "/v1/responses/{id}/input_items" => {
             errors.extend([ApiError::ResponseNotFound, invalid("limit", "a whole number from 1 to 100")]);
@@ -150,6 +151,7 @@ fn when(error: &ApiError) -> &'static str {
         ApiError::UnsupportedParameter { .. } => "A field of OpenAI's API that this service does not have",
         ApiError::ResponseNotFound => "No such response, or not any more",
         ApiError::PreviousResponseNotFound => "No such response to go on from",
+        ApiError::ItemNotFound { .. } => "No such item to refer to",
         ApiError::StoreUnavailable => "The store is away",
         ApiError::Backend(BackendError::Auth) => {
             "The backend refuses the service's key: no fault of the caller"

@@ -6,9 +6,10 @@
 
 use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::delta::{Answer, Call, usage_of};
-use super::items::{self, Item, Part, Role};
+use super::items::{Item, Part, Role};
 use super::object::{Output, Status};
 use super::turn::Turn;
 use crate::server::completion::CompletionError;
@@ -92,12 +93,13 @@ impl Turn {
         if piece.is_empty() {
             return;
         }
-        let output_index = match self.output.last() {
-            Some(Said { item: Item::Message { .. }, done: false, .. }) => self.output.len() - 1,
-            _ => self.begin_item(
-                Item::Message { id: items::new_id("msg"), role: Role::Assistant, content: Vec::new() },
-                None,
-            ),
+        let last = self.output.last();
+        let goes_on = matches!(last, Some(Said { item: Item::Message { .. }, done: false, .. }));
+        let output_index = if goes_on {
+            self.output.len() - 1
+        } else {
+            let id = self.ids.item("msg");
+            self.begin_item(Item::Message { id, role: Role::Assistant, content: Vec::new() }, None)
         };
         let is_refusal = match self.output.get(output_index).map(|said| &said.item) {
             Some(Item::Message { content, .. }) => {
@@ -135,8 +137,8 @@ impl Turn {
             position
         } else {
             let item = Item::Call {
-                id: items::new_id("fc"),
-                call_id: id.unwrap_or_else(|| items::new_id("call")),
+                id: self.ids.item("fc"),
+                call_id: id.unwrap_or_else(|| format!("call_{}", Uuid::new_v4().simple())),
                 name: more,
                 arguments: String::new(),
             };

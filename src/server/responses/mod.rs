@@ -1,8 +1,9 @@
 //! OpenAI's Responses over chat completions. In: a request of that API, and what the store holds of an earlier answer.
 //! Out: the chat completion that means the same, and its answer as a response object or as events.
 //!
-//! `request.rs` reads and refuses, `items.rs` is what is said on either side, `calls.rs` which result is that of which call,
-//! `place.rs` names what is wrong. `chat.rs` makes the chat completion, `delta.rs` reads the answer, `assembly.rs` puts it
+//! `request.rs` reads and refuses (`tools.rs` functions, `form.rs` the text's form, `items/read.rs` what is said), `place.rs` names
+//! what is wrong. `items.rs` is what is said on either side, `ids.rs` its ids, `references.rs` what is sent by its id alone,
+//! `calls.rs` which result is that of which call. `chat.rs` makes the chat completion, `delta.rs` reads the answer, `assembly.rs` puts it
 //! together in a `turn.rs`, `names.rs` puts the caller's names into a refusal, `events.rs` tells an answer as it comes, `object.rs` is the response as it is written and stored,
 //! `schema.rs` describes the rest for the OpenAPI document. What a backend cannot be asked through a chat completion is
 //! refused by name, never ignored.
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use uuid::{Uuid, Version};
+use uuid::Uuid;
 
 use super::caller::Caller;
 use super::completion::to_bytes;
@@ -25,42 +26,27 @@ mod calls;
 pub mod chat;
 mod delta;
 mod events;
+mod form;
+mod ids;
 pub mod items;
 mod names;
 pub mod object;
 mod place;
+mod references;
 pub mod request;
 pub mod schema;
+mod tools;
 pub mod turn;
 
+use ids::{Ids, parse_id};
 use items::Item;
 pub use names::Names;
+pub use references::resolve;
 pub use turn::Turn;
 
-/// Begins the id of a response.
-const PREFIX: &str = "resp_";
 /// Largest response that is stored, with everything that was said before: a larger one would keep Redis' one connection
 /// busy past the deadline of others.
 pub(super) const STORED_MAX: usize = 1 << 20;
-
-/// A new id. Its 122 random bits are what keeps others from it where callers are not known.
-#[must_use]
-pub fn new_id() -> Uuid {
-    Uuid::new_v4()
-}
-
-/// An id as callers have it.
-#[must_use]
-pub fn id_text(id: Uuid) -> String {
-    format!("{PREFIX}{}", id.simple())
-}
-
-/// The id in a request. None for what we cannot have given out.
-#[must_use]
-pub fn parse_id(text: &str) -> Option<Uuid> {
-    let id = Uuid::try_parse(text.strip_prefix(PREFIX)?).ok()?;
-    (id.get_version() == Some(Version::Random) && id_text(id) == text).then_some(id)
-}
 
 /// A response as the store has it.
 #[derive(Serialize, Deserialize)]
@@ -84,8 +70,14 @@ impl Stored {
         struct Answered {
             output: Vec<Box<RawValue>>,
         }
+        // Each has its own.
+        let mut ids = Ids::new();
         let answered: Answered = serde_json::from_str(self.response.get()).ok()?;
-        self.input.iter().chain(&answered.output).map(|item| items::read(item, "input").ok()).collect()
+        self.input
+            .iter()
+            .chain(&answered.output)
+            .map(|item| items::item(item, "input", &mut ids).ok())
+            .collect()
     }
 }
 
@@ -97,7 +89,19 @@ pub async fn find(
     id: &str,
     renew: bool,
 ) -> Result<Option<Stored>, ApiError> {
-    let Some(id) = parse_id(id) else { return Ok(None) };
+    match parse_id(id) {
+        Some(id) => stored(state, live, caller, id, renew).await,
+        None => Ok(None),
+    }
+}
+
+async fn stored(
+    state: &AppState,
+    live: &Live,
+    caller: &Caller,
+    id: Uuid,
+    renew: bool,
+) -> Result<Option<Stored>, ApiError> {
     let renewed = renew.then(|| life(live));
     let stored = live.store.response(caller.owned(id), renewed).await;
     Ok(stored.map_err(|_| state.store_away("response"))?.and_then(|stored| Stored::read(&stored)))
@@ -139,28 +143,4 @@ pub async fn keep(state: &AppState, live: &Arc<Live>, caller: &Caller, turn: &mu
 /// As long as a conversation lives.
 fn life(live: &Live) -> Duration {
     Duration::from_millis(live.config.dynamic.conversations.ttl_ms)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_what_we_gave_out_and_nothing_else() {
-        let id = new_id();
-        assert_eq!(parse_id(&id_text(id)), Some(id));
-        for text in [
-            "",
-            "resp_",
-            "resp_1",
-            "9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69",
-            "resp_9b2c7f0e-5d3a-4c1b-8a6e-1f2d3c4b5a69",
-            "resp_9B2C7F0E5D3A4C1B8A6E1F2D3C4B5A69",
-            "resp_c232ab00941411ecb3c89f6bdeced846",
-            "resp_00000000000000000000000000000000",
-            "resp_9b2c7f0e5d3a4c1b8a6e1f2d3c4b5a69/input_items",
-        ] {
-            assert_eq!(parse_id(text), None, "{text}");
-        }
-    }
 }

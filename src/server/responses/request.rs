@@ -1,11 +1,13 @@
 //! A request of the Responses API. In: its body. Out: [`Request`]; or the refusal that names the first member that is wrong,
 //! or that a chat completion cannot be asked for.
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::items::{self, Item};
+use super::form::{ResponseFormat, text_form};
+use super::ids::Ids;
+use super::items::{self, Given, Item};
 use super::place::Place;
+use super::tools::{Tool, chosen, tools};
 use crate::server::error::ApiError;
 use crate::server::json::Object;
 use crate::server::routes::input::{Kind, check_kinds, field, invalid, unsupported};
@@ -44,10 +46,12 @@ const METADATA: (usize, usize, usize) = (16, 64, 512);
 
 /// A request that has been read and checked.
 pub struct Request {
+    /// The id of its response, and of the items that have none.
+    pub ids: Ids,
     /// The model that it names.
     pub model: Option<String>,
     /// What is said now.
-    pub input: Vec<Item>,
+    pub input: Vec<Given>,
     /// Whether that is a text, and not an array of items.
     pub as_text: bool,
     /// Whether the answer is told as events.
@@ -92,54 +96,6 @@ pub struct Settings {
     pub user: Option<String>,
 }
 
-/// A function that the model may call. Schemas stay as they were written: the order of their keys matters to models.
-pub struct Tool {
-    /// As it was given.
-    pub raw: Box<RawValue>,
-    /// For a chat completion.
-    pub function: Function,
-}
-
-/// A function, as a chat completion has it.
-#[derive(Serialize)]
-pub struct Function {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<Box<RawValue>>,
-    /// As it was given. OpenAI's Responses take an absent one for true and rewrite the schema until it is strict; a chat
-    /// completion takes it for false. We do as the latter: a schema goes on byte for byte, most schemas are refused as they
-    /// stand when they must be strict, and many backends do not know the word.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    strict: Option<bool>,
-}
-
-/// The form of the text, as a chat completion has it.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ResponseFormat {
-    /// Any JSON object.
-    JsonObject,
-    /// What fits a schema.
-    JsonSchema {
-        /// The schema and its name.
-        json_schema: Schema,
-    },
-}
-
-/// A schema with its name.
-#[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
-pub struct Schema {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-    schema: Box<RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    strict: Option<bool>,
-}
-
 /// Reads a request.
 pub fn read(object: &Object<'_>) -> Result<Request, ApiError> {
     check_known(object)?;
@@ -159,9 +115,12 @@ pub fn read(object: &Object<'_>) -> Result<Request, ApiError> {
     if max_output_tokens == Some(0) {
         return Err(invalid("max_output_tokens", cap));
     }
+    let mut ids = Ids::new();
+    let input = input(object, &mut ids)?;
     Ok(Request {
+        ids,
         model: field(object, "model", "a string")?,
-        input: input(object)?,
+        input,
         as_text: object.non_null("input").is_some_and(|input| Kind::Text.fits(input)),
         stream: field(object, "stream", "true or false")?.unwrap_or(false),
         settings: Settings {
@@ -211,109 +170,19 @@ fn raw(object: &Object<'_>, name: &str) -> Option<Box<RawValue>> {
     serde_json::from_slice(object.non_null(name)?).ok()
 }
 
-fn input(object: &Object<'_>) -> Result<Vec<Item>, ApiError> {
+fn input(object: &Object<'_>, ids: &mut Ids) -> Result<Vec<Given>, ApiError> {
     let allowed = "a string, or an array of at least one item";
     let raw = object.non_null("input").ok_or_else(|| invalid("input", allowed))?;
     if Kind::Text.fits(raw) {
         let text: String = serde_json::from_slice(raw).map_err(|_| invalid("input", allowed))?;
-        return Ok(vec![Item::user(text)]);
+        return Ok(vec![Given::Item(Item::user(text, ids))]);
     }
     let items: Vec<&RawValue> = serde_json::from_slice(raw).map_err(|_| invalid("input", allowed))?;
     if items.is_empty() {
         return Err(invalid("input", allowed));
     }
-    items.iter().enumerate().map(|(index, raw)| items::read(raw, &format!("input[{index}]"))).collect()
-}
-
-fn tools(object: &Object<'_>) -> Result<Vec<Tool>, ApiError> {
-    let Some(tools) = object.non_null("tools") else { return Ok(Vec::new()) };
-    let tools: Vec<Box<RawValue>> =
-        serde_json::from_slice(tools).map_err(|_| invalid("tools", "an array"))?;
-    let tool = |(index, raw): (usize, Box<RawValue>)| {
-        let allowed = "an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
-        let path = format!("tools[{index}]");
-        let place = Place::new(raw.get().as_bytes(), &path, allowed)?;
-        if place.required_text("type")? != "function" {
-            return Err(unsupported(
-                &place.at("type"),
-                "tools are functions, which the caller runs: {\"type\": \"function\", …}",
-            ));
-        }
-        place.only(&["type", "name", "description", "parameters", "strict"])?;
-        let name: String = place.required("name", "a string that is not empty")?;
-        if name.is_empty() {
-            return Err(invalid(&place.at("name"), "a string that is not empty"));
-        }
-        let function = Function {
-            name,
-            description: place.text("description")?,
-            parameters: place.raw("parameters", Kind::Object)?,
-            strict: place.get("strict", Kind::Bool.allowed())?,
-        };
-        drop(place);
-        Ok(Tool { raw, function })
-    };
-    tools.into_iter().enumerate().map(tool).collect()
-}
-
-/// The function that a `tool_choice` names; None for the words. What must be called must be there: a backend would refuse
-/// the choice in words of another API, or not see it, since without tools it is not told of any.
-fn chosen(choice: &RawValue, tools: &[Tool]) -> Result<Option<String>, ApiError> {
-    let allowed =
-        "none, auto, required or an object such as {\"type\": \"function\", \"name\": \"get_weather\"}";
-    let value = choice.get().as_bytes();
-    if Kind::Text.fits(value) {
-        let word: String = serde_json::from_slice(value).map_err(|_| invalid("tool_choice", allowed))?;
-        return match word.as_str() {
-            "required" if tools.is_empty() => {
-                Err(invalid("tool_choice", "auto or none where `tools` has no function that could be called"))
-            }
-            "none" | "auto" | "required" => Ok(None),
-            _ => Err(invalid("tool_choice", allowed)),
-        };
-    }
-    let place = Place::new(value, "tool_choice", allowed)?;
-    if place.required_text("type")? != "function" {
-        return Err(unsupported(&place.at("type"), "a tool that is chosen is a function"));
-    }
-    place.only(&["type", "name"])?;
-    let name = place.required_text("name")?;
-    if tools.iter().all(|tool| tool.function.name != name) {
-        return Err(invalid(&place.at("name"), "the name of a function in `tools`"));
-    }
-    Ok(Some(name))
-}
-
-/// `text.format` and `text.verbosity`.
-fn text_form(text: &RawValue) -> Result<(Option<ResponseFormat>, Option<String>), ApiError> {
-    let place = Place::new(text.get().as_bytes(), "text", "an object")?;
-    place.only(&["format", "verbosity"])?;
-    let verbosity = place.text("verbosity")?;
-    let Some(format) = place.raw("format", Kind::Object)? else { return Ok((None, verbosity)) };
-    let format = Place::new(format.get().as_bytes(), "text.format", "an object")?;
-    let format = match format.required_text("type")?.as_str() {
-        "text" => {
-            format.only(&["type"])?;
-            None
-        }
-        "json_object" => {
-            format.only(&["type"])?;
-            Some(ResponseFormat::JsonObject)
-        }
-        "json_schema" => {
-            format.only(&["type", "name", "description", "schema", "strict"])?;
-            let schema = format.raw("schema", Kind::Object)?;
-            let json_schema = Schema {
-                name: format.required_text("name")?,
-                description: format.text("description")?,
-                schema: schema.ok_or_else(|| invalid("text.format.schema", "an object"))?,
-                strict: format.get("strict", Kind::Bool.allowed())?,
-            };
-            Some(ResponseFormat::JsonSchema { json_schema })
-        }
-        _ => return Err(unsupported("text.format.type", "it is text, json_object or json_schema")),
-    };
-    Ok((format, verbosity))
+    let read = |(index, raw): (usize, &&RawValue)| items::given(raw, &format!("input[{index}]"), ids);
+    items.iter().enumerate().map(read).collect()
 }
 
 fn effort(object: &Object<'_>) -> Result<Option<String>, ApiError> {

@@ -71,6 +71,23 @@ enum InputItem {
     Message(InputMessage),
     FunctionCall(InputFunctionCall),
     FunctionCallOutput(InputFunctionCallOutput),
+    Reference(ItemReference),
+}
+
+/// An item of a response that is stored, sent by its id alone.
+#[derive(ToSchema)]
+struct ItemReference {
+    /// May be left out.
+    r#type: Option<ItemReferenceType>,
+    /// Its id.
+    id: String,
+}
+
+/// That it is a reference.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ItemReferenceType {
+    ItemReference,
 }
 
 /// Something that somebody says.

@@ -4,19 +4,20 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::Stored;
 use super::assembly::Said;
 use super::events::Told;
+use super::ids::{Ids, id_text};
 use super::items::Item;
 use super::object::{
     IncompleteDetails, Output, Reasoning, ResponseFault, ResponseObject, ResponseUsage, Status,
 };
 use super::request::Settings;
-use super::{Stored, id_text};
 use crate::server::completion::CompletionError;
 
 /// One response.
 pub struct Turn {
-    id: Uuid,
+    pub(super) ids: Ids,
     created_at: i64,
     pub(super) completed_at: Option<i64>,
     model: String,
@@ -34,9 +35,9 @@ pub struct Turn {
 impl Turn {
     /// A response to what was said, by the model with this name.
     #[must_use]
-    pub fn new(settings: Settings, said: Vec<Item>, model: &str) -> Self {
+    pub fn new(ids: Ids, settings: Settings, said: Vec<Item>, model: &str) -> Self {
         Self {
-            id: super::new_id(),
+            ids,
             created_at: jiff::Timestamp::now().as_second(),
             completed_at: None,
             model: model.to_owned(),
@@ -54,7 +55,7 @@ impl Turn {
     /// Its id.
     #[must_use]
     pub fn id(&self) -> Uuid {
-        self.id
+        self.ids.response()
     }
 
     /// What was asked for.
@@ -114,7 +115,7 @@ impl Turn {
             status: if said.done && Some(index) != last { Status::Completed } else { self.status },
         });
         ResponseObject {
-            id: id_text(self.id),
+            id: id_text(self.id()),
             object: "response",
             created_at: self.created_at,
             status: self.status,

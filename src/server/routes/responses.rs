@@ -108,8 +108,8 @@ async fn prepare(
         None => Vec::new(),
     };
     let before = said.len();
-    said.extend(request.input);
-    let turn = Turn::new(request.settings, said, &model.name);
+    said.extend(responses::resolve(state, &live, &from.caller, request.input).await?);
+    let turn = Turn::new(request.ids, request.settings, said, &model.name);
     let stream = request.stream;
     let system_prompt = live.config.dynamic.defaults.system_prompt.as_deref();
     let (upstream, origins) = chat::body(&model.name, turn.said(), turn.settings(), system_prompt, stream)?;

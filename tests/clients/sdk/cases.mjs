@@ -301,9 +301,10 @@ const cases = {
     const call = first.output.find((item) => item.type === "function_call");
     assert.equal(call.name, "weather");
     const output = { type: "function_call_output", call_id: call.call_id, output: "-4" };
-    // What came goes back: as the SDK has it, as a program has dumped it, and by its id.
+    // What came goes back: as the SDK has it, as a program has dumped it, and by its ids.
     const dumped = JSON.parse(JSON.stringify(first.output));
-    for (const said of [[...asked, ...first.output, output], [...asked, ...dumped, output]]) {
+    const named = first.output.map(({ id }) => ({ type: "item_reference", id }));
+    for (const said of [[...asked, ...first.output, output], [...asked, ...dumped, output], [...asked, ...named, output]]) {
       assert.equal((await api.responses.create({ model: MODEL, input: said, tools })).output_text, "word0");
     }
     const second = await api.responses.create({ model: MODEL, input: [output], previous_response_id: first.id, tools });

@@ -308,9 +308,10 @@ def responses_functions(url: str) -> None:
     call = next(item for item in first.output if item.type == "function_call")
     assert (call.name, call.parsed_arguments) == ("weather", {"city": "Oslo"}), call
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "-4"}
-    # What came goes back: as the SDK has it, as a program has dumped it, and by its id.
+    # What came goes back: as the SDK has it, as a program has dumped it, and by its ids.
     dumped = [item.model_dump() for item in first.output]
-    for said in [[*asked, *first.output, output], [*asked, *dumped, output]]:
+    named = [{"type": "item_reference", "id": item.id} for item in first.output]
+    for said in [[*asked, *first.output, output], [*asked, *dumped, output], [*asked, *named, output]]:
         assert api.responses.create(model=MODEL, input=said, tools=tools).output_text == "word0"
     second = api.responses.create(model=MODEL, input=[output], previous_response_id=first.id, tools=tools)
     assert second.output_text == "word0", second

@@ -8,6 +8,7 @@ use crate::server::TestServer;
 
 mod functions;
 mod plain;
+mod references;
 mod stored;
 mod streamed;
 
