@@ -410,7 +410,8 @@ const cases = {
       const block = page.locator(`#operations-${operation}`);
       const [body, id] = [block.locator(".body-param__text"), block.locator(".parameters input[type=text]")];
       if (!(await block.locator(".execute").count())) await block.locator(".opblock-summary-control").click();
-      await block.locator(".execute").waitFor();
+      // Execute is shown before what it sends.
+      await body.or(id).first().waitFor();
       if (await id.count()) {
         await page.waitForFunction((input) => input.value !== "", await id.first().elementHandle());
       } else {
