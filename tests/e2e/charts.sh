@@ -1,14 +1,16 @@
 # shellcheck shell=bash
-# Both charts on real pods, as README says it, with a real Valkey; sourced by run.sh, for a cluster of our own: what is installed has README's
-# names. `helm` of run.sh's own part comes after it, and finds a cluster without any of this.
+# Both charts on real pods, as README says it, with a real Valkey; sourced by run.sh, all but `service_chart` for a cluster of our own: what is
+# installed has README's names. `helm` of run.sh's own part comes after it, and finds a cluster without any of this.
 
-# Debian's Valkey under the name of the image that the chart would pull, which no test can, with the names that it has there too.
+# Debian's Valkey under the name of the image that the chart would pull, which no test can: of the same minor version.
 valkey_image() {
-  local name programs
-  programs=$(tests/cluster/valkey.sh)/usr/bin
+  local name root version tag
+  root=$(tests/cluster/valkey.sh)
   name=$("$CACHE/venv/bin/python" -c 'import yaml; i = yaml.safe_load(open("charts/chatservice/values.yaml"))["redis"]["image"]; print("{registry}/{repository}:{tag}".format(**i))')
-  tests/cluster/mkimage.sh "$name" --bin "$programs/valkey-server:/usr/bin/redis-server" --bin "$programs/valkey-cli:/usr/bin/redis-cli" \
-    --env PATH=/usr/bin --entrypoint '["redis-server"]' -o "$WORK/redis.tar"
+  version=$(chroot "$root" redis-server --version | grep -oP ' v=\K[0-9.]+') tag=${name##*:}
+  echo "the chart names $tag, this is $version"
+  [ "${version%.*}" = "${tag%.*}" ]
+  tests/cluster/mkimage.sh "$name" --add "$root:/" --env PATH=/usr/bin --entrypoint '["redis-server"]' -o "$WORK/redis.tar"
 }
 
 # What this node provides by itself belongs to root, and its kind of volume takes no fsGroup: so Redis' claim finds one that fits.
@@ -145,6 +147,18 @@ charts_are_uninstalled() {
   kubectl delete pv demo-redis
   kubectl delete crd "$CRD"
   kubectl delete namespace chatservice-system --timeout=60s
+}
+
+# On either cluster, beside the operator of run.sh's own part. A cluster of our own has no volume that fits; the steps above bring one.
+service_chart() {
+  local persistence=true; [ "$OWN" = 0 ] || persistence=false
+  helm install chart charts/chatservice --namespace "$NS" "${IMAGE_VALUES[@]}" --set "redis.persistence.enabled=$persistence" --wait --timeout 3m
+  with_service chart retry 30 ask_both_dialects echo-1
+  k wait --for=condition=StateShared chat/chart --timeout=60s
+  helm test chart --namespace "$NS"
+  helm uninstall chart --namespace "$NS" --wait
+  k delete secret/chart-redis
+  k delete pvc/data-chart-redis-0 --ignore-not-found
 }
 
 charts() {

@@ -1,7 +1,8 @@
 #!/bin/bash
 # The operator on a cluster, as a user meets it: install, apply, ask, change, break, heal, delete. Called by `make e2e`.
 #
-# KUBECONFIG with E2E_IMAGE (an image of chatservice that the cluster can pull) names a cluster; what is made there is removed again.
+# KUBECONFIG with E2E_IMAGE (an image of chatservice that the cluster can pull) names a cluster, which pulls the chart's Valkey too and has a
+# default StorageClass; what is made there is removed again.
 # Without them a single-node cluster is made here (tests/cluster; needs root) with the image that the Dockerfile makes of this tree.
 # E2E_KEEP=1 leaves that cluster up to look around: . tests/cluster/env.sh
 set -euo pipefail
@@ -88,13 +89,15 @@ new_cluster() {
   tests/cluster/cluster-up.sh
 }
 
+# The image as values of either chart. A colon is a tag's only after the last slash.
+REPOSITORY=${E2E_IMAGE%%@*} IMAGE_VALUES=()
+if [ "$REPOSITORY" != "$E2E_IMAGE" ]; then IMAGE_VALUES+=(--set "image.digest=${E2E_IMAGE#*@}"); fi
+if [[ ${REPOSITORY##*/} == *:* ]]; then IMAGE_VALUES+=(--set "image.tag=${REPOSITORY##*:}"); REPOSITORY=${REPOSITORY%:*}; fi
+IMAGE_VALUES+=(--set "image.repository=$REPOSITORY")
+
 install() {
-  local name=${E2E_IMAGE%%@*} values=()
-  if [ "$name" != "$E2E_IMAGE" ]; then values+=(--set "image.digest=${E2E_IMAGE#*@}"); fi
-  # A colon is a tag's only after the last slash.
-  if [[ ${name##*/} == *:* ]]; then values+=(--set "image.tag=${name##*:}"); name=${name%:*}; fi
   helm install chatservice charts/chatservice-operator --namespace "$SYSTEM" --create-namespace \
-    --set "image.repository=$name" --set replicaCount=2 "${values[@]}" --wait --timeout 3m
+    --set replicaCount=2 "${IMAGE_VALUES[@]}" --wait --timeout 3m
   kubectl create namespace "$NS"
   kubectl wait --for=condition=Established "crd/$CRD" --timeout=30s
   retry 30 k get serviceaccount default
@@ -250,6 +253,7 @@ step "examples are taken by the API server" examples_are_valid
 step "quickstart becomes Ready" apply_quickstart
 step "both dialects answer through the Service" with_service demo ask_both_dialects echo-1
 step "the OpenAI SDK works unchanged" with_service demo ask_with_sdk echo-1
+step "the service's chart serves with its Redis" service_chart
 step "bad spec is refused by the API server" refuses_bad_spec
 step "changed model is served by the same pods" change_model
 step "a pause is told and ends" paused_is_told
