@@ -53,11 +53,15 @@ pub(super) fn check_ids(said: &[Item]) -> Result<(), ApiError> {
     let mut ids = HashSet::new();
     match said.iter().find(|item| !ids.insert(item.id())) {
         None => Ok(()),
-        Some(item) => {
-            let instead = "leave out of the input what previous_response_id brings along, and give no two items the same id";
-            Err(refusal("Duplicate item found with id", item.id(), instead))
-        }
+        Some(item) => Err(duplicate(item.id())),
     }
+}
+
+/// The refusal of a second item with this id.
+pub(super) fn duplicate(id: &str) -> ApiError {
+    let instead =
+        "leave out of the input what previous_response_id brings along, and give no two items the same id";
+    refusal("Duplicate item found with id", id, instead)
 }
 
 fn refusal(what: &str, id: &str, instead: &str) -> ApiError {

@@ -64,6 +64,11 @@ impl Stored {
         serde_json::from_slice(stored).ok()
     }
 
+    /// Its length in bytes, nearly.
+    fn length(&self) -> usize {
+        self.response.get().len() + self.input.iter().map(|item| item.get().len()).sum::<usize>()
+    }
+
     /// All that was said: what was given to the model, and what it answered.
     fn said(&self) -> Option<Vec<Item>> {
         #[derive(Deserialize)]

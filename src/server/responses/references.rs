@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 
+use super::calls::duplicate;
 use super::ids::response_of;
 use super::items::{Given, Item};
-use super::stored;
+use super::{STORED_MAX, Stored, stored};
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::routes::input::invalid;
 use crate::server::state::{AppState, Live};
 
-/// Responses that are looked into for one request: each is a trip to the store, and up to 1 MiB.
+/// Responses that are looked into for one request: each is a trip to the store.
 const MOST: usize = 8;
 
 /// Puts the items in the place of their ids. It begins at the last: the response of that one was, as a rule, given all the
@@ -23,21 +24,25 @@ pub async fn resolve(
     given: Vec<Given>,
 ) -> Result<Vec<Item>, ApiError> {
     let mut found: HashMap<String, Item> = HashMap::new();
-    let mut responses = 0;
+    let (mut responses, mut bytes) = (0, 0);
     for given in given.iter().rev() {
         let Given::Reference(id) = given else { continue };
         if found.contains_key(id) {
             continue;
         }
         let response = response_of(id).ok_or_else(|| missing(id))?;
-        responses += 1;
-        if responses > MOST {
+        // What one response may hold is enough for one request: a small one must not fetch many times its own size.
+        if responses == MOST || bytes > STORED_MAX {
             let allowed = format!(
-                "of items of at most {MOST} responses where it refers to them: send the others as they are"
+                "of items of at most {MOST} responses, of {} MiB together, where it refers to them: send the others as they are",
+                STORED_MAX >> 20
             );
             return Err(invalid("input", &allowed));
         }
-        let said = stored(state, live, caller, response, true).await?.and_then(|stored| stored.said());
+        let stored = stored(state, live, caller, response, true).await?;
+        responses += 1;
+        bytes += stored.as_ref().map_or(0, Stored::length);
+        let said = stored.and_then(|stored| stored.said());
         for item in said.unwrap_or_default() {
             found.entry(item.id().to_owned()).or_insert(item);
         }
@@ -45,9 +50,10 @@ pub async fn resolve(
             return Err(missing(id));
         }
     }
+    // Each once: a long item that is named very often would fill the memory.
     let item = |given| match given {
         Given::Item(item) => Ok(item),
-        Given::Reference(id) => found.get(&id).cloned().ok_or_else(|| missing(&id)),
+        Given::Reference(id) => found.remove(&id).ok_or_else(|| duplicate(&id)),
     };
     given.into_iter().map(item).collect()
 }

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::{answered, calls, respond, sent, weather};
 use crate::http;
 use crate::mock_openai::{MockOpenAi, Script};
-use crate::redis_server::RedisServer;
 use crate::server::{TestServer, echo, openai};
 
 fn reference(item: &Value) -> Value {
@@ -56,15 +55,12 @@ async fn an_item_is_as_good_as_its_id() {
 }
 
 #[tokio::test]
-async fn items_of_the_input_have_ids_that_are_found_too_in_every_server() {
-    let Some(redis) = RedisServer::start().await else { return };
-    let config = echo();
-    let first = TestServer::start_on_redis(config.clone(), &redis.url()).await;
-    let second = TestServer::start_on_redis(config, &redis.url()).await;
-    let response = answered(&first, &json!({"input": [user("one"), user("two")]})).await;
+async fn items_of_the_input_have_ids_that_are_found_too() {
+    let server = TestServer::start(echo()).await;
+    let response = answered(&server, &json!({"input": [user("one"), user("two")]})).await;
     let items = format!("/v1/responses/{}/input_items?order=asc", response["id"].as_str().unwrap());
-    let items = http::get(&second.at(&items)).await.json()["data"].clone();
-    let again = answered(&second, &json!({"input": [reference(&items[0])]})).await;
+    let items = http::get(&server.at(&items)).await.json()["data"].clone();
+    let again = answered(&server, &json!({"input": [reference(&items[0])]})).await;
     assert_eq!(super::text(&again), "one");
 }
 
@@ -109,4 +105,14 @@ async fn references_to_very_many_responses_are_refused() {
     let (status, error) = refused(&server, &json!(input)).await;
     assert_eq!((status, &error["code"], &error["param"]), (400, &json!("invalid_value"), &json!("input")));
     assert!(error["message"].as_str().unwrap().contains("at most 8 responses"), "{error}");
+
+    let mut long = vec![user("a")];
+    for _ in 0..4 {
+        // With its answer, which is the same, 400 KiB.
+        let response = answered(&server, &json!({"input": "x".repeat(200 << 10)})).await;
+        long.push(reference(&response["output"][0]));
+    }
+    answered(&server, &json!({"input": long[..4]})).await;
+    let (status, error) = refused(&server, &json!(long)).await;
+    assert_eq!((status, &error["code"], &error["param"]), (400, &json!("invalid_value"), &json!("input")));
 }
