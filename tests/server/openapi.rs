@@ -367,6 +367,11 @@ impl Faults {
             }
             // The same table; but a server that is not ready yet cannot be waited for.
             "not_ready" => return None,
+            "conflict" | "backend_rejected" => {
+                let error = json!({"message": "another request is at work on this", "type": "invalid_request_error", "param": null,
+                    "code": "conflict"});
+                self.mock.script(Script::Status(409, Vec::new(), json!({"error": error}).to_string()));
+            }
             "backend_auth_failed" => refused(401, "invalid_api_key"),
             "backend_quota_exhausted" => refused(429, "insufficient_quota"),
             "backend_unavailable" => refused(500, "none"),
@@ -419,4 +424,22 @@ async fn every_error_of_the_document_is_what_comes() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(met > 40, "{met}");
+}
+
+#[test]
+fn the_page_of_errors_has_every_error_of_the_document() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
+    for operation in operations(&document()) {
+        for (status, code, _) in operation.errors() {
+            // A backend's own words have no row each.
+            let row = if ["conflict", "backend_rejected"].contains(&code.as_str()) {
+                page.lines().any(|line| line.starts_with("| 400, 404, 409, 413, 422 | the same status"))
+            } else {
+                let (status, code) = (status.to_string(), format!("`{code}`"));
+                page.lines()
+                    .any(|line| line.starts_with('|') && line.contains(&status) && line.contains(&code))
+            };
+            assert!(row, "docs/errors.md has no row of {status} {code}");
+        }
+    }
 }

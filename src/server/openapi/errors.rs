@@ -64,6 +64,7 @@ fn means(status: u16) -> &'static str {
         401 => "The service asks who calls, and nobody known does",
         403 => "The caller is known and may not ask here",
         404 => "What is named does not exist here",
+        409 => "The request met another one at the backend",
         413 => "The body is too large",
         415 => "The body is not sent as JSON",
         422 => "A field is not allowed",
@@ -88,6 +89,7 @@ fn errors(path: &str, kind: Kind, dialect: Dialect) -> Vec<ApiError> {
             ApiError::PayloadTooLarge { limit: MAX_BODY },
             ApiError::UnsupportedMediaType,
             ApiError::BudgetSpent { budget: "25.00 USD a month".to_owned() },
+            ApiError::Backend(conflict()),
             ApiError::Backend(BackendError::Auth),
             ApiError::Backend(BackendError::Broken("it is not a JSON object".to_owned())),
             ApiError::Backend(BackendError::QuotaExhausted),
@@ -117,6 +119,17 @@ fn errors(path: &str, kind: Kind, dialect: Dialect) -> Vec<ApiError> {
     let limit = "60 requests per 60 s".to_owned();
     errors.push(ApiError::RateLimited { limit, retry_after: half });
     errors
+}
+
+/// A backend's refusal, as an example of those that are told in its own words.
+fn conflict() -> BackendError {
+    BackendError::Rejected {
+        status: 409,
+        message: "another request is at work on this".to_owned(),
+        kind: Some("invalid_request_error".to_owned()),
+        param: None,
+        code: Some("conflict".to_owned()),
+    }
 }
 
 /// What is said of the body `{}`.
@@ -153,6 +166,9 @@ fn when(error: &ApiError) -> &'static str {
         ApiError::PreviousResponseNotFound => "No such response to go on from",
         ApiError::ItemNotFound { .. } => "No such item to refer to",
         ApiError::StoreUnavailable => "The store is away",
+        ApiError::Backend(BackendError::Rejected { .. }) => {
+            "The backend refuses the request, and is told in its own words: so also its 400, 404, 413 and 422"
+        }
         ApiError::Backend(BackendError::Auth) => {
             "The backend refuses the service's key: no fault of the caller"
         }
