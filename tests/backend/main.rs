@@ -1,6 +1,6 @@
 //! The OpenAI backend against a mock that sends what real servers and broken networks send.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;
@@ -9,6 +9,7 @@ mod cancel;
 mod dial;
 mod forward;
 mod front;
+mod idle;
 mod proxy;
 mod retries;
 mod status;

@@ -109,7 +109,7 @@ async fn the_whole_calls_deadline_also_ends_a_stream_that_is_read_late() {
 }
 
 /// Lets time pass at once.
-async fn pass(duration: Duration) {
+pub async fn pass(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;
     tokio::time::resume();

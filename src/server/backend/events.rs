@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::http1::Body;
 use super::{BackendError, Deadline};
 use crate::server::json;
 use crate::server::sse::{Event, Parser};
@@ -30,7 +30,7 @@ pub(super) enum Piece {
 
 /// The stream of one call.
 pub(super) struct Events {
-    body: Incoming,
+    body: Body,
     parser: Parser,
     /// The end of the whole request.
     deadline: Deadline,
@@ -38,7 +38,7 @@ pub(super) struct Events {
 
 impl Events {
     /// What follows the head of a response.
-    pub(super) fn new(body: Incoming, deadline: Deadline) -> Self {
+    pub(super) fn new(body: Body, deadline: Deadline) -> Self {
         Self { body, parser: Parser::new(), deadline }
     }
 

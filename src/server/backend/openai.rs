@@ -4,16 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream;
+use http::uri::{Parts, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,6 +20,7 @@ use super::address::{lower_host, operation_uri, proxy_uri};
 use super::attempts::Marks;
 use super::connect::{Connector, ConnectorOptions, DialError, DialPolicy, Resolve, SystemResolver};
 use super::events::{Events, Piece};
+use super::http1::{Body, Client, SendError};
 use super::refusal::{self, ErrorObject};
 use super::tls::Authorities;
 use super::{Backend, BackendError, Deadline, UpstreamAnswer, UpstreamRequest};
@@ -36,14 +34,10 @@ use crate::server::operation::Operation;
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// Longest wait for an error's body: its status already says most.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Read buffer of a connection, which bounds the answer's headers and what a stream holds while its reader is slow.
-const READ_BUFFER: usize = 16 << 10;
-/// Idle connections kept.
-const POOL_SIZE: usize = 64;
-/// How long an idle connection is kept: shorter than common servers and load balancers keep theirs.
-const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Longest id of an upstream call that is passed on.
 const MAX_REQUEST_ID: usize = 128;
+/// Headers of a call, and room for two that not every call has.
+const HEADERS: usize = 8;
 const USER_AGENT: &str = concat!("chatservice/", env!("CARGO_PKG_VERSION"));
 
 /// How long each part of a call may take.
@@ -85,7 +79,7 @@ pub struct OpenAiOptions {
     pub in_cluster: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
-    /// Owns the tasks of the connections, which end with their client: who runs the server waits for them.
+    /// Owns the task that closes idle connections, which ends with their client: who runs the server waits for it.
     pub connections: TaskTracker,
 }
 
@@ -106,22 +100,13 @@ pub enum OptionsError {
     Tls(String),
 }
 
-/// Runs the tasks of connections where they are waited for.
-#[derive(Clone)]
-pub(in crate::server) struct Tracked(pub(in crate::server) TaskTracker);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tracked {
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
-}
-
 /// An OpenAI-compatible API.
 pub struct OpenAi {
-    client: Client<Connector, Full<Bytes>>,
-    uri: Uri,
-    embeddings_uri: Uri,
-    authorization: Option<HeaderValue>,
+    client: Client,
+    chat_path: Uri,
+    embeddings_path: Uri,
+    /// What is told with every call.
+    headers: HeaderMap,
     /// To take it out of the backend's words.
     key: Option<SecretString>,
     /// Why the key may not be sent to this host; then nothing is called.
@@ -167,15 +152,17 @@ impl OpenAi {
             timeout: options.timeouts.connect,
         })
         .map_err(|error| OptionsError::Tls(error.to_string()))?;
-        let client = Client::builder(Tracked(options.connections))
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_SIZE)
-            .http1_max_buf_size(READ_BUFFER)
-            .build(connector);
-        let authorization = options.api_key.as_ref().map(authorization).transpose()?;
+        let mut headers = HeaderMap::with_capacity(HEADERS);
+        headers.insert(header::HOST, host_header(&uri)?);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(key) = &options.api_key {
+            headers.insert(header::AUTHORIZATION, authorization(key)?);
+        }
+        let client = Client::new(connector, origin(&uri)?, options.connections);
+        let (chat_path, embeddings_path) = (path(uri)?, path(embeddings_uri)?);
         let (key, timeouts) = (options.api_key, options.timeouts);
-        Ok(Self { client, uri, embeddings_uri, authorization, key, mismatch, timeouts })
+        Ok(Self { client, chat_path, embeddings_path, headers, key, mismatch, timeouts })
     }
 
     async fn run(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, BackendError> {
@@ -260,40 +247,21 @@ impl OpenAi {
         &self,
         UpstreamRequest { operation, body, marks: Marks { written, refused }, trace_parent, .. }: UpstreamRequest,
         accept: &'static str,
-    ) -> Result<Response<Incoming>, BackendError> {
+    ) -> Result<Response<Body>, BackendError> {
+        let path = match operation {
+            Operation::Chat => &self.chat_path,
+            Operation::Embeddings => &self.embeddings_path,
+        };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        let uri = match operation {
-            Operation::Chat => &self.uri,
-            Operation::Embeddings => &self.embeddings_uri,
-        };
-        *request.uri_mut() = uri.clone();
+        *request.uri_mut() = path.clone();
         let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.clone_from(&self.headers);
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         if let Some(parent) = trace_parent {
             headers.insert(TRACE_PARENT, parent);
         }
-        if let Some(authorization) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, authorization.clone());
-        }
-        let mut connection = capture_connection(&mut request);
-        let connected = async {
-            connection.wait_for_connection_metadata().await;
-            written.set();
-            std::future::pending().await
-        };
-        let response = tokio::select! {
-            biased;
-            response = self.client.request(request) => response,
-            // Polled whenever the request is, and after it: a request that is given up has its mark if it has a connection.
-            never = connected => never,
-        };
-        if connection.connection_metadata().is_some() {
-            written.set();
-        }
-        let response = response.map_err(|error| no_answer(&error))?;
+        let response = self.client.send(request, &written).await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);
@@ -334,6 +302,31 @@ fn authorization(key: &SecretString) -> Result<HeaderValue, OptionsError> {
     Ok(value)
 }
 
+/// Scheme and authority of a URL.
+fn origin(uri: &Uri) -> Result<Uri, OptionsError> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    Uri::from_parts(parts).map_err(|_| OptionsError::BaseUrl("is not a URL"))
+}
+
+/// What a request line has of a URL.
+fn path(uri: Uri) -> Result<Uri, OptionsError> {
+    let mut parts = Parts::default();
+    parts.path_and_query = uri.into_parts().path_and_query;
+    Uri::from_parts(parts).map_err(|_| OptionsError::BaseUrl("is not a URL"))
+}
+
+/// The host of a URL, with its port where that is not its scheme's own.
+fn host_header(uri: &Uri) -> Result<HeaderValue, OptionsError> {
+    let own = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let host = uri.host().unwrap_or_default();
+    let named = match uri.port_u16().filter(|port| *port != own) {
+        Some(port) => HeaderValue::try_from(format!("{host}:{port}")),
+        None => HeaderValue::from_str(host),
+    };
+    named.map_err(|_| OptionsError::BaseUrl("is not a URL"))
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     content_type.to_ascii_lowercase().starts_with(b"application/json")
@@ -350,7 +343,7 @@ enum Unread {
 }
 
 /// A whole body, if it is no longer than `limit`.
-async fn read(mut body: Incoming, limit: usize) -> Result<BytesMut, Unread> {
+async fn read(mut body: Body, limit: usize) -> Result<BytesMut, Unread> {
     let mut out = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Unread::Cut)?.into_data() else { continue };
@@ -363,29 +356,27 @@ async fn read(mut body: Incoming, limit: usize) -> Result<BytesMut, Unread> {
 }
 
 /// What a call that got no response means.
-fn no_answer(error: &legacy::Error) -> BackendError {
-    match cause::<DialError>(error) {
-        Some(DialError::Refused(why)) => return BackendError::NotConfigured(why.clone()),
-        Some(DialError::Timeout(limit)) => return BackendError::Timeout(*limit),
-        Some(DialError::Proxy(why)) => return BackendError::Unavailable(why.clone()),
-        None => {}
+fn no_answer(error: &SendError) -> BackendError {
+    let error = match error {
+        SendError::Call(Some(error)) if error.is_parse() => {
+            return BackendError::Broken("it is not HTTP".into());
+        }
+        SendError::Call(_) => {
+            return BackendError::Unavailable("the connection closed before an answer".into());
+        }
+        SendError::Connect(error) => error,
+    };
+    let causes = || std::iter::successors(Some(&**error as &dyn std::error::Error), |error| error.source());
+    match causes().find_map(|error| error.downcast_ref()) {
+        Some(DialError::Refused(why)) => BackendError::NotConfigured(why.clone()),
+        Some(DialError::Timeout(limit)) => BackendError::Timeout(*limit),
+        Some(DialError::Proxy(why)) => BackendError::Unavailable(why.clone()),
+        None => {
+            // The innermost error is the system's or TLS's and names no secret.
+            let root = causes().last().map(ToString::to_string).unwrap_or_default();
+            BackendError::Unavailable(format!("cannot connect: {root}"))
+        }
     }
-    if error.is_connect() {
-        // The innermost error is the system's or TLS's and names no secret.
-        let root =
-            std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source()).last();
-        let root = root.map(ToString::to_string).unwrap_or_default();
-        return BackendError::Unavailable(format!("cannot connect: {root}"));
-    }
-    match cause::<hyper::Error>(error) {
-        Some(error) if error.is_parse() => BackendError::Broken("it is not HTTP".into()),
-        _ => BackendError::Unavailable("the connection closed before an answer".into()),
-    }
-}
-
-fn cause<T: std::error::Error + 'static>(error: &legacy::Error) -> Option<&T> {
-    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
-        .find_map(|error| error.downcast_ref())
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ use tokio_util::task::TaskTracker;
 use super::Tracer;
 use crate::constants::{GROUP, path};
 use crate::server::backend::connect::{Connector, ConnectorOptions, DialPolicy, SystemResolver};
-use crate::server::backend::openai::Tracked;
 use crate::server::config::Identity;
 
 /// Spans that wait at most; more are dropped.
@@ -58,6 +57,16 @@ pub enum ExportError {
 
 /// One batch on its way, and where the answer goes.
 type Job = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
+
+/// Runs the tasks of connections where they are waited for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tracked {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
 
 /// The exporter. [`Self::end`] sends what waits.
 pub struct Export {
