@@ -243,10 +243,11 @@ impl Seat {
         let told = driving(&flight, told).await;
         let Ok(log) = told else { return News::Abandoned };
         match (&log.end, log.stream) {
-            (Some(End::Failed(error)), _) => News::Failed(error.clone(), again && worth_another(error)),
             (Some(End::Abandoned), _) => News::Abandoned,
             (Some(End::Whole(whole)), _) => News::Whole(whole.clone()),
+            // It has begun: its events come first, and then what has become of it.
             (_, true) if stream => News::Stream(log.request_id.clone()),
+            (Some(End::Failed(error)), _) => News::Failed(error.clone(), again && worth_another(error)),
             // Some streams say what no plain answer can.
             (Some(End::Stream(total)), _) => total.whole().map_or(News::Abandoned, News::Whole),
             (None, _) => News::Abandoned,
