@@ -1,6 +1,11 @@
 //! The OpenAI backend against a mock that sends what real servers and broken networks send.
 
-#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[path = "../support/mock_openai.rs"]
 mod mock_openai;

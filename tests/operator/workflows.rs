@@ -34,18 +34,6 @@ pub enum Workflow {
 }
 
 impl Workflow {
-    pub const ALL: &[Self] = &[
-        Self::Create,
-        Self::ChangeImage,
-        Self::ScaleUp,
-        Self::ScaleDown,
-        Self::AutoscalingOn,
-        Self::AutoscalingOff,
-        Self::RotateSecret,
-        Self::Delete,
-        Self::Recreate,
-    ];
-
     fn spec(self) -> Value {
         let replicas = if self == Self::ScaleDown { 3 } else { 1 };
         let backend = if self == Self::RotateSecret {

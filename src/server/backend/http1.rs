@@ -79,7 +79,8 @@ impl Client {
     }
 
     async fn dial(&self) -> Result<Box<Connection>, SendError> {
-        let dialled = self.connector.clone().oneshot(self.origin.clone()).await.map_err(SendError::Connect)?;
+        let dialled =
+            self.connector.clone().oneshot(self.origin.clone()).await.map_err(SendError::Connect)?;
         let shaken = self.http.handshake(dialled).await;
         let (sender, driver) = shaken.map_err(|error| SendError::Call(Some(error)))?;
         Ok(Box::new(Connection { sender, driver, ended: false }))
