@@ -99,7 +99,7 @@ MORE = {
                             "relabelings": [{"targetLabel": "a", "replacement": "b"}], "metricRelabelings": [{"regex": "a", "action": "drop"}]},
          "ingress": {"enabled": True, "labels": {"a": "b"}, "hosts": [{"host": "a"}]},
          "httpRoute": {"enabled": True, "annotations": {"a": "b"}, "labels": {"a": "b"}, "parentRefs": [{"name": "a"}],
-                       "filters": [{"type": "RequestHeaderModifier"}]}},
+                       "filters": [{"type": "RequestHeaderModifier"}], "timeouts": {"request": "0s", "backendRequest": "0s"}}},
         {"image": {"repository": "a/b"}, "tests": {"enabled": False}},
         {"image": {"repository": "a/b"}, "auth": {"serviceAccounts": {"allowed": [{"namespace": "system", "name": "a"}, {"namespace": "system", "name": "b"}]}},
          "tests": {"serviceAccountName": "b"}},
@@ -249,6 +249,7 @@ BAD = [
     # --set cannot write an empty map.
     ("chatservice", "{backend: {openai: {}}}", "model is needed with backend.openai"),
     ("chatservice", "ingress.enabled=true", "ingress.enabled is true and ingress.hosts is empty"),
+    ("chatservice", "httpRoute.timeouts.request=forever", "at '/httpRoute/timeouts/request': 'forever' does not match pattern"),
     ("chatservice", "httpRoute.enabled=true", "httpRoute.enabled is true and httpRoute.parentRefs is empty"),
 ]
 
