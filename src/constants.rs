@@ -447,6 +447,8 @@ pub mod metric {
     pub const RECONCILE_ERRORS: &str = "chatservice_controller_reconcile_errors_total";
     /// Gauge: objects by two conditions. Labels `ready`: `True`, `False`; `config_applied`: `True`, `False`, `Unknown`.
     pub const OBJECTS: &str = "chatservice_controller_objects";
+    /// Gauge: seconds that the object that has been unready longest has been so; 0 when all are ready.
+    pub const UNREADY: &str = "chatservice_controller_unready_seconds";
     /// Gauge: seconds that the ready object that waits longest for its configuration has waited; 0 when none waits.
     pub const CONFIG_WAITING: &str = "chatservice_controller_config_waiting_seconds";
     /// Gauge: objects that wait after a failure.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -49,34 +50,52 @@ struct Conditions {
     ready: bool,
     /// `True`, `False` or `Unknown`; `Unknown` too where there is no `ConfigApplied`.
     config_applied: &'static str,
+    /// Since when it has not been ready. None while it is.
+    unready_since: Option<Timestamp>,
     /// Since when a ready object has lacked its configuration, or has not been known to have it. None where nothing is waited for, and
     /// where it is not ready: that says more.
-    waits_since: Option<Timestamp>,
+    config_waits_since: Option<Timestamp>,
 }
 
 impl Conditions {
     fn of(status: &ChatServiceStatus) -> Self {
         let find = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
-        let ready = find(condition::READY).is_some_and(|ready| ready.status == "True");
-        let config = find(condition::CONFIG_APPLIED);
-        let config_applied = match config.map(|config| config.status.as_str()) {
+        let since = |condition: &Condition| condition.last_transition_time.0;
+        let (readiness, config) = (find(condition::READY), find(condition::CONFIG_APPLIED));
+        let ready = readiness.is_some_and(|condition| condition.status == "True");
+        let config_applied = match config.map(|condition| condition.status.as_str()) {
             Some("True") => "True",
             Some("False") => "False",
             _ => "Unknown",
         };
-        let waits_since =
-            config.filter(|_| ready && config_applied != "True").map(|config| config.last_transition_time.0);
-        Self { ready, config_applied, waits_since }
+        Self {
+            ready,
+            config_applied,
+            unready_since: readiness.filter(|_| !ready).map(since),
+            config_waits_since: config.filter(|_| ready && config_applied != "True").map(since),
+        }
     }
 }
 
 type Objects = Arc<Mutex<HashMap<ObjectKey, Conditions>>>;
 
-/// A gauge of how long the object that waits longest for its configuration has waited, as it is looked at; 0 when none waits.
+/// A gauge of how long the object that waits longest for something has waited, as it is looked at; 0 when none waits.
 #[derive(Clone)]
 struct LongestWait {
     gauge: Gauge,
     objects: Objects,
+    since: fn(&Conditions) -> Option<Timestamp>,
+}
+
+impl LongestWait {
+    fn new(
+        name: &str,
+        help: &str,
+        objects: &Objects,
+        since: fn(&Conditions) -> Option<Timestamp>,
+    ) -> prometheus::Result<Self> {
+        Ok(Self { gauge: Gauge::new(name, help)?, objects: Arc::clone(objects), since })
+    }
 }
 
 impl Collector for LongestWait {
@@ -86,7 +105,7 @@ impl Collector for LongestWait {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = objects.values().filter_map(|conditions| conditions.waits_since).min();
+        let since = objects.values().filter_map(self.since).min();
         // Another machine's clock may have dated it.
         let seconds =
             since.map_or(0.0, |since| Timestamp::now().duration_since(since).as_secs_f64().max(0.0));
@@ -117,13 +136,18 @@ impl ControllerMetrics {
         let counter =
             |name: &str, help: &str, label: &str| IntCounterVec::new(Opts::new(name, help), &[label]);
         let conditions = Objects::default();
-        let longest_wait = LongestWait {
-            gauge: Gauge::new(
-                metric::CONFIG_WAITING,
-                "Seconds that the ready ChatService that waits longest for its configuration has waited.",
-            )?,
-            objects: Arc::clone(&conditions),
-        };
+        let unready = LongestWait::new(
+            metric::UNREADY,
+            "Seconds that the ChatService that has been unready longest has been so.",
+            &conditions,
+            |object| object.unready_since,
+        )?;
+        let config_waiting = LongestWait::new(
+            metric::CONFIG_WAITING,
+            "Seconds that the ready ChatService that waits longest for its configuration has waited.",
+            &conditions,
+            |object| object.config_waits_since,
+        )?;
         let metrics = Self {
             reconciles: counter(metric::RECONCILES, "Reconciles of a ChatService.", "outcome")?,
             duration: Histogram::with_opts(
@@ -155,7 +179,7 @@ impl ControllerMetrics {
         let build_info =
             IntGaugeVec::new(Opts::new(metric::BUILD_INFO, "The version, always 1."), &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 12] = [
             Box::new(metrics.reconciles.clone()),
             Box::new(metrics.duration.clone()),
             Box::new(metrics.errors.clone()),
@@ -165,7 +189,8 @@ impl ControllerMetrics {
             Box::new(metrics.leader.clone()),
             Box::new(metrics.api_requests.clone()),
             Box::new(metrics.signing_keys.clone()),
-            Box::new(longest_wait),
+            Box::new(unready),
+            Box::new(config_waiting),
             Box::new(build_info),
         ];
         for collector in all {

@@ -91,7 +91,7 @@ async fn a_configuration_is_applied_when_the_servers_say_so_and_a_refusal_is_tol
 /// Waits until metrics count so many ready `ChatServices` whose `ConfigApplied` is True, False, Unknown, and tell of a wait or of none.
 async fn until_counted(rig: &Rig, counts: [u64; 3], waits: bool) {
     until_some("the counts in metrics", async || {
-        let (counted, seconds) = (rig.ready_objects(), rig.config_waiting());
+        let (counted, seconds) = (rig.ready_objects(), rig.seconds("config_waiting"));
         if counted == counts && (seconds > 0.0) == waits {
             Ok(())
         } else {

@@ -50,6 +50,7 @@ async fn a_new_service_gets_its_children_and_is_ready_only_when_its_pods_are() {
     let cs = rig.until_ready_is("demo", "False", "QuotaExceeded").await;
     let (_, _, message) = claim(&cs, condition::READY).unwrap();
     assert!(message.contains("exceeded quota: none") && message.contains("Fix:"), "{message}");
+    until("metrics to tell of it", async || (rig.seconds("unready") > 0.0).then_some(())).await;
     assert_eq!(
         names(&children(&rig, &owner).await),
         [
@@ -75,7 +76,11 @@ async fn a_new_service_gets_its_children_and_is_ready_only_when_its_pods_are() {
     );
     assert_eq!(status.endpoint.unwrap(), format!("http://demo.{}.svc:8080/v1", rig.namespace));
     assert_eq!((status.image.as_deref(), status.backend.as_deref()), (Some(rig::IMAGE), Some("echo")));
-    assert_eq!(rig.ready_objects().iter().sum::<u64>(), 1, "{}", rig.metrics());
+    until("metrics to count it", async || {
+        let ready: u64 = rig.ready_objects().iter().sum();
+        (ready == 1 && rig.seconds("unready") == 0.0).then_some(())
+    })
+    .await;
     rig.stop().await;
 }
 

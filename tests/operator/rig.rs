@@ -425,11 +425,12 @@ impl Rig {
         })
     }
 
-    /// Seconds that the ready `ChatService` that waits longest for its configuration has waited, as metrics say it.
-    pub fn config_waiting(&self) -> f64 {
+    /// Seconds, as a metric without labels says them: such as `config_waiting`, how long the one that waits longest for its
+    /// configuration has waited.
+    pub fn seconds(&self, what: &str) -> f64 {
         let metrics = self.metrics();
-        let line = "chatservice_controller_config_waiting_seconds ";
-        metrics.lines().find_map(|l| l.strip_prefix(line)).unwrap().parse().unwrap()
+        let line = format!("chatservice_controller_{what}_seconds ");
+        metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap().parse().unwrap()
     }
 
     /// Waits until so many ChatServices changed and wait for their turn.
