@@ -28,6 +28,7 @@ use super::store::{
 };
 use super::store_failure::Decision;
 use super::terms::SERVICE;
+use super::upstream_body::Known;
 use crate::crd::{BudgetPeriod, LimitMode, Per};
 
 /// How much longer a reservation holds than its request may take.
@@ -70,8 +71,18 @@ pub(super) struct Admission<'a> {
     pub(super) state: &'a AppState,
     pub(super) live: &'a Live,
     pub(super) caller: &'a Caller,
-    /// What is asked for, the body and the model; None for what asks for no answer of a model.
-    pub(super) asked: Option<(Operation, &'a Bytes, &'a Arc<Model>)>,
+    /// None for what asks for no answer of a model.
+    pub(super) asked: Option<Asked<'a>>,
+}
+
+/// What is asked of a model.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) operation: Operation,
+    pub(super) body: &'a Bytes,
+    /// What has been read of the body.
+    pub(super) known: Option<&'a Known>,
+    pub(super) model: &'a Arc<Model>,
 }
 
 impl Admission<'_> {
@@ -159,12 +170,12 @@ impl Admission<'_> {
             return self.reserve_request();
         }
         let terms = self.live.terms.of(self.caller);
-        let (operation, body, model) = self.asked?;
+        let Asked { operation, body, known, model } = self.asked?;
         let mut reserve = blank(self.live, self.caller);
         reserve.requests = terms.limits.requests.filter(|_| part == Part::Whole);
         reserve.concurrent = terms.limits.concurrent_requests;
         if terms.limits.tokens_per_minute.is_some() || terms.budget.is_some() {
-            let demand = Demand::of(operation, body);
+            let demand = Demand::of(operation, body, known);
             owed.prompt_tokens = demand.prompt.estimate();
             reserve.tokens = terms.limits.tokens_per_minute.map(|per_minute| {
                 let usual = self.state.charging().learned.p95(&model.name);

@@ -175,6 +175,12 @@ impl AnswerCache {
         self.entries.get(&key).map(|entry| entry.answer)
     }
 
+    /// The same, asked once more for a request that found none: that tells nothing new of how often the answer is wanted.
+    #[must_use]
+    pub fn get_after_all(&self, key: CacheKey) -> Option<CachedAnswer> {
+        self.entries.contains_key(&key).then(|| self.get(key))?
+    }
+
     /// Keeps an answer for `life`, which [`jittered`] made, or for as long as there is room.
     pub fn put(&self, key: CacheKey, answer: CachedAnswer, life: Duration) {
         self.entries.insert(key, Entry { answer, life });

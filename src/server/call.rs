@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) operation: Operation,
     /// What is sent, with the name that callers use for the model.
     pub(super) body: Bytes,
+    /// The same as the asked model is sent it, where that is known.
+    pub(super) for_asked: Option<Bytes>,
     /// Whether it asks for a stream.
     pub(super) stream: bool,
     /// The end of the request's time.
@@ -110,6 +112,7 @@ impl Call {
             chain: &self.live.models.chain(&self.asked),
             operation: self.operation,
             body: &self.body,
+            for_asked: self.for_asked.as_ref(),
             stream: self.stream,
             deadline: self.deadline,
             metrics: &self.metrics,

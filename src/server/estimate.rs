@@ -15,7 +15,7 @@ use super::models::Model;
 use super::operation::Operation;
 use super::pricing::NanoUsd;
 use super::settlement::Usage;
-use super::upstream_body::{effective_cap, output_cap};
+use super::upstream_body::{Known, effective_cap, output_cap};
 
 /// Bytes of a text for one token.
 pub const BYTES_A_TOKEN: u64 = 4;
@@ -82,14 +82,19 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Reads a body that has been validated.
+    /// Reads a body that has been validated, as far as it is not known.
     #[must_use]
-    pub fn of(operation: Operation, body: &[u8]) -> Self {
-        let object = json::object(body).ok();
-        let cap = object.as_ref().and_then(|object| output_cap(object).ok()?);
+    pub fn of(operation: Operation, body: &[u8], known: Option<&Known>) -> Self {
+        let (cap, choices) = if let Some(known) = known {
+            (known.cap, known.choices)
+        } else {
+            let object = json::object(body).ok();
+            let cap = object.as_ref().and_then(|object| output_cap(object).ok()?);
+            (cap, object.and_then(|object| object.parse("n")?.ok()))
+        };
         let cap = if operation.generates() { cap } else { Some(0) };
-        let choices = object.and_then(|object| object.parse::<u64>("n")?.ok()).unwrap_or(1);
-        Self { prompt: Prompt::of(body), cap, choices: choices.clamp(1, MOST_CHOICES) }
+        let choices = choices.unwrap_or(1).clamp(1, MOST_CHOICES);
+        Self { prompt: Prompt::of(body), cap, choices }
     }
 
     /// Tokens to reserve: the prompt, and what 95 of 100 answers stay within (`usual`) unless the request's own cap is
@@ -214,7 +219,7 @@ mod tests {
     use crate::server::models::Models;
 
     fn demand(body: &str, cap: Option<u32>) -> Demand {
-        Demand { cap, ..Demand::of(Operation::Chat, body.as_bytes()) }
+        Demand { cap, ..Demand::of(Operation::Chat, body.as_bytes(), None) }
     }
 
     #[test]
@@ -281,7 +286,7 @@ mod tests {
             (r#"{"max_tokens":"7"}"#, None),
             ("{}", None),
         ] {
-            assert_eq!(Demand::of(Operation::Chat, body.as_bytes()).cap, cap, "{body}");
+            assert_eq!(Demand::of(Operation::Chat, body.as_bytes(), None).cap, cap, "{body}");
         }
         for (n, choices) in [("0", 1), ("null", 1), ("3", 3), ("9000000000", 128), ("-1", 1), ("1.5", 1)] {
             assert_eq!(demand(&format!(r#"{{"n":{n}}}"#), None).choices, choices, "{n}");
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn what_writes_no_answer_is_its_prompt() {
         let body = r#"{"input":"some text","max_tokens":50}"#;
-        let demand = Demand::of(Operation::Embeddings, body.as_bytes());
+        let demand = Demand::of(Operation::Embeddings, body.as_bytes(), None);
         assert_eq!(demand.tokens(Some(1000)), Prompt::of(body.as_bytes()).estimate());
         let priced = ModelConfig {
             price: Some(PriceConfig {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::admission::{Admission, Part, Wanted};
+use super::admission::{Admission, Asked, Part, Wanted};
 use super::backend::{BackendError, Deadline};
 use super::cache::{self, CacheControl, KeyScope, Rewriting};
 use super::call::{Call, Called};
@@ -30,6 +30,7 @@ use super::store::{CacheKey, ConversationId, Retention, Said, Share};
 use super::stream::{Events, Relay};
 use super::tally::Readers;
 use super::trace::RequestTrace;
+use super::upstream_body::Known;
 use crate::crd::CacheScope;
 
 /// What a route made of a request.
@@ -44,6 +45,8 @@ pub struct Ask {
     pub model: Arc<Model>,
     /// The body as it goes upstream.
     pub body: Bytes,
+    /// What has been read of it.
+    pub known: Option<Known>,
     /// Whether the answer is a stream.
     pub stream: bool,
     /// Whether the caller wants the usage in the stream.
@@ -245,7 +248,12 @@ impl Exchange {
     ) -> Result<Option<Share>, ApiError> {
         let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
         let ask = &self.ask;
-        let asked = Some((ask.operation, &ask.body, &ask.model));
+        let asked = Some(Asked {
+            operation: ask.operation,
+            body: &ask.body,
+            known: ask.known.as_ref(),
+            model: &ask.model,
+        });
         let admission = Admission { state, live: &self.live, caller: &ask.caller, asked };
         admission.admit(wanted, owed, outcome).await
     }
@@ -274,6 +282,7 @@ impl Exchange {
             live: self.live.clone(),
             operation: ask.operation,
             body: ask.body.clone(),
+            for_asked: ask.known.as_ref().map(|known| known.for_asked.clone()),
             stream: ask.stream,
             deadline: Deadline::new(ask.started, limit),
             asked: ask.model.clone(),

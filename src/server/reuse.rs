@@ -78,7 +78,7 @@ impl Exchange {
         outcome: &mut Outcome,
     ) -> Result<Answer, ApiError> {
         let mut charged = false;
-        let mut boarded = state.flights().board(keep.key, || self.kept(keep));
+        let mut boarded = state.flights().board(keep.key, || self.kept_after_all(keep));
         loop {
             let mut seat = match boarded {
                 Boarded::Known(answer) => {
@@ -192,11 +192,12 @@ impl Exchange {
     }
 
     fn in_memory(&self, keep: Keep) -> Option<Found> {
-        Found::kept(&self.kept(keep)?.completion, &self.ask)
+        let kept = self.live.cache.as_ref()?.get(keep.key)?;
+        Found::kept(&kept.completion, &self.ask)
     }
 
-    fn kept(&self, keep: Keep) -> Option<CachedAnswer> {
-        self.live.cache.as_ref()?.get(keep.key)
+    fn kept_after_all(&self, keep: Keep) -> Option<CachedAnswer> {
+        self.live.cache.as_ref()?.get_after_all(keep.key)
     }
 
     /// Takes an answer of the shared store into memory too.

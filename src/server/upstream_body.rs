@@ -40,16 +40,55 @@ pub fn effective_cap(wanted: Option<u32>, model: &Model, always: bool) -> Option
     }
 }
 
+/// What a route has read of the body that it passes on, so that nobody need read it again.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The most tokens of one choice that it wants, if it says.
+    pub cap: Option<u32>,
+    /// Answers that it wants, if it says: `n`.
+    pub choices: Option<u64>,
+    /// The body for a call to the model that it asks for.
+    pub for_asked: Bytes,
+}
+
+impl Known {
+    /// Of `body`, which is `object`, for a request of this operation that asks for `model`; `always_capped` as in
+    /// [`effective_cap`].
+    #[must_use]
+    pub fn of(
+        operation: Operation,
+        (body, object): (&Bytes, &Object<'_>),
+        model: &Model,
+        always_capped: bool,
+    ) -> Self {
+        let cap = output_cap(object).unwrap_or_default();
+        let choices = object.parse("n").and_then(Result::ok);
+        Self { cap, choices, for_asked: edited(operation, (body, object), model, always_capped) }
+    }
+}
+
 /// The body for a call to `model`; `always_capped` as in [`effective_cap`]. What is not a JSON object stays as it is.
 #[must_use]
 pub fn for_model(operation: Operation, body: &Bytes, model: &Model, always_capped: bool) -> Bytes {
-    let Ok(object) = json::object(body) else { return body.clone() };
+    match json::object(body) {
+        Ok(object) => edited(operation, (body, &object), model, always_capped),
+        Err(_) => body.clone(),
+    }
+}
+
+fn edited(
+    operation: Operation,
+    (body, object): (&Bytes, &Object<'_>),
+    model: &Model,
+    always_capped: bool,
+) -> Bytes {
     let quoted = serde_json::Value::from(&*model.upstream).to_string();
     let mut edits = Vec::new();
-    if object.parse::<String>("model") != Some(Ok(model.upstream.to_string())) {
+    let named = object.get("model") == Some(quoted.as_bytes());
+    if !named && object.parse::<String>("model") != Some(Ok(model.upstream.to_string())) {
         edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
-    let wanted = output_cap(&object).unwrap_or_default();
+    let wanted = output_cap(object).unwrap_or_default();
     let cap = effective_cap(wanted, model, always_capped).filter(|_| operation.generates());
     let cap = cap.map(|cap| cap.to_string());
     let cap_field = model.max_tokens_field.as_str();

@@ -76,6 +76,7 @@ impl Service {
             chain: &self.models.chain(self.models.default()),
             operation: Operation::Chat,
             body: &Bytes::from(body),
+            for_asked: None,
             stream,
             deadline: Deadline::new(Instant::now(), limit),
             metrics: &self.metrics,

@@ -34,6 +34,8 @@ pub struct UpstreamCall<'a> {
     pub operation: Operation,
     /// The body, with the name that callers use for the model.
     pub body: &'a Bytes,
+    /// The same as the first model is sent it, where that is known.
+    pub for_asked: Option<&'a Bytes>,
     /// Whether the body asks for a stream.
     pub stream: bool,
     /// The end of the request's time, all attempts and the stream included.
@@ -104,7 +106,11 @@ impl Upstreams {
         let mut told = None;
         for (position, model) in ask.chain.iter().enumerate() {
             let later = ask.chain.len() - position - 1;
-            let (error, next) = match self.ask_model(&ask, model, later, &mut progress, log).await {
+            let body = match ask.for_asked {
+                Some(body) if position == 0 => body.clone(),
+                _ => upstream_body::for_model(ask.operation, ask.body, model, self.always_capped),
+            };
+            let (error, next) = match self.ask_model(&ask, (model, body), later, &mut progress, log).await {
                 Ok(called) => return Ok(called),
                 Err(failed) => failed,
             };
@@ -122,12 +128,11 @@ impl Upstreams {
     async fn ask_model(
         &self,
         ask: &UpstreamCall<'_>,
-        model: &Arc<Model>,
+        (model, body): (&Arc<Model>, Bytes),
         later: usize,
         progress: &mut Progress,
         log: &AttemptLog,
     ) -> Result<Called, (Option<BackendError>, Next)> {
-        let body = upstream_body::for_model(ask.operation, ask.body, model, self.always_capped);
         let tries = share(self.max_attempts.saturating_sub(progress.made), later);
         let mut last = None;
         for tried in 1..=tries {

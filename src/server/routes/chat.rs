@@ -221,6 +221,7 @@ async fn prepare(
         trace: from.trace,
         room,
         body: to_bytes(&upstream),
+        known: None,
         operation: Operation::Chat,
         form: Form::Simple,
         stream,

@@ -24,7 +24,7 @@ use crate::server::openapi::schemas::{ChatCompletion, ChatCompletionRequest};
 use crate::server::operation::Operation;
 use crate::server::outcome::{self, Answer, Outcome};
 use crate::server::state::{AppState, Live};
-use crate::server::upstream_body::{NotTokens, output_cap};
+use crate::server::upstream_body::{Known, NotTokens, output_cap};
 
 /// An error of the OpenAI dialect.
 #[derive(Serialize, ToSchema)]
@@ -104,12 +104,15 @@ async fn prepare(
         _ => (name, value),
     });
     let keep = Keep::new(&live, &from.caller, cache, (Operation::Chat, &model), members);
+    let upstream = upstream_body(&body, &object, &model, messages.as_deref(), stream)?;
+    let known = known(&live, Operation::Chat, (&body, &object), &model, &upstream);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
         trace: from.trace,
         room,
-        body: upstream_body(&body, &object, &model, messages.as_deref(), stream)?,
+        body: upstream,
+        known,
         operation: Operation::Chat,
         form: Form::Chunks,
         stream,
@@ -306,6 +309,18 @@ pub(super) fn with_model(
         edits.push(Edit::Set { key: "model", value: quoted.as_bytes() });
     }
     Ok(if edits.is_empty() { body.clone() } else { Bytes::from(object.rewrite(&edits)) })
+}
+
+/// What has been read of what goes upstream, where that is the body as it came.
+pub(super) fn known(
+    live: &Live,
+    operation: Operation,
+    (body, object): (&Bytes, &Object<'_>),
+    model: &Model,
+    upstream: &Bytes,
+) -> Option<Known> {
+    let same = (upstream.as_ptr(), upstream.len()) == (body.as_ptr(), body.len());
+    same.then(|| Known::of(operation, (body, object), model, live.upstreams.always_capped()))
 }
 
 /// The caller's `stream_options` with `include_usage: true`.

@@ -138,13 +138,16 @@ async fn prepare(
     check(&object)?;
     let cache = cache_control(headers);
     let keep = Keep::new(&live, &from.caller, cache, (Operation::Embeddings, &model), object.members());
+    let upstream = completions::with_model(&body, &object, &model, &[])?;
+    let known = completions::known(&live, Operation::Embeddings, (&body, &object), &model, &upstream);
     let ask = Ask {
         caller: from.caller,
         id: from.id,
         trace: from.trace,
         room,
         operation: Operation::Embeddings,
-        body: completions::with_model(&body, &object, &model, &[])?,
+        body: upstream,
+        known,
         form: Form::Chunks,
         stream: false,
         include_usage: false,

@@ -129,6 +129,7 @@ async fn prepare(
         room,
         operation: Operation::Chat,
         body,
+        known: None,
         form,
         stream,
         include_usage: true,
