@@ -1,8 +1,9 @@
-//! Step 4. In: [`Resources<Prepared>`]. Out: [`Resources<Applied>`], which is what the API server answered; the objects
+//! Step 4. In: [`Resources<Prepared>`]. Out: [`Resources<Applied>`](build::Applied), which is what the API server answered; the objects
 //! that are no longer wanted are gone.
 //!
 //! Always server-side apply with the whole intent: what is left out is given up, and what somebody else changed in
-//! a field of ours goes back. An apply that changes nothing writes nothing.
+//! a field of ours goes back. An apply that changes nothing writes nothing; where nobody wrote a child since it was applied
+//! last, and nothing else is wanted of it, it is not even sent.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -12,19 +13,22 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::runtime::reflector::{Lookup, Store};
-use kube::{Api, Client, Resource};
+use kube::runtime::reflector::Store;
+use kube::{Api, Client};
 use serde::Serialize;
 use serde_json::json;
 
-use super::build::{Applied, Prepared, Resources};
+use super::ObjectKey;
+use super::build::{self, Prepared, Resources};
 use super::check::invalid;
 use super::children::{Child, Children};
 use super::dereference::{ChildKey, Foreign, References};
 use super::error::Error;
+use super::kept::Cached;
+use super::last_applied::{Applied, LastApplied};
 use super::validate::{Problem, ValidatedChatService};
 use super::workload::{Scale, Standing};
-use crate::constants::{field_manager, label, reason};
+use crate::constants::{field_manager, reason};
 
 /// How long a cache may show what is deleted.
 const LAG: Duration = Duration::from_mins(1);
@@ -72,8 +76,10 @@ pub async fn apply(
     service: &ValidatedChatService,
     prepared: Resources<Prepared>,
     references: &References,
-) -> Result<Resources<Applied>, ApplyError> {
-    let applier = Applier { client, namespace: &service.namespace, references, deleted: &children.deleted };
+) -> Result<Resources<build::Applied>, ApplyError> {
+    let key = ObjectKey { namespace: service.namespace.clone(), name: service.name.to_string() };
+    let applier =
+        Applier { client, key: &key, references, deleted: &children.deleted, applied: &children.applied };
     // No `..`: a new kind does not compile until it is applied here.
     let Resources {
         service_account,
@@ -90,13 +96,13 @@ pub async fn apply(
     } = prepared;
     // Pods need their account and their configuration, so the Deployment comes last; the Services come before it, so
     // that a pod is reachable from its first second, and the NetworkPolicy, so that not by everybody even then.
-    let service_account = applier.write(service_account).await?;
-    let config = applier.write(config).await?;
-    let connection = applier.write(connection).await?;
-    let api_service = applier.write(api_service).await?;
-    let admin_service = applier.write(admin_service).await?;
-    let network_policy = applier.write_if(network_policy).await?;
-    let pod_disruption_budget = applier.write_if(pod_disruption_budget).await?;
+    let service_account = applier.ensure(service_account).await?;
+    let config = applier.ensure(config).await?;
+    let connection = applier.ensure(connection).await?;
+    let api_service = applier.ensure(api_service).await?;
+    let admin_service = applier.ensure(admin_service).await?;
+    let network_policy = applier.ensure_if(network_policy).await?;
+    let pod_disruption_budget = applier.ensure_if(pod_disruption_budget).await?;
     // One that waits for its turn stays as it is, all of its template: every change of that would be a rollout of its own.
     let deployment = match &references.outdated {
         Some(outdated) => outdated.as_ref().clone(),
@@ -104,7 +110,10 @@ pub async fn apply(
     };
     let deployment = applier.scale(deployment, service).await?;
     // After it: an autoscaler that finds 0 pods does nothing for its whole period.
-    let horizontal_pod_autoscaler = applier.write_if(horizontal_pod_autoscaler).await?;
+    let horizontal_pod_autoscaler = match horizontal_pod_autoscaler {
+        Some(wanted) => Some(applier.write(wanted).await?),
+        None => None,
+    };
     let written = Resources {
         service_account,
         config,
@@ -124,27 +133,45 @@ pub async fn apply(
 
 struct Applier<'a> {
     client: &'a Client,
-    namespace: &'a str,
+    /// The ChatService.
+    key: &'a ObjectKey,
     references: &'a References,
     deleted: &'a Deleted,
+    applied: &'a LastApplied,
 }
 
 impl Applier<'_> {
+    /// Applies a whole child whose status nobody asks for, if it may not be as it should; it is then given back as it was wanted.
+    async fn ensure<K: Child>(&self, object: K) -> Result<K, ApplyError> {
+        let key = ChildKey::of::<K>(object.meta().name.as_deref().unwrap_or_default());
+        let ours = self.references.ours(&key);
+        let last = ours.and_then(|ours| Applied::of(&object, &ours.version));
+        if last.is_some_and(|last| self.applied.is(self.key, &key, last)) {
+            return Ok(object);
+        }
+        let written = self.write(object.clone()).await?;
+        let version = written.meta().resource_version.as_deref().unwrap_or_default();
+        if let Some(applied) = Applied::of(&object, version) {
+            self.applied.note(self.key, key, applied);
+        }
+        Ok(written)
+    }
+
+    async fn ensure_if<K: Child>(&self, object: Option<K>) -> Result<Option<K>, ApplyError> {
+        match object {
+            Some(object) => self.ensure(object).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Applies a whole child. The first time without force: a conflict then means that somebody else made the object
     /// since it was looked for. Later with the uid that was looked at: another object of that name is a conflict too.
     async fn write<K: Child>(&self, mut object: K) -> Result<K, ApplyError> {
         let name = object.meta().name.clone().unwrap_or_default();
-        let uid = self.references.our_uid(&ChildKey::of::<K>(&name)).map(str::to_owned);
+        let uid = self.references.ours(&ChildKey::of::<K>(&name)).map(|ours| ours.uid.clone());
         let params = PatchParams { force: uid.is_some(), ..PatchParams::apply(field_manager::CONTROLLER) };
         object.meta_mut().uid = uid;
         self.patch(&name, &params, &object).await
-    }
-
-    async fn write_if<K: Child>(&self, object: Option<K>) -> Result<Option<K>, ApplyError> {
-        match object {
-            Some(object) => self.write(object).await.map(Some),
-            None => Ok(None),
-        }
     }
 
     /// Sets the number of pods under its own field manager, always with force: `kubectl scale deployment` is undone,
@@ -164,7 +191,7 @@ impl Applier<'_> {
             }
         }
         let standing = Standing {
-            created: self.references.our_uid(&ChildKey::of::<Deployment>(name)).is_none(),
+            created: self.references.ours(&ChildKey::of::<Deployment>(name)).is_none(),
             replicas: written.spec.replicas.unwrap_or(1),
             pods_before: service.pods_before,
         };
@@ -187,12 +214,12 @@ impl Applier<'_> {
         }
         let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.key.namespace);
         match api.delete(name, &params).await {
             Ok(_) => tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more"),
             // Gone already, or another object has the name now: both are what was wanted.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(source) => return Err(Error::request::<K>("delete", self.namespace, name, source)),
+            Err(source) => return Err(Error::request::<K>("delete", &self.key.namespace, name, source)),
         }
         self.deleted.add(uid.to_owned());
         Ok(())
@@ -204,9 +231,9 @@ impl Applier<'_> {
         params: &PatchParams,
         object: &(impl Serialize + std::fmt::Debug),
     ) -> Result<K, ApplyError> {
-        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.key.namespace);
         api.patch(name, params, &Patch::Apply(object)).await.map_err(|source| {
-            let error = Error::request::<K>("patch", self.namespace, name, source);
+            let error = Error::request::<K>("patch", &self.key.namespace, name, source);
             refusal(&error, &ChildKey::of::<K>(name), params.force)
                 .map_or(ApplyError::Failed(error), ApplyError::Refused)
         })
@@ -248,7 +275,7 @@ async fn remove_unwanted(
     applier: &Applier<'_>,
     children: &Children,
     service: &ValidatedChatService,
-    written: &Resources<Applied>,
+    written: &Resources<build::Applied>,
 ) -> Result<(), Error> {
     let Resources {
         service_account,
@@ -287,25 +314,20 @@ impl Remover<'_> {
     async fn keep_only<K, S>(&self, cache: &Store<S>, wanted: &[&K]) -> Result<(), Error>
     where
         K: Child,
-        S: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
+        S: Cached,
     {
-        let namespace = self.applier.namespace;
+        let namespace = self.applier.key.namespace.as_str();
         let unwanted = cache.state_filter(|object| {
-            let meta = object.meta();
-            meta.namespace.as_deref() == Some(namespace)
-                && meta.deletion_timestamp.is_none()
-                && meta.labels.iter().flatten().any(|(k, v)| k == label::INSTANCE && v == self.instance)
-                && meta
-                    .owner_references
-                    .iter()
-                    .flatten()
-                    .any(|o| o.controller == Some(true) && o.uid == self.owner_uid)
-                && !wanted.iter().any(|wanted| wanted.meta().name == meta.name)
+            let facts = object.facts();
+            *facts.namespace == *namespace
+                && !facts.is_going
+                && facts.instance.as_deref() == Some(self.instance)
+                && facts.is_of(self.owner_uid)
+                && !wanted.iter().any(|wanted| wanted.meta().name.as_deref() == Some(&*facts.name))
         });
         for object in unwanted {
-            let meta = object.meta();
-            let (name, uid) = (meta.name.as_deref(), meta.uid.as_deref());
-            self.applier.delete::<K>(name.unwrap_or_default(), uid.unwrap_or_default()).await?;
+            let facts = object.facts();
+            self.applier.delete::<K>(&facts.name, &facts.uid).await?;
         }
         Ok(())
     }

@@ -63,8 +63,9 @@ pub(super) fn scaled(autoscaler: &HorizontalPodAutoscaler) -> Option<ObjectKey> 
 }
 
 /// Takes off what changes all the time and matters to nobody here: two that are equal then are the same to every ChatService.
-pub(super) fn prune(autoscaler: &mut HorizontalPodAutoscaler) {
+pub(super) fn prune(mut autoscaler: HorizontalPodAutoscaler) -> HorizontalPodAutoscaler {
     autoscaler.metadata.resource_version = None;
+    autoscaler.metadata.managed_fields = None;
     let mut conditions = autoscaler.status.take().and_then(|status| status.conditions).unwrap_or_default();
     conditions.retain(|condition| [ABLE_TO_SCALE, SCALING_ACTIVE].contains(&condition.type_.as_str()));
     for condition in &mut conditions {
@@ -75,6 +76,7 @@ pub(super) fn prune(autoscaler: &mut HorizontalPodAutoscaler) {
     }
     let pruned = HorizontalPodAutoscalerStatus { conditions: Some(conditions), ..Default::default() };
     autoscaler.status = Some(pruned);
+    autoscaler
 }
 
 impl Autoscalers {

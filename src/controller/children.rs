@@ -1,5 +1,5 @@
-//! The caches of the children: one watch a kind, metadata alone, ours alone. In: watch events. Out: what exists, for
-//! `dereference` and `apply`, and a reconcile whenever a child changes.
+//! The caches of the children: one watch a kind, metadata alone, ours alone, and of that what [`super::kept`] keeps. In: watch
+//! events. Out: what exists, for `dereference` and `apply`, and a reconcile whenever a child changes.
 //!
 //! Metadata is enough to be woken by: every change of an object changes its `resourceVersion`, and `apply` gets the
 //! whole object back. HorizontalPodAutoscalers are the exception: those of others count too, and they write their own status
@@ -29,6 +29,8 @@ use super::apply::Deleted;
 use super::autoscaling;
 use super::client::WatchAnswers;
 use super::error::Error;
+use super::kept::{Cached, Kept};
+use super::last_applied::LastApplied;
 use super::metrics::ControllerMetrics;
 use super::names::watch_selector;
 use super::{ObjectKey, Scope, Watched};
@@ -60,7 +62,7 @@ impl Child for HorizontalPodAutoscaler {}
 impl Child for NetworkPolicy {}
 
 /// The cache of one kind.
-pub type Cache<K> = Store<PartialObjectMeta<K>>;
+pub type Cache<K> = Store<Kept<K>>;
 
 /// The caches of all kinds.
 #[derive(Clone)]
@@ -81,6 +83,8 @@ pub struct Children {
     pub network_policies: Cache<NetworkPolicy>,
     /// What the caches may still hold although it is gone.
     pub deleted: Arc<Deleted>,
+    /// What they need not be told again.
+    pub applied: Arc<LastApplied>,
 }
 
 impl Children {
@@ -109,6 +113,7 @@ impl Children {
             horizontal_pod_autoscalers,
             network_policies,
             deleted: Arc::default(),
+            applied: Arc::default(),
         };
         (children, controller)
     }
@@ -124,6 +129,7 @@ impl Children {
             horizontal_pod_autoscalers,
             network_policies,
             deleted: _,
+            applied: _,
         } = self;
         // One after the other is no slower: the watches fill them, not the waiting.
         service_accounts.wait_until_ready().await.is_ok()
@@ -143,10 +149,11 @@ fn owned<K: Child>(
     errors: &Arc<WatchErrors>,
     metrics: &ControllerMetrics,
 ) -> (Cache<K>, Controller<Watched>) {
+    let all = scope.api::<PartialObjectMeta<K>>(client);
     let (store, changes) =
-        watch(scope.api::<PartialObjectMeta<K>>(client), K::URL_PATH_SEGMENT, ours(), strip, errors);
+        watch(all, K::URL_PATH_SEGMENT, ours(), |object| Kept::<K>::of(&object.metadata), errors);
     // By label: an object that lost its owner reference would wake nobody by that.
-    let whom = |change: &Change<PartialObjectMeta<K>>| labelled(change.object.meta()).into_iter().collect();
+    let whom = |change: &Change<Kept<K>>| change.object.facts().service().into_iter().collect();
     (store, wake(controller, changes, whom, metrics))
 }
 
@@ -199,11 +206,6 @@ pub(super) fn labelled(meta: &ObjectMeta) -> Option<ObjectKey> {
     Some(ObjectKey { namespace: meta.namespace.clone()?, name })
 }
 
-/// Nobody asks for the annotations of a child.
-fn strip<K>(object: &mut PartialObjectMeta<K>) {
-    object.metadata.annotations = None;
-}
-
 /// What a watch of our own objects selects.
 pub(super) fn ours() -> watcher::Config {
     watcher::Config::default().labels(&watch_selector())
@@ -219,36 +221,40 @@ pub struct Change<K> {
     pub gone: bool,
 }
 
-/// A watch that fills a cache, without what `strip` takes off, retries with backoff and never ends. Its errors are noted instead of
-/// handed on: in a controller's queue the error of one watch would hold up all others.
+/// A watch that fills a cache with what `keep` makes of each object, retries with backoff and never ends. Its errors are noted
+/// instead of handed on: in a controller's queue the error of one watch would hold up all others.
 ///
 /// What went while the watch was away is told of too, when everything is listed anew.
-pub(super) fn watch<K>(
+pub(super) fn watch<K, S>(
     api: Api<K>,
     resource: &'static str,
     config: watcher::Config,
-    strip: fn(&mut K),
+    keep: fn(K) -> S,
     errors: &Arc<WatchErrors>,
-) -> (Store<K>, impl Stream<Item = Change<K>> + Send + 'static + use<K>)
+) -> (Store<S>, impl Stream<Item = Change<S>> + Send + 'static + use<K, S>)
 where
-    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()>,
-    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    S: Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let (store, mut writer) = reflector::store();
     let errors = Arc::clone(errors);
     let cache = store.clone();
-    let changes = watcher(api, config)
-        .default_backoff()
-        .modify(move |object| {
-            object.meta_mut().managed_fields = None;
-            strip(object);
-        })
-        .flat_map(move |event| {
-            errors.note(resource, event.as_ref().err());
-            let changes = event.map(|event| follow(&cache, &mut writer, &event));
-            stream::iter(changes.unwrap_or_default())
-        });
+    let changes = watcher(api, config).default_backoff().flat_map(move |event| {
+        errors.note(resource, event.as_ref().err());
+        let changes = event.map(|event| follow(&cache, &mut writer, &kept(event, keep)));
+        stream::iter(changes.unwrap_or_default())
+    });
     (store, changes)
+}
+
+fn kept<K, S>(event: watcher::Event<K>, keep: fn(K) -> S) -> watcher::Event<S> {
+    match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(keep(object)),
+        watcher::Event::Delete(object) => watcher::Event::Delete(keep(object)),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(keep(object)),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
 }
 
 /// Takes an event into the cache. What changed by it.
@@ -368,14 +374,13 @@ mod tests {
     use super::*;
 
     fn autoscaler(name: &str, target: &str, status: &Value) -> HorizontalPodAutoscaler {
-        let mut object: HorizontalPodAutoscaler = serde_json::from_value(json!({
+        let object: HorizontalPodAutoscaler = serde_json::from_value(json!({
             "metadata": { "namespace": "chat", "name": name, "resourceVersion": "7" },
             "spec": { "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": target } },
             "status": status,
         }))
         .unwrap();
-        autoscaling::prune(&mut object);
-        object
+        autoscaling::prune(object)
     }
 
     /// The names of those whom events wake, each time.

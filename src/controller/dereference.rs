@@ -14,8 +14,8 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
-use kube::runtime::reflector::{Lookup, Store};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource};
 
 use super::autoscaling::Autoscalers;
@@ -23,6 +23,7 @@ use super::build::pod_disruption_budget;
 use super::children::{Child, Children, find};
 use super::error::Error;
 use super::image::Defaults;
+use super::kept::{Cached, Facts};
 use super::names::ServiceName;
 use super::signing_keys::SigningKeys;
 use crate::constants::{condition, mount, reason};
@@ -50,10 +51,19 @@ impl ChildKey {
 pub enum Holder {
     /// Nobody: the first apply is made without force.
     Nobody,
-    /// We: later applies take back what others changed. With the object's uid, so that they cannot hit another one.
-    Us(String),
+    /// We: later applies take back what others changed.
+    Us(Ours),
     /// An object that is not ours, and whose it is.
     Foreign(String),
+}
+
+/// An object of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ours {
+    /// Its uid, so that an apply cannot hit another one.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
 }
 
 /// What was read before deciding.
@@ -99,10 +109,10 @@ impl References {
         self.token_issuer.as_ref()
     }
 
-    /// The uid of a child that is known to be ours.
-    pub(super) fn our_uid(&self, key: &ChildKey) -> Option<&str> {
+    /// A child that is known to be ours.
+    pub(super) fn ours(&self, key: &ChildKey) -> Option<&Ours> {
         match self.holders.get(key)? {
-            Holder::Us(uid) => Some(uid),
+            Holder::Us(ours) => Some(ours),
             Holder::Nobody | Holder::Foreign(_) => None,
         }
     }
@@ -183,7 +193,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Who makes tokens, as the servers were last told.
     async fn applied_issuer(&self, config: &str) -> Result<Option<TokenIssuer>, Error> {
-        if self.references.our_uid(&ChildKey::of::<ConfigMap>(config)).is_none() {
+        if self.references.ours(&ChildKey::of::<ConfigMap>(config)).is_none() {
             return Ok(None);
         }
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace);
@@ -198,9 +208,9 @@ impl Reader<'_> {
     async fn read<K, S>(&mut self, cache: &Store<S>, name: &str) -> Result<(), Error>
     where
         K: Child,
-        S: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
+        S: Cached,
     {
-        let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, object.meta()));
+        let cached = find(cache, self.namespace, name).map(|object| holder(self.uid, &object.facts()));
         let holder = match cached {
             Some(ours @ Holder::Us(_)) => ours,
             Some(_) | None => self.read_live::<K>(name).await?,
@@ -213,7 +223,7 @@ impl Reader<'_> {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
         let live = api.get_metadata_opt(name).await;
         let live = live.map_err(|source| Error::request::<K>("get", self.namespace, name, source))?;
-        Ok(live.map_or(Holder::Nobody, |object| holder(self.uid, object.meta())))
+        Ok(live.map_or(Holder::Nobody, |object| holder(self.uid, &Facts::of(object.meta()))))
     }
 
     /// Who sets the number of pods. Ours must be gone before a fixed number is written, and one that was made a moment ago may
@@ -234,7 +244,7 @@ impl Reader<'_> {
         if cs.spec.autoscaling.is_none()
             && found.ours.is_empty()
             && conditions.any(is_scaled)
-            && let Holder::Us(uid) = self.read_live::<HorizontalPodAutoscaler>(name).await?
+            && let Holder::Us(Ours { uid, .. }) = self.read_live::<HorizontalPodAutoscaler>(name).await?
         {
             found.ours.push((name.to_owned(), uid));
         }
@@ -251,7 +261,7 @@ impl Reader<'_> {
     ) -> Result<(), Error> {
         let named = cs.spec.image.as_ref().is_some_and(|image| !image.is_empty());
         let seen = self.previous.image.as_deref();
-        let ours = self.references.our_uid(&ChildKey::of::<Deployment>(name)).is_some();
+        let ours = self.references.ours(&ChildKey::of::<Deployment>(name)).is_some();
         if named || !ours || seen == Some(defaults.server_image.as_str()) {
             return Ok(());
         }
@@ -266,11 +276,12 @@ impl Reader<'_> {
     }
 }
 
-/// Whether an object with this metadata is ours: its controller is the ChatService with `uid`.
-fn holder(uid: &str, meta: &ObjectMeta) -> Holder {
-    let owners = meta.owner_references.as_deref().unwrap_or_default();
-    match owners.iter().find(|owner| owner.controller == Some(true)) {
-        Some(owner) if owner.uid == uid => Holder::Us(meta.uid.clone().unwrap_or_default()),
+/// Whether an object is ours: its controller is the ChatService with `uid`.
+fn holder(uid: &str, facts: &Facts) -> Holder {
+    match &facts.controller {
+        _ if facts.is_of(uid) => {
+            Holder::Us(Ours { uid: facts.uid.to_string(), version: facts.version.to_string() })
+        }
         Some(owner) => Holder::Foreign(format!("{} \"{}\" (uid {})", owner.kind, owner.name, owner.uid)),
         None => Holder::Foreign("nobody (it has no controller)".to_owned()),
     }
@@ -278,7 +289,7 @@ fn holder(uid: &str, meta: &ObjectMeta) -> Holder {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
     use super::*;
 
@@ -293,6 +304,7 @@ mod tests {
         };
         ObjectMeta {
             uid: Some("child-1".into()),
+            resource_version: Some("7".into()),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         }
@@ -300,9 +312,11 @@ mod tests {
 
     #[test]
     fn only_the_controller_with_our_uid_makes_an_object_ours() {
-        assert_eq!(holder("u-1", &owned_by("u-1", Some(true))), Holder::Us("child-1".into()));
+        let holder = |meta: &ObjectMeta| super::holder("u-1", &Facts::of(meta));
+        let ours = Ours { uid: "child-1".into(), version: "7".into() };
+        assert_eq!(holder(&owned_by("u-1", Some(true))), Holder::Us(ours));
         for meta in [owned_by("u-2", Some(true)), owned_by("u-1", None), ObjectMeta::default()] {
-            assert!(matches!(holder("u-1", &meta), Holder::Foreign(_)), "{meta:?}");
+            assert!(matches!(holder(&meta), Holder::Foreign(_)), "{meta:?}");
         }
     }
 }

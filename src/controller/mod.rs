@@ -18,6 +18,8 @@ pub mod dereference;
 pub mod error;
 mod events;
 pub mod image;
+pub mod kept;
+pub mod last_applied;
 pub mod metrics;
 mod models;
 pub mod names;
@@ -30,6 +32,8 @@ pub mod record;
 pub mod request;
 pub mod rollouts;
 mod run;
+pub mod seen_pod;
+mod services;
 pub mod signing_keys;
 pub mod status;
 pub mod touch;
@@ -158,7 +162,7 @@ pub struct Context {
     rotation: Duration,
     backoff: Arc<Backoff>,
     toucher: Toucher,
-    writer: StatusWriter,
+    writer: Arc<StatusWriter>,
     /// All ChatServices of the scope.
     services: Store<Watched>,
     /// Has the rollouts that an earlier process began been counted?
@@ -214,6 +218,7 @@ impl Context {
         self.metrics.in_backoff(self.backoff.waiting());
         self.metrics.forget(key);
         self.writer.forget(key);
+        self.children.applied.forget(key);
         self.toucher.forget(key);
         self.rollouts.leave(key);
         self.permissions.forget(key);
@@ -276,6 +281,9 @@ async fn pipeline(watched: &Watched, key: &ObjectKey, ctx: &Context) -> Result<A
     let refused = written.as_ref().is_err_and(Error::is_forbidden);
     ctx.permissions.note(readiness::STATUS_PERMISSION, key, refused);
     written?;
+    if let Some(now) = ctx.services.get(&key.reference()) {
+        ctx.writer.caught_up(key, now.meta());
+    }
     announce(watched, key, &subject.previous, &status, ctx).await;
     next(outcome, again, ctx.rotation)
 }
@@ -321,7 +329,7 @@ async fn touch(
 ) -> (Outcome, Option<Duration>) {
     let (Outcome::Applied(applied), Some(observed)) = (&outcome, observed) else { return (outcome, None) };
     let config = &applied.0.config;
-    let touched = |pod: &str| ctx.observer.annotation(&key.namespace, pod, annotation::TOUCHED);
+    let touched = |pod: &str| ctx.observer.touched(&key.namespace, pod);
     match ctx.toucher.touch(&ctx.client, key, config, observed, touched).await {
         Ok(again) => (outcome, again),
         Err(error) => (Outcome::Failed(error), None),

@@ -5,39 +5,37 @@
 //! slow answer or one restart must not make the status flap. The clocks are here, none is in the status: that a pod was not
 //! ready for too long is a fact from here too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::build::{CONTAINER, PROGRESS_DEADLINE_SECONDS};
-use super::children::{Change, WatchErrors, labelled, ours, watch};
+use super::build::PROGRESS_DEADLINE_SECONDS;
+use super::children::{Change, WatchErrors, ours, watch};
 use super::metrics::ControllerMetrics;
-use super::pods::{Observed, PodView, Report, counts, is_ready, view};
+use super::pods::{Observed, PodView, Report};
 use super::probe::Prober;
+use super::seen_pod::SeenPod;
 use super::{ObjectKey, Scope, Watched};
-use crate::constants::{label, port};
+use crate::constants::port;
 
 /// ChatServices waiting to be reconciled because of their pods. A full queue is tried again at the next tick.
 const QUEUE: usize = 1024;
 
-/// Where the admin listener of a pod is.
-pub type PodAddress = Arc<dyn Fn(&Pod) -> Option<SocketAddr> + Send + Sync>;
+/// Where the admin listener of the pod with an address is.
+pub type PodAddress = Arc<dyn Fn(IpAddr) -> Option<SocketAddr> + Send + Sync>;
 
-/// The pod's own address and the admin port, once it has one.
+/// The pod's own address and the admin port.
 #[must_use]
 pub fn pod_address() -> PodAddress {
-    Arc::new(|pod| {
-        let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some(SocketAddr::new(address, port::ADMIN))
-    })
+    Arc::new(|address| Some(SocketAddr::new(address, port::ADMIN)))
 }
 
 /// How often is looked at what nothing tells of: pods, and the keys of tokens.
@@ -82,7 +80,7 @@ pub struct Asking {
 
 /// What is known of the pods of one scope.
 pub struct Observer {
-    pods: Store<Pod>,
+    pods: Store<SeenPod>,
     asking: Asking,
     known: Mutex<Known>,
     queue: mpsc::Sender<ObjectRef<Watched>>,
@@ -91,10 +89,10 @@ pub struct Observer {
 
 #[derive(Default)]
 struct Known {
-    /// By [`process`].
-    answers: HashMap<String, Answers>,
+    /// By [`SeenPod::process`].
+    answers: HashMap<Box<str>, Answers>,
     /// The pods that are not ready, by uid.
-    unready: HashMap<String, Unready>,
+    unready: HashMap<Box<str>, Unready>,
     /// By ChatService.
     services: HashMap<ObjectKey, Seen>,
 }
@@ -163,10 +161,11 @@ impl Observer {
         metrics: &ControllerMetrics,
     ) -> (
         Arc<Self>,
-        impl Stream<Item = Change<Pod>> + Send + 'static,
+        impl Stream<Item = Change<SeenPod>> + Send + 'static,
         impl Stream<Item = ObjectRef<Watched>> + Send + 'static,
     ) {
-        let (pods, changes) = watch(scope.api::<Pod>(client), "pods", ours(), strip, errors);
+        let (pods, changes) =
+            watch(scope.api::<Pod>(client), "pods", ours(), |pod| SeenPod::of(&pod), errors);
         let (queue, mut woken) = mpsc::channel(QUEUE);
         let observer =
             Arc::new(Self { pods, asking, known: Mutex::default(), queue, metrics: metrics.clone() });
@@ -203,9 +202,10 @@ impl Observer {
         }
     }
 
-    /// An annotation of a pod, as it was last seen.
-    pub fn annotation(&self, namespace: &str, pod: &str, name: &str) -> Option<String> {
-        self.pods.get(&ObjectRef::new(pod).within(namespace))?.annotations().get(name).cloned()
+    /// What a pod was seen to be touched with last.
+    pub fn touched(&self, namespace: &str, pod: &str) -> Option<String> {
+        let pod = self.pods.get(&ObjectRef::new(pod).within(namespace))?;
+        pod.touched.as_deref().map(str::to_owned)
     }
 
     /// Whether a ChatService is as it should be: its pods are then asked less often.
@@ -217,7 +217,7 @@ impl Observer {
         if wake {
             let now = Instant::now();
             for pod in self.pods_of(key) {
-                if let Some(answers) = known.answers.get_mut(&process(&pod)) {
+                if let Some(answers) = known.answers.get_mut(&pod.process) {
                     answers.next = now;
                 }
             }
@@ -230,15 +230,15 @@ impl Observer {
     }
 
     /// Follows the pods' watch. Never ends.
-    pub async fn follow(self: Arc<Self>, changes: impl Stream<Item = Change<Pod>> + Send) {
+    pub async fn follow(self: Arc<Self>, changes: impl Stream<Item = Change<SeenPod>> + Send) {
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
-            if let Some(key) = labelled(&change.object.metadata) {
-                let pods = self.pods_of(&key);
+            if let Some(key) = &change.object.service {
+                let pods = self.pods_of(key);
                 let mut known = self.known();
                 let picture = known.picture(&pods);
-                if let Some(seen) = known.services.get_mut(&key) {
-                    self.announce(&key, seen, picture);
+                if let Some(seen) = known.services.get_mut(key) {
+                    self.announce(key, seen, picture);
                 }
             }
         }
@@ -256,8 +256,8 @@ impl Observer {
         }
     }
 
-    async fn ask(&self, pod: Arc<Pod>) {
-        let answer = match (self.asking.address)(&pod) {
+    async fn ask(&self, pod: Arc<SeenPod>) {
+        let answer = match pod.address.and_then(|address| (self.asking.address)(address)) {
             Some(address) => {
                 let Ok(_permit) = self.asking.in_flight.acquire().await else { return };
                 self.asking.prober.ask(address).await.map(Report::from)
@@ -265,10 +265,10 @@ impl Observer {
             None => None,
         };
         let mut known = self.known();
-        let service = labelled(&pod.metadata).and_then(|key| known.services.get(&key));
+        let service = pod.service.as_ref().and_then(|key| known.services.get(key));
         let settled = service.is_some_and(|seen| seen.settled);
         let (now, pace) = (Instant::now(), self.asking.pace);
-        let answers = known.answers.entry(process(&pod)).or_insert_with(|| Answers::new(now));
+        let answers = known.answers.entry(pod.process.clone()).or_insert_with(|| Answers::new(now));
         let confirmed = answers.take(answer, now, pace.patience);
         // Half a tick early, or a tick that comes a moment too soon would cost a whole one.
         let pause = if settled && confirmed { pace.settled } else { pace.unsettled / 2 };
@@ -276,26 +276,25 @@ impl Observer {
     }
 
     /// The running pods whose time has come. What is known of pods that are gone is dropped here.
-    fn due(&self) -> Vec<Arc<Pod>> {
+    fn due(&self) -> Vec<Arc<SeenPod>> {
         let pods = self.pods.state();
         let now = Instant::now();
         let mut known = self.known();
-        let processes: std::collections::HashSet<String> = pods.iter().map(|pod| process(pod)).collect();
-        known.answers.retain(|process, _| processes.contains(process));
+        let processes: HashSet<&str> = pods.iter().map(|pod| &*pod.process).collect();
+        known.answers.retain(|process, _| processes.contains(&**process));
         known.note_unready(&pods, now, self.asking.pace.overdue);
         pods.into_iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .filter(|pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")))
-            .filter(|pod| known.answers.get(&process(pod)).is_none_or(|answers| answers.next <= now))
+            .filter(|pod| pod.runs)
+            .filter(|pod| known.answers.get(&pod.process).is_none_or(|answers| answers.next <= now))
             .collect()
     }
 
     /// One pass over the pods: looking for those of each ChatService anew would cost the product of both.
     fn announce_all(&self) {
-        let mut pods: HashMap<ObjectKey, Vec<Arc<Pod>>> = HashMap::new();
+        let mut pods: HashMap<ObjectKey, Vec<Arc<SeenPod>>> = HashMap::new();
         for pod in self.pods.state() {
-            if let Some(key) = labelled(&pod.metadata) {
-                pods.entry(key).or_default().push(pod);
+            if let Some(key) = &pod.service {
+                pods.entry(key.clone()).or_default().push(pod);
             }
         }
         let mut known = self.known();
@@ -320,11 +319,8 @@ impl Observer {
         }
     }
 
-    fn pods_of(&self, key: &ObjectKey) -> Vec<Arc<Pod>> {
-        self.pods.state_filter(|pod| {
-            let instance = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label::INSTANCE));
-            instance == Some(&key.name) && pod.metadata.namespace.as_ref() == Some(&key.namespace)
-        })
+    fn pods_of(&self, key: &ObjectKey) -> Vec<Arc<SeenPod>> {
+        self.pods.state_filter(|pod| pod.service.as_ref() == Some(key))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -332,33 +328,26 @@ impl Observer {
     }
 }
 
-/// What makes a pod large is its spec, and of that nothing is asked.
-fn strip(pod: &mut Pod) {
-    pod.spec = None;
-    pod.metadata.owner_references = None;
-}
-
 impl Known {
     /// Notes since when pods are not ready, and forgets those that are, or are gone.
-    fn note_unready(&mut self, pods: &[Arc<Pod>], now: Instant, patience: Duration) {
+    fn note_unready(&mut self, pods: &[Arc<SeenPod>], now: Instant, patience: Duration) {
         let mut before = std::mem::take(&mut self.unready);
-        for pod in pods.iter().filter(|pod| !is_ready(pod)) {
-            let uid = uid(pod);
-            let since = before.remove(uid).map_or(now, |unready| unready.since);
+        for pod in pods.iter().filter(|pod| !pod.view.ready) {
+            let since = before.remove(&pod.uid).map_or(now, |unready| unready.since);
             let overdue = now.duration_since(since) >= patience;
-            self.unready.insert(uid.to_owned(), Unready { since, overdue });
+            self.unready.insert(pod.uid.clone(), Unready { since, overdue });
         }
     }
 
     /// What the pods of a ChatService show.
-    fn picture(&self, pods: &[Arc<Pod>]) -> Observed {
-        let shown = pods.iter().filter(|pod| counts(pod)).map(|pod| {
-            let answers = self.answers.get(&process(pod));
+    fn picture(&self, pods: &[Arc<SeenPod>]) -> Observed {
+        let shown = pods.iter().filter(|pod| pod.counts).map(|pod| {
+            let answers = self.answers.get(&pod.process);
             PodView {
                 unreachable: answers.is_some_and(|answers| answers.unreachable),
-                overdue: self.unready.get(uid(pod)).is_some_and(|unready| unready.overdue),
+                overdue: self.unready.get(&pod.uid).is_some_and(|unready| unready.overdue),
                 server: answers.and_then(|answers| answers.believed.clone()),
-                ..view(pod)
+                ..pod.view.clone()
             }
         });
         let mut pods: Vec<_> = shown.collect();
@@ -367,22 +356,8 @@ impl Known {
     }
 }
 
-fn uid(pod: &Pod) -> &str {
-    pod.metadata.uid.as_deref().unwrap_or_default()
-}
-
-/// The pod's uid and the restarts of its server: what a server said before it was started again is no word of the new one.
-fn process(pod: &Pod) -> String {
-    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let restarts =
-        containers.filter(|container| container.name == CONTAINER).map(|server| server.restart_count);
-    format!("{}/{}", uid(pod), restarts.sum::<i32>())
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn report(hash: &str, redis: bool) -> Report {
@@ -421,19 +396,19 @@ mod tests {
 
     #[test]
     fn a_pod_is_overdue_when_it_was_not_ready_for_too_long_without_a_break() {
-        let pod = |ready: &str| -> Arc<Pod> {
-            let status = json!({ "conditions": [{ "type": "Ready", "status": ready }] });
-            Arc::new(serde_json::from_value(json!({ "metadata": { "uid": "u" }, "status": status })).unwrap())
+        let pod = |ready: bool| {
+            let view = PodView { ready, ..PodView::default() };
+            Arc::new(SeenPod { uid: "u".into(), counts: true, view, ..SeenPod::default() })
         };
         let start = Instant::now();
         let mut known = Known::default();
         for (second, pods, overdue) in [
-            (0, vec![pod("False")], false),
-            (9, vec![pod("False")], false),
-            (10, vec![pod("False")], true),
-            (11, vec![pod("True")], false),
-            (12, vec![pod("False")], false),
-            (22, vec![pod("False")], true),
+            (0, vec![pod(false)], false),
+            (9, vec![pod(false)], false),
+            (10, vec![pod(false)], true),
+            (11, vec![pod(true)], false),
+            (12, vec![pod(false)], false),
+            (22, vec![pod(false)], true),
         ] {
             known.note_unready(&pods, start + Duration::from_secs(second), Duration::from_secs(10));
             assert_eq!(known.picture(&pods).pods[0].overdue, overdue, "{second}");

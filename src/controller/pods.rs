@@ -121,15 +121,10 @@ pub fn counts(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
 }
 
-/// Whether its Ready condition is True.
-pub(super) fn is_ready(pod: &Pod) -> bool {
-    condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True")
-}
-
 /// The view of a pod, without what its server says and without what only time shows.
 #[must_use]
 pub fn view(pod: &Pod) -> PodView {
-    let ready = is_ready(pod);
+    let ready = condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True");
     PodView {
         name: pod.metadata.name.clone().unwrap_or_default(),
         ready,

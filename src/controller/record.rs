@@ -27,6 +27,17 @@ struct Written {
     status: ChatServiceStatus,
 }
 
+impl Written {
+    fn is_newer_than(&self, meta: &ObjectMeta) -> bool {
+        self.uid == meta.uid && version(meta).is_some_and(|version| version < self.version)
+    }
+}
+
+/// Resource versions of one resource are whole numbers in ascending order (KEP-5504).
+fn version(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_ref()?.parse().ok()
+}
+
 impl StatusWriter {
     /// The status that the object has now: the one in the cache, or the one written after that.
     pub fn current(
@@ -37,17 +48,30 @@ impl StatusWriter {
     ) -> ChatServiceStatus {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = written.get(key) else { return cached };
-        // Resource versions of one resource are whole numbers in ascending order (KEP-5504).
-        let behind = meta
-            .resource_version
-            .as_ref()
-            .and_then(|version| version.parse().ok())
-            .is_some_and(|v: u64| v < last.version);
-        if behind && last.uid == meta.uid {
+        if last.is_newer_than(meta) {
             return last.status.clone();
         }
         written.remove(key);
         cached
+    }
+
+    /// Forgets what was written if the cache, which has the object with `meta` now, has it too.
+    pub fn caught_up(&self, key: &ObjectKey, meta: &ObjectMeta) {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.get(key).is_some_and(|last| !last.is_newer_than(meta)) {
+            written.remove(key);
+        }
+    }
+
+    /// Whether the object with `meta` is as the last write left it; then that write is forgotten.
+    pub fn wrote(&self, key: &ObjectKey, meta: &ObjectMeta) -> bool {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours =
+            written.get(key).is_some_and(|last| last.uid == meta.uid && Some(last.version) == version(meta));
+        if ours {
+            written.remove(key);
+        }
+        ours
     }
 
     /// Writes `status` if it differs from the one before.
@@ -76,7 +100,7 @@ impl StatusWriter {
         });
         match patch_status(&api, key, subject, &patch).await {
             Ok(object) => {
-                let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
+                let version = version(&object.metadata).unwrap_or(0);
                 let written = Written { uid: object.uid(), version, status: status.clone() };
                 self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), written);
                 Ok(())

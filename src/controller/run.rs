@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::ListParams;
+use kube::runtime::Controller;
 use kube::runtime::controller::Config;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{Controller, watcher};
 use kube::{Api, Client};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jittered};
-use super::children::{CHATSERVICES, Children, WatchErrors, watch};
+use super::children::{CHATSERVICES, Children, WatchErrors};
 use super::client::Clients;
 use super::crd_guard::{self, Verdict};
 use super::metrics::ControllerMetrics;
@@ -28,9 +28,10 @@ use super::permissions::Permissions;
 use super::probe::Prober;
 use super::record::StatusWriter;
 use super::rollouts::Rollouts;
+use super::services::services;
 use super::signing_keys::SigningKeys;
 use super::touch::Toucher;
-use super::{Context, Defaults, Error, ObjectKey, Scope, Watched, error_policy, reconcile, report};
+use super::{Context, Defaults, Error, ObjectKey, Scope, error_policy, reconcile, report};
 use crate::admin::{AdminState, Readiness, serve_admin};
 use crate::constants::{env, field_manager, readiness as waits};
 use crate::crd::ChatService;
@@ -309,18 +310,8 @@ impl Parts {
             Observer::new(client, scope, self.asking.clone(), &watch_errors, metrics);
         observers.spawn(Arc::clone(&observer).follow(pod_changes));
         observers.spawn(Arc::clone(&observer).poll());
-        let (services, changes) = watch(
-            scope.api::<Watched>(client),
-            CHATSERVICES,
-            watcher::Config::default(),
-            |_| {},
-            &watch_errors,
-        );
-        let due = metrics.clone();
-        let triggers = changes.map(move |change| {
-            due.due(&ObjectKey::of(change.object.as_ref()));
-            Ok(Watched::clone(&change.object))
-        });
+        let writer = Arc::new(StatusWriter::default());
+        let (services, triggers) = services(client, scope, &writer, &watch_errors, metrics);
         // No debounce: it begins anew with every request, so an object that changes all the time would never be looked
         // at. The queue itself holds an object once. No bound here: `reconcile` has one that is fair.
         let controller = Controller::for_stream(triggers, services.clone())
@@ -347,7 +338,7 @@ impl Parts {
             resumed: OnceCell::new(),
             wake: Arc::new(move |key| queue.wake(key)),
             rollouts: Arc::clone(&self.rollouts),
-            writer: StatusWriter::default(),
+            writer,
             permits: Arc::clone(&self.permits),
             permissions: Arc::clone(&self.permissions),
         });

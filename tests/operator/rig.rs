@@ -226,7 +226,7 @@ impl Rig {
                 metrics: metrics.clone(),
                 readiness: readiness.clone(),
                 pace,
-                address: Arc::new(move |_: &Pod| *pods.lock().unwrap()),
+                address: Arc::new(move |_| *pods.lock().unwrap()),
             }
         };
         let shutdown = self.shutdown.clone();

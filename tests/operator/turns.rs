@@ -27,13 +27,15 @@ fn changing(number: usize) -> String {
     format!("changing-{number}")
 }
 
-/// The services whose configuration was applied since the request with this number, in order: each reconcile does so once.
+/// The services whose Deployment was applied since the request with this number, in order: each reconcile does so once.
 fn turns(rig: &Rig, since: usize) -> Vec<String> {
     let requests = rig.recorded.all();
     let applied = requests[since..].iter().filter_map(|line| {
-        let (_, name) = line.strip_prefix("PATCH ")?.split_once("/configmaps/")?;
-        let (service, _) = name.split_once("-config?")?;
-        Some(service.to_owned())
+        let (_, rest) = line.strip_prefix("PATCH ")?.split_once("/deployments/")?;
+        let (service, query) = rest.split_once('?')?;
+        // Its number of pods has a manager of its own.
+        let whole = query.split('&').any(|part| part == "fieldManager=chatservice-controller");
+        whole.then(|| service.to_owned())
     });
     applied.collect()
 }

@@ -30,7 +30,8 @@ pub const CONTAINER: &str = "server";
 /// What was built and not written.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepared;
-/// What the API server answered when it was written.
+/// What the API server answered when it was written; a child whose status nobody asks for, and that need not be written again, as
+/// it was built.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied;
 
