@@ -56,7 +56,8 @@ chaos: ## the faults in figures, over real processes: a release build and half a
 	cargo test --locked --release --test chaos --test server -- --ignored --nocapture --test-threads=1
 	cargo test --locked --release --test server trips:: -- --nocapture --test-threads=1
 	tests/cluster/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kwok
-	tests/cluster/own-network.sh tests/cluster/with-api-server.sh cargo test --offline --locked --test operator -- --ignored --nocapture --test-threads=1
+	CHATSERVICE_PROGRAM='$(CARGO_TARGET_DIR)/release/chatservice' \
+	  tests/cluster/own-network.sh tests/cluster/with-api-server.sh cargo test --offline --locked --test operator -- --ignored --nocapture --test-threads=1
 
 package: ## the charts as archives and install.yaml in OUT, with the image of REPOSITORY
 	@tests/tools.sh helm

@@ -18,7 +18,7 @@ use chatservice::admin::ServerStatus;
 use chatservice::constants::{label, metric, mount, port};
 use chatservice::crd::ChatService;
 use chatservice::server::config::ServerConfig;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::operator_process::OperatorProcess;
-use crate::rig::{Rig, kubeconfig, until_some};
+use crate::rig::{Rig, kubeconfig, until, until_some};
 
 /// ChatServices.
 const MANY: usize = 1000;
@@ -40,8 +40,14 @@ const MANY: usize = 1000;
 const EDITS: usize = 300;
 /// An annotation of the pods, by which an edit is told.
 const EDIT: &str = "example.com/edit";
-/// How long nothing changes.
+/// How long nothing changes: each pod is asked once at least.
 const IDLE: Duration = Duration::from_mins(1);
+/// How long nothing must have been written before that.
+const QUIET: Duration = Duration::from_secs(20);
+/// From an edit to the children, of 99 in 100.
+const P99: Duration = Duration::from_secs(1);
+/// What the operator's process may hold in memory, at most.
+const MEMORY_KIB: u64 = 64 * 1024;
 
 /// What is known of the cluster, by ChatService: the configuration that was written, and what the Deployment makes pods for.
 #[derive(Default)]
@@ -95,7 +101,9 @@ where
     let cluster = Arc::clone(cluster);
     tasks.spawn(async move {
         let mut objects = std::pin::pin!(objects);
-        while let Ok(Some(object)) = objects.try_next().await {
+        while let Some(object) = objects.next().await {
+            // It watches again by itself.
+            let Ok(object) = object else { continue };
             let service = object.labels()[label::INSTANCE].clone();
             note(&mut cluster.lock().unwrap(), service, &object);
         }
@@ -177,6 +185,11 @@ async fn a_thousand_services() {
     let spec = json!({ "model": "m-0", "backend": { "echo": {} } });
     let making = (0..MANY).map(|number| rig_create(&rig, number, &spec));
     stream::iter(making.collect::<Vec<_>>()).buffer_unordered(8).collect::<Vec<()>>().await;
+    until("a pod's address", async || (!cluster.lock().unwrap().pods.is_empty()).then_some(())).await;
+    match answer(&cluster, &mut tasks).await {
+        Some(()) => println!("O7: one server answers for all pods"),
+        None => println!("O7: nobody answers for the pods: run it by tests/cluster/own-network.sh"),
+    }
     let end = start + Duration::from_mins(20);
     let mut shown = 0;
     while let now = ready(&rig).await
@@ -190,32 +203,45 @@ async fn a_thousand_services() {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     println!("O7: {MANY} ChatServices are made and ready after {} s", start.elapsed().as_secs());
+    println!("O7: memory {} KiB then", operator.memory("VmRSS"));
 
-    match answer(&cluster, &mut tasks).await {
-        Some(()) => println!("O7: one server answers for all pods"),
-        None => println!("O7: nobody answers for the pods: run it by tests/cluster/own-network.sh"),
+    let mut before = operator.writes().await;
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let now = operator.writes().await;
+        if now == before {
+            break;
+        }
+        assert!(Instant::now() < end, "it goes on writing: {before}, {now}");
+        before = now;
     }
-    // Two rounds of questions, so that what is known of the pods is known.
-    tokio::time::sleep(Duration::from_secs(130)).await;
-    let before = operator.writes().await;
     tokio::time::sleep(IDLE).await;
     let idle = operator.writes().await - before;
     println!("O7: writes in {} s while nothing changes: {idle}", IDLE.as_secs());
 
     // The configuration alone, which pods take up; and with it what only new pods have.
+    let mut slowest = Vec::new();
     for pods_too in [false, true] {
         let mut took = Vec::new();
         for number in 1..=EDITS {
             took.push(edit(&rig, &cluster, &format!("{pods_too}-{number}"), pods_too).await);
         }
         took.sort();
-        let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_millis();
+        let at = |percent: usize| took[(took.len() - 1) * percent / 100];
         let what = if pods_too { "of configuration and pods" } else { "of the configuration" };
-        println!("O7: edit to children, {EDITS} edits {what}: p50 {} ms, p99 {} ms", at(50), at(99));
+        let (p50, p99) = (at(50).as_millis(), at(99).as_millis());
+        println!("O7: edit to children, {EDITS} edits {what}: p50 {p50} ms, p99 {p99} ms");
+        slowest.push(at(99));
     }
-    println!("O7: memory {} KiB, at most {} KiB", operator.memory("VmRSS"), operator.memory("VmHWM"));
-    assert_eq!(idle, 0);
+    let (resident, most) = (operator.memory("VmRSS"), operator.memory("VmHWM"));
+    let (own, program) = (operator.memory("RssAnon"), operator.memory("RssFile"));
+    println!(
+        "O7: memory {resident} KiB, of which {own} KiB its own and {program} KiB of its program; at most {most} KiB"
+    );
     rig.clear().await;
+    assert_eq!(idle, 0, "writes while nothing changed");
+    assert!(slowest.iter().all(|p99| *p99 <= P99), "{slowest:?}");
+    assert!(most <= MEMORY_KIB, "{most} KiB");
 }
 
 /// Edits a ChatService by chance; how long it takes until the children have it that it concerns.
