@@ -215,11 +215,21 @@ impl Applier<'_> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.key.namespace);
+        let error = |verb, source| Error::request::<K>(verb, &self.key.namespace, name, source);
         match api.delete(name, &params).await {
             Ok(_) => tracing::info!(kind = K::KIND, name, "deleted what the spec does not want any more"),
-            // Gone already, or another object has the name now: both are what was wanted.
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(source) => return Err(Error::request::<K>("delete", &self.key.namespace, name, source)),
+            // Gone already: that is what was wanted.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(source) => {
+                if !matches!(&source, kube::Error::Api(status) if status.is_conflict()) {
+                    return Err(error("delete", source));
+                }
+                // Another object has the name now; or else somebody wrote this one meanwhile.
+                let live = api.get_metadata_opt(name).await.map_err(|source| error("get", source))?;
+                if live.is_some_and(|live| live.metadata.uid.as_deref() == Some(uid)) {
+                    return Err(error("delete", source));
+                }
+            }
         }
         self.deleted.add(uid.to_owned());
         Ok(())

@@ -74,6 +74,11 @@ async fn an_operator_that_dies_while_it_scales_down_deletes_the_budget_once() {
 }
 
 #[tokio::test]
+async fn conflicts_while_it_scales_down_are_made_up_for() {
+    all_met(Workflow::ScaleDown, &[Fault::Refused(409)], 9).await;
+}
+
+#[tokio::test]
 async fn refusals_and_lost_answers_while_it_creates_are_made_up_for() {
     all_met(Workflow::Create, &ANSWERS, 8).await;
 }
@@ -314,6 +319,7 @@ fn failures(rig: &Rig) -> Option<String> {
 }
 
 /// Rows O2 and O3 in full, for one workflow.
+#[expect(clippy::print_stdout, reason = "figures are for people")]
 async fn every_fault(workflow: Workflow) {
     let faults = [
         &CRASHES[..],
