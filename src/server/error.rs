@@ -74,10 +74,7 @@ pub enum ApiError {
     )]
     PreviousResponseNotFound,
     /// The same of the item that one refers to.
-    #[error(
-        "Item with id {id} not found: the response that it belongs to is not stored here. {}; send the item itself instead",
-        not_stored()
-    )]
+    #[error("Item with id {id} not found: {}; send the item itself instead", not_stored())]
     ItemNotFound {
         /// Its id.
         id: String,
