@@ -128,7 +128,7 @@ impl Connection {
         // What the driver tells it is looked at right after the driver, so it need wake nobody; nor may it wait for a budget.
         let mut response = pin!(unconstrained(self.sender.try_send_request(request)));
         let answered = poll_fn(|context| {
-            self.ended = self.ended || Pin::new(&mut self.driver).poll(context).is_ready();
+            self.drive(context);
             match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(answered) => Poll::Ready(Some(answered)),
                 Poll::Pending if self.ended => Poll::Ready(None),
