@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::mock_openai::{End, Piece, Script, whole_stream, word_event};
-use crate::streams::stream_of;
+use crate::mock_openai::{End, Script};
+use crate::streams::{is_left, stream_of};
 use crate::{Rig, with_both_sdks};
 
 /// A choice of a chunk.
@@ -67,13 +67,7 @@ with_both_sdks! {
 
     /// Who stops reading ends the call to the backend too.
     async fn responses_stream_that_is_left(sdk: Sdk) {
-        let rig = Rig::start().await;
-        let mut pieces: Vec<Piece> = whole_stream(1, false).into_iter().take(2).map(Piece::Send).collect();
-        pieces.push(Piece::Gate);
-        pieces.push(Piece::Send(word_event(2)));
-        rig.mock.script(Script::Events(pieces, End::Clean));
-        sdk.passes(rig.url()).await;
-        rig.mock.wait_disconnects(1).await;
+        is_left(sdk).await;
     }
 
     /// A function is called, and what it returned goes on: with all that the SDK was given sent back, by the ids of its items, and by the response's id.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::mock_openai::{End, Piece, Script, event, whole_stream, word_event};
+use crate::programs::Sdk;
 use crate::{Rig, with_both_sdks};
 
 /// A stream of these choices, with usage at the end.
@@ -61,12 +62,17 @@ with_both_sdks! {
 
     /// Who stops reading ends the call to the backend too.
     async fn stream_that_is_left(sdk: Sdk) {
-        let rig = Rig::start().await;
-        let mut pieces: Vec<Piece> = whole_stream(1, false).into_iter().take(2).map(Piece::Send).collect();
-        pieces.push(Piece::Gate);
-        pieces.push(Piece::Send(word_event(2)));
-        rig.mock.script(Script::Events(pieces, End::Clean));
-        sdk.passes(rig.url()).await;
-        rig.mock.wait_disconnects(1).await;
+        is_left(sdk).await;
     }
+}
+
+/// A case in which the SDK stops reading after the first word: that ends the call to the backend.
+pub async fn is_left(sdk: Sdk) {
+    let rig = Rig::start().await;
+    let mut pieces: Vec<Piece> = whole_stream(1, false).into_iter().take(2).map(Piece::Send).collect();
+    pieces.push(Piece::Gate);
+    pieces.push(Piece::Send(word_event(2)));
+    rig.mock.script(Script::Events(pieces, End::Clean));
+    sdk.passes(rig.url()).await;
+    rig.mock.wait_disconnects(1).await;
 }
