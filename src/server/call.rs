@@ -2,7 +2,6 @@
 //! However it ends, also when it is dropped half-way, what it used is settled by the guard that it holds.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -19,6 +18,7 @@ use super::operation::Operation;
 use super::pricing::NanoUsd;
 use super::settlement::{SettlementGuard, Usage};
 use super::state::Live;
+use super::store::Kept;
 use super::tally::{Readers, Tally};
 use super::trace::{Answered, RequestTrace};
 
@@ -45,8 +45,8 @@ pub(super) struct Call {
     pub(super) model: Arc<Model>,
     /// Where a complete answer is kept.
     pub(super) keep: Option<Keep>,
-    /// Whether other pods wait for its answer: whoever makes it tells them, before anything else is settled.
-    pub(super) publishes: bool,
+    /// Whether it is made for other pods too: those who wait for its answer find it where it is kept.
+    pub(super) leads: bool,
     /// Who is told, where the answer is a stream.
     pub(super) readers: Readers,
     /// The span of the request that began it.
@@ -79,8 +79,8 @@ pub(super) struct Whole {
 
 /// What a call was answered with.
 pub(super) enum Called {
-    /// A whole answer; and for other pods the same as the store keeps it, where the call was to tell them.
-    Whole(Box<Whole>, Option<(Bytes, Duration)>),
+    /// A whole answer, and whether the store is given it for other pods.
+    Whole(Box<Whole>, bool),
     /// The events of one.
     Stream {
         /// As they come.
@@ -159,11 +159,10 @@ impl Call {
         if read.complete {
             self.store(&completion);
         }
-        let published = if self.publishes { self.guard.settlement.keep.take() } else { None };
-        let published = published.map(|(_, answer, life)| (answer, life));
+        let kept = self.guard.settlement.keep.is_some();
         let fallback = self.fallback();
         let whole = Whole { completion, read, cost, request_id, fallback, known: false };
-        Ok(Called::Whole(Box::new(whole), published))
+        Ok(Called::Whole(Box::new(whole), kept))
     }
 
     /// Notes what the answer used: what the backend reported, if it did, and what was delivered. Returns what all calls
@@ -193,7 +192,8 @@ impl Call {
         let life = cache::jittered(keep.ttl);
         let answer = CachedAnswer { completion: completion.clone() };
         if self.live.store.shared() && completion.len() <= SHARED_MAX {
-            self.guard.settlement.keep = Some((keep.key, answer.encode(), life));
+            self.guard.settlement.keep =
+                Some(Kept { key: keep.key, answer: answer.encode(), life, led: self.leads });
         }
         cache.put(keep.key, answer, life);
     }

@@ -217,15 +217,14 @@ impl Landing {
             }
             return;
         };
-        call.publishes = true;
-        let Some((end, answer)) = pods.lead(&left, flight::fly(call, &self.flight)).await else {
+        call.leads = true;
+        let Some((end, kept)) = pods.lead(&left, flight::fly(call, &self.flight)).await else {
             return pods.insist(&Released::Left).await;
         };
-        let released = match (&end, answer) {
-            (_, Some((answer, life))) => Released::Answer(answer, life),
-            (End::Failed(error), None) => pods::failed(error),
-            (_, None) => Released::Left,
-        };
+        if kept {
+            return self.land(end);
+        }
+        let released = if let End::Failed(error) = &end { pods::failed(error) } else { Released::Left };
         // Whoever tries again here is to meet those who do elsewhere; an answer waits for nobody.
         let told = matches!(end, End::Failed(_)) && pods.release(&released).await;
         self.land(end);

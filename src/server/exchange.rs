@@ -290,7 +290,7 @@ impl Exchange {
             keep: ask.keep,
             trace: ask.trace.clone(),
             readers,
-            publishes: false,
+            leads: false,
             guard,
             metrics: state.metrics().clone(),
             counted: None,

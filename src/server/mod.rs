@@ -31,6 +31,7 @@ mod coalesce;
 pub mod conversations;
 pub mod denials;
 pub mod estimate;
+mod keeper;
 pub mod limits;
 pub mod pricing;
 mod recent;

@@ -6,9 +6,6 @@
 //! drained before exit ([`super::settler`]).
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::backend::attempts::{Attempt, AttemptLog};
@@ -16,7 +13,7 @@ use super::backlog::Owed;
 use super::caller::Caller;
 use super::models::Model;
 use super::pricing::NanoUsd;
-use super::store::{CacheKey, Reserve, Settle};
+use super::store::{Kept, Reserve, Settle};
 use super::store_failure::Outage;
 
 /// Requests that may be unsettled at once; admission refuses beyond it.
@@ -56,8 +53,8 @@ pub struct Settlement {
     pub held: Option<Held>,
     /// The request alone, where it is charged by itself: a hit, or an answer that is shared.
     pub request: Option<Held>,
-    /// An answer for the store's cache, and its life.
-    pub keep: Option<(CacheKey, Bytes, Duration)>,
+    /// An answer for the store's cache.
+    pub keep: Option<Kept>,
 }
 
 /// What a request reserved, and where.
@@ -224,7 +221,7 @@ pub fn queue() -> (SettlementQueue, mpsc::Receiver<Settlement>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::crd::{BudgetPeriod, Per};

@@ -9,17 +9,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::backlog::{Backlog, Owed};
 use super::caller::Caller;
+use super::keeper::Keeper;
 use super::metrics::{OTHER, ServerMetrics};
 use super::pricing::NanoUsd;
 use super::settlement::{Bill, Settlement};
 use super::state::{Charging, Live, LiveHandle};
-use super::store::{CacheKey, CallerKey, Exhausted, PodId, SETTLED_TOGETHER, Settle, StoreError};
+use super::store::{CallerKey, Exhausted, PodId, SETTLED_TOGETHER, Settle, StoreError};
 
 /// Charges that are taken of those that are owed: what the store is told in one trip.
 const BATCH: usize = SETTLED_TOGETHER;
@@ -79,19 +79,26 @@ impl Settler {
         let mut tick = tokio::time::interval(KNOCK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
+        let mut keeper = Keeper::new(self.metrics.clone());
         loop {
             tokio::select! {
                 count = self.receiver.recv_many(&mut batch, TAKEN) => {
                     if count == 0 { break }
                     let next = tokio::time::Instant::now() + GATHER;
-                    self.settle(&mut batch).await;
+                    self.settle(&mut batch, &mut keeper).await;
                     tokio::time::sleep_until(next).await;
                 }
-                _ = tick.tick() => self.beat().await,
+                _ = tick.tick() => {
+                    self.beat().await;
+                    if let Some(live) = self.live.load_full() {
+                        keeper.again(&*live.store).await;
+                    }
+                }
             }
         }
         if let Some(live) = self.live.load_full() {
             self.greet(&live).await;
+            keeper.again(&*live.store).await;
         }
         if !self.backlog.is_empty() {
             tracing::warn!(settlements = self.backlog.len(), "the store was not told what was used");
@@ -99,7 +106,7 @@ impl Settler {
     }
 
     /// One batch, all of it on the wire at once; each operation has the store's own deadline.
-    async fn settle(&mut self, batch: &mut Vec<Settlement>) {
+    async fn settle(&mut self, batch: &mut Vec<Settlement>, keeper: &mut Keeper) {
         let mut charges = Vec::with_capacity(batch.len());
         let mut answers = Vec::new();
         for settlement in batch.drain(..) {
@@ -112,7 +119,7 @@ impl Settler {
             answers.extend(settlement.keep);
         }
         let Some(live) = self.live.load_full() else { return self.owe(charges) };
-        let kept = keep(&live, self.metrics.clone(), answers);
+        let kept = keeper.keep(&*live.store, answers);
         let told = async {
             // What is owed already goes first.
             if self.backlog.is_empty() && !self.charging.local.is_away() {
@@ -292,14 +299,6 @@ impl Trips {
 /// How many charges the next trip holds after the store refused this many: all again once the one is found.
 fn smaller(batch: usize, refused: usize) -> usize {
     if refused > 1 { batch.min(refused).div_ceil(2) } else { BATCH }
-}
-
-/// Puts answers into the store's cache.
-async fn keep(live: &Live, metrics: ServerMetrics, answers: Vec<(CacheKey, Bytes, Duration)>) {
-    let puts = answers.into_iter().map(|(key, answer, ttl)| live.store.cache_put(key, answer, ttl));
-    for _ in futures::future::join_all(puts).await.iter().filter(|result| result.is_err()) {
-        metrics.store_error("cache_put");
-    }
 }
 
 /// What takes nothing but requests and was never asked of the store, as hits of the memory cache are, is told as one for

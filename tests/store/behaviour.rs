@@ -9,8 +9,8 @@ use crate::new_id;
 use chatservice::server::config::RequestLimit;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::{
-    Admit, CallerKey, Conversation, LimitState, OwnedId, PodId, ReservationId, Reserve, Retention, Said,
-    Settle, Store, StoreError, Turn,
+    Admit, CacheKey, CallerKey, Conversation, Kept, LimitState, OwnedId, PodId, ReservationId, Reserve,
+    Retention, Said, Settle, Store, StoreError, Turn,
 };
 use futures::future::{join_all, try_join_all};
 
@@ -40,6 +40,16 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     in_time(async |_| operation().await).await
+}
+
+/// Keeps an answer.
+pub async fn keep(store: &impl Store, key: CacheKey, answer: &str, life: Duration) -> Result<(), StoreError> {
+    kept(store, Kept { key, answer: answer.to_owned().into(), life, led: false }).await
+}
+
+/// The same, of a pod that may have led.
+pub async fn kept(store: &impl Store, answer: Kept) -> Result<(), StoreError> {
+    store.keep(vec![answer]).await.pop().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 pub fn limit(requests: u32, period_seconds: u32, burst: u32) -> RequestLimit {

@@ -4,14 +4,13 @@
 use std::time::{Duration, Instant};
 
 use crate::new_id;
-use bytes::Bytes;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, AnswerStore, CacheKey, ConversationStore, LimitStore, SharerId, Store, StoreError,
+    Admit, CacheKey, ConversationStore, LimitStore, SharerId, Store, StoreError,
 };
 
 use crate::behaviour::{
-    DEADLINE, RETENTION, admit, answered, in_time, late, limit, reserve, try_admit, turn,
+    DEADLINE, RETENTION, admit, answered, in_time, keep, late, limit, reserve, try_admit, turn,
 };
 use crate::faults::looked_for_until;
 use crate::pod_at;
@@ -36,7 +35,7 @@ fn tag(first: u8) -> String {
 }
 
 async fn put(store: &RedisStore, key: CacheKey) -> Result<(), StoreError> {
-    store.cache_put(key, Bytes::from_static(b"x"), HOUR).await
+    keep(store, key, "x", HOUR).await
 }
 
 /// Repeats until it works.

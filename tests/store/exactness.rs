@@ -5,19 +5,17 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use chatservice::server::pricing::NanoUsd;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, AnswerStore, CacheKey, LimitStore, PodId, Refused, Reserve, SharerId, Standing, StoreError,
-    TokenDemand,
+    Admit, CacheKey, LimitStore, PodId, Refused, Reserve, SharerId, Standing, StoreError, TokenDemand,
 };
 use futures::StreamExt;
 use futures::future::join_all;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use crate::behaviour::{DEADLINE, answered, ask as admission, in_time, limit, reserve};
+use crate::behaviour::{DEADLINE, answered, ask as admission, in_time, keep, limit, reserve};
 use crate::pod;
 use crate::redis_server::RedisServer;
 use crate::reservations::{another, ask, everything, left, money, tokens, unheard, used};
@@ -169,7 +167,7 @@ async fn a_hit_takes_one_request_and_is_served_when_everything_else_is_exhausted
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
     let key = CacheKey([7; 32]);
-    answered(|| store.cache_put(key, Bytes::from_static(b"x"), Duration::from_hours(1))).await;
+    answered(|| keep(&store, key, "x", Duration::from_hours(1))).await;
     in_time(async |attempt| {
         let caller = format!("a-{attempt}");
         let huge =
@@ -203,7 +201,7 @@ async fn a_hit_nobody_heard_of_is_charged_for_what_the_backend_then_did() {
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
     let key = CacheKey([7; 32]);
-    answered(|| store.cache_put(key, Bytes::from_static(b"x"), Duration::from_hours(1))).await;
+    answered(|| keep(&store, key, "x", Duration::from_hours(1))).await;
     in_time(async |attempt| {
         let request = everything(&format!("a-{attempt}"));
         let admit = Admit { reserve: Some(request.clone()), cache_key: Some(key), sharer: None };

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use chatservice::constants::REDIS_KEY_PREFIX;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, AnswerStore, CacheKey, Conversation, ConversationStore, LimitStore, OwnedId,
-    ResponseStore, Retention, Store, StoreError,
+    Admit, Admitted, CacheKey, Conversation, ConversationStore, LimitStore, OwnedId, ResponseStore,
+    Retention, Store, StoreError,
 };
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use crate::behaviour::{RETENTION, admit, answered, in_time, late, limit, reserve, turn};
+use crate::behaviour::{RETENTION, admit, answered, in_time, keep, late, limit, reserve, turn};
 use crate::redis_server::RedisServer;
 use crate::{pod, pod_at};
 
@@ -52,7 +52,7 @@ async fn every_key_is_ours_names_no_caller_and_has_a_life() {
     let store = pod(&server, "u-1");
     admit(&store, "203.0.113.7", limit(60, 60, 10)).await;
     answered(|| store.settle(vec![late("203.0.113.8", limit(60, 60, 10))])).await;
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+    answered(|| keep(&store, KEY, "x", HOUR)).await;
     answered(|| {
         store.append_turn(
             new_id(),
@@ -83,7 +83,7 @@ async fn buckets_outlive_what_eviction_could_take_first() {
     let Some(server) = RedisServer::start().await else { return };
     let mut connection = server.connection().await;
     let store = pod(&server, "u-1");
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), 720 * HOUR)).await;
+    answered(|| keep(&store, KEY, "x", 720 * HOUR)).await;
     let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
     admit(&store, "a", limit(60, 60, 10)).await;
     let key = bucket(&mut connection).await;
@@ -101,7 +101,7 @@ async fn a_user_who_may_do_what_the_documentation_says_can_do_everything() {
     for _ in 0..2 {
         admit(&store, "a", limit(60, 60, 10)).await;
         answered(|| store.settle(vec![late("b", limit(60, 60, 10))])).await;
-        answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+        answered(|| keep(&store, KEY, "x", HOUR)).await;
         assert!(lookup(&store, None).await.cached.is_some());
         let id = new_id();
         answered(|| store.append_turn(id, turn(1, true), RETENTION)).await;
@@ -123,7 +123,7 @@ async fn pods_share_buckets_and_answers_and_services_do_not() {
     assert!(!admit(&second, "a", limit).await.allowed);
     assert!(admit(&other, "a", limit).await.allowed);
 
-    answered(|| first.cache_put(KEY, Bytes::from_static(b"the answer"), HOUR)).await;
+    answered(|| keep(&first, KEY, "the answer", HOUR)).await;
     assert_eq!(lookup(&second, None).await.cached, Some(Bytes::from_static(b"the answer")));
     assert_eq!(lookup(&second, Some("b")).await.cached, Some(Bytes::from_static(b"the answer")));
     assert_eq!(lookup(&other, None).await.cached, None);
@@ -138,7 +138,7 @@ async fn a_refused_request_is_not_given_the_answer_and_writes_nothing() {
     let bucket = bucket(&mut connection).await;
     let () = connection.pexpire(&bucket, 1_000_000).await.unwrap();
     let before: String = connection.get(&bucket).await.unwrap();
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+    answered(|| keep(&store, KEY, "x", HOUR)).await;
 
     let refused = lookup(&store, Some("a")).await;
     assert!(refused.standing.unwrap().refused.is_some());
@@ -151,7 +151,7 @@ async fn a_refused_request_is_not_given_the_answer_and_writes_nothing() {
 async fn an_answer_is_gone_after_its_life() {
     let Some(server) = RedisServer::start().await else { return };
     let store = pod(&server, "u-1");
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), Duration::from_millis(1))).await;
+    answered(|| keep(&store, KEY, "x", Duration::from_millis(1))).await;
     while lookup(&store, None).await.cached.is_some() {}
 }
 
@@ -207,13 +207,13 @@ async fn an_answer_or_a_conversation_of_another_type_is_no_panic() {
     let Some(server) = RedisServer::start().await else { return };
     let mut connection = server.connection().await;
     let store = pod(&server, "u-1");
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"x"), HOUR)).await;
+    answered(|| keep(&store, KEY, "x", HOUR)).await;
     let key = only_key(&mut connection).await;
     let () = connection.del(&key).await.unwrap();
     let () = connection.lpush(&key, "x").await.unwrap();
     assert_eq!(lookup(&store, Some("a")).await.cached, None);
     assert_eq!(lookup(&store, None).await.cached, None);
-    answered(|| store.cache_put(KEY, Bytes::from_static(b"y"), HOUR)).await;
+    answered(|| keep(&store, KEY, "y", HOUR)).await;
     assert_eq!(lookup(&store, None).await.cached, Some(Bytes::from_static(b"y")), "replaced");
 
     let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();

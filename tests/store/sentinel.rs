@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::new_id;
-use bytes::Bytes;
 use chatservice::server::store::redis::RedisStore;
-use chatservice::server::store::{AnswerStore, CacheKey, ConversationStore, LimitStore, Store, StoreError};
+use chatservice::server::store::{CacheKey, ConversationStore, LimitStore, Store, StoreError};
 
-use crate::behaviour::{RETENTION, admit, answered, in_time, late, limit, try_admit, turn};
+use crate::behaviour::{RETENTION, admit, answered, in_time, keep, late, limit, try_admit, turn};
 use crate::faults::{attempt, requests_hardly_wait, until_away, until_back};
 use crate::pod_at;
 use crate::redis_server::RedisServer;
@@ -23,7 +22,7 @@ async fn ask<T: redis::FromRedisValue>(server: &RedisServer, command: &str) -> R
 async fn use_everything(store: &RedisStore) {
     admit(store, "a", limit(1, 3600, 100)).await;
     answered(|| store.settle(vec![late("b", limit(60, 60, 10))])).await;
-    answered(|| store.cache_put(CacheKey([7; 32]), Bytes::from_static(b"x"), HOUR)).await;
+    answered(|| keep(store, CacheKey([7; 32]), "x", HOUR)).await;
     answered(|| store.append_turn(new_id(), turn(1, true), RETENTION)).await;
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chatservice::server::store::redis::RedisStore;
 use chatservice::server::store::{
-    Admit, Admitted, AnswerStore, CacheKey, LimitStore, Released, Share, SharerId,
+    Admit, Admitted, AnswerStore, CacheKey, Kept, LimitStore, Released, Share, SharerId,
 };
 
-use crate::behaviour::{admit, answered, limit, reserve};
+use crate::behaviour::{admit, answered, kept, limit, reserve};
 use crate::redis_server::RedisServer;
 use crate::redis_sets::RedisCluster;
 use crate::{pod, pod_at};
@@ -51,7 +51,7 @@ async fn one_pod_leads(store: &RedisStore) {
         releases(store, key, 3, Released::Left).await;
         assert_eq!(answered(|| store.renew(key, SharerId(1))).await, Some(1));
         let answer = Bytes::from_static(b"the answer");
-        releases(store, key, 1, Released::Answer(answer.clone(), HOUR)).await;
+        answered(|| kept(store, Kept { key, answer: answer.clone(), life: HOUR, led: true })).await;
         assert_eq!(looks(store, key, 2).await, Share::Answer(answer.clone()));
         let hit = wants(store, key, 4, limited).await;
         assert_eq!((hit.cached, hit.share), (Some(answer), None));

@@ -9,9 +9,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -182,11 +180,10 @@ impl Flight {
     }
 }
 
-/// Makes the call; the end is for whoever lands the flight, and for other pods the answer and its life, where the call was
-/// to tell them.
-pub(super) async fn fly(call: Call, flight: &Flight) -> (End, Option<(Bytes, Duration)>) {
+/// Makes the call; the end is for whoever lands the flight. And whether the store is given the answer, for other pods.
+pub(super) async fn fly(call: Call, flight: &Flight) -> (End, bool) {
     let end = match call.make().await {
-        Ok(Called::Whole(whole, publish)) => return (End::Whole(Arc::from(whole)), publish),
+        Ok(Called::Whole(whole, kept)) => return (End::Whole(Arc::from(whole)), kept),
         Ok(Called::Stream { events, request_id }) => {
             flight.log.send_modify(|log| {
                 log.stream = true;
@@ -196,7 +193,7 @@ pub(super) async fn fly(call: Call, flight: &Flight) -> (End, Option<(Bytes, Dur
         }
         Err(error) => End::Failed(error),
     };
-    (end, None)
+    (end, false)
 }
 
 /// What somebody with a seat is told, once there is something to tell.

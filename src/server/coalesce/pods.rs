@@ -83,6 +83,7 @@ impl Pods {
     pub(super) async fn lead<T>(&self, left: &CancellationToken, call: impl Future<Output = T>) -> Option<T> {
         let mut call = pin!(call);
         tokio::select! {
+            biased;
             ended = &mut call => Some(ended),
             () = self.hold(left) => None,
         }

@@ -6,6 +6,7 @@
 //! one of them leads, since the leader failed, left or died.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,16 @@ use super::StoreError;
 pub const LEASE: Duration = Duration::from_secs(5);
 
 /// A 256-bit keyed hash of everything that an answer depends on; `cache::key` makes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheKey(pub [u8; 32]);
+
+/// A part of a hash is as good a hash.
+impl Hash for CacheKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [first, ..] = self.0.as_chunks().0 else { return };
+        state.write_u64(u64::from_ne_bytes(*first));
+    }
+}
 
 /// Names what a pod wants an answer for: all its equal requests that are in flight together. Random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,11 +58,22 @@ impl fmt::Debug for Share {
     }
 }
 
-/// What came of it for a pod.
+/// An answer to keep.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is found.
+    pub key: CacheKey,
+    /// As `cache::CachedAnswer` is encoded.
+    pub answer: Bytes,
+    /// How long it is kept.
+    pub life: Duration,
+    /// Whether this pod led: then others may wait for it.
+    pub led: bool,
+}
+
+/// What came of it for a pod that has no answer.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Released {
-    /// It led, and here is the answer, for this long.
-    Answer(Bytes, Duration),
     /// It led, and failed.
     Failed {
         /// For those who wait.
@@ -67,9 +87,9 @@ pub enum Released {
 
 /// The cached answers of a store.
 pub trait AnswerStore: Send + Sync {
-    /// Keeps an answer for `ttl`.
-    fn cache_put(&self, key: CacheKey, answer: Bytes, ttl: Duration)
-    -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Keeps answers, in as few trips as may be. Who has led leads no more, and who waits finds the answer. Out: those that
+    /// the store did not take, each with its reason.
+    fn keep(&self, answers: Vec<Kept>) -> BoxFuture<'_, Vec<(Kept, StoreError)>>;
 
     /// Looks for an answer, or for who asks for it.
     fn share(&self, key: CacheKey, id: SharerId) -> BoxFuture<'_, Result<Share, StoreError>>;
@@ -77,7 +97,7 @@ pub trait AnswerStore: Send + Sync {
     /// Goes on leading; how many other pods wait. None: this pod does not lead any more.
     fn renew(&self, key: CacheKey, id: SharerId) -> BoxFuture<'_, Result<Option<u32>, StoreError>>;
 
-    /// Leads or waits no more.
+    /// Leads or waits no more, without an answer.
     fn release(
         &self,
         key: CacheKey,

@@ -22,7 +22,7 @@ mod sentinel;
 mod slots;
 mod verdict;
 
-pub use answers::{AnswerStore, CacheKey, LEASE, Released, Share, SharerId};
+pub use answers::{AnswerStore, CacheKey, Kept, LEASE, Released, Share, SharerId};
 pub use conversations::{
     Conversation, ConversationId, ConversationStore, OwnedId, Retention, Said, StoredTurn, Turn,
 };

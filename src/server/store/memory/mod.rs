@@ -2,16 +2,15 @@
 //! [`super::Store`] says; it never fails.
 //!
 //! Answers are not in here: the first level of the cache (`server::cache`) is memory already, so a second copy would only
-//! halve it. [`super::LimitStore::admit`] finds none and [`super::AnswerStore::cache_put`] keeps none.
+//! halve it. [`super::LimitStore::admit`] finds none and [`super::AnswerStore::keep`] keeps none.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use moka::Expiry;
 
-use super::{AnswerStore, CacheKey, Released, Share, SharerId, Store, StoreError};
+use super::{AnswerStore, CacheKey, Kept, Released, Share, SharerId, Store, StoreError};
 
 mod books;
 mod conversations;
@@ -56,8 +55,8 @@ impl<K, V: Lives> Expiry<K, V> for OwnLife {
 }
 
 impl AnswerStore for MemoryStore {
-    fn cache_put(&self, _: CacheKey, _: Bytes, _: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(Ok(())).boxed()
+    fn keep(&self, _: Vec<Kept>) -> BoxFuture<'_, Vec<(Kept, StoreError)>> {
+        ready(Vec::new()).boxed()
     }
 
     /// There is no other pod.

@@ -1,33 +1,18 @@
 //! Cached answers in Redis. In and out: as [`AnswerStore`] says.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use redis::Cmd;
-use tokio::sync::oneshot;
+use futures::future::{BoxFuture, join_all};
+use redis::{Cmd, Pipeline};
 
-use super::{Base, RedisStore, Sent, Trip, lane};
-use crate::server::store::{AnswerStore, CacheKey, LEASE, Released, Share, SharerId, StoreError};
+use super::{Base, RedisStore, Sent, Trip};
+use crate::server::store::{AnswerStore, CacheKey, Kept, LEASE, Released, Share, SharerId, StoreError};
 
 /// Redis' code for a command that does not fit what is stored.
 const WRONG_TYPE: &str = "WRONGTYPE";
 
 /// Bytes of answers that share a trip, which has to end within its deadline; one alone may be larger.
 const TOGETHER: usize = 256 << 10;
-
-/// An answer to keep.
-pub(super) struct Put {
-    key: CacheKey,
-    answer: Bytes,
-    /// ms.
-    life: u64,
-    /// Whether others wait for it: its lock goes with it. Those who wait look for the answer first.
-    shared: bool,
-    told: oneshot::Sender<Result<(), StoreError>>,
-}
 
 impl Base {
     /// Answers are spread over 256 slots.
@@ -62,82 +47,68 @@ impl Base {
         self.invoke(&script).await.and_then(shared)
     }
 
-    /// One answer by itself, with its lock in the same slot.
-    async fn put_alone(&self, put: &Put) -> Result<(), StoreError> {
-        let key = self.cache_key(put.key);
-        self.link.run(key.as_bytes(), &Sent::All(self.pipeline([put])), &mut Trip::new()).await.map(drop)
-    }
-
-    /// Several in one trip. What one of them is refused for, all are.
-    async fn put(&self, all: Vec<Put>) {
-        let outcome = self.link.run(&[], &Sent::All(self.pipeline(&all)), &mut Trip::new()).await.map(drop);
-        for put in all {
-            // Whoever does not wait any more needs no answer.
-            let _ = put.told.send(outcome.clone());
+    /// Keeps these, which are in one slot or on one Redis, in one trip. Out: those that it did not take: all or none.
+    async fn keep(&self, answers: Vec<Kept>) -> Vec<(Kept, StoreError)> {
+        let Some(first) = answers.first() else { return Vec::new() };
+        let slot = self.cache_key(first.key);
+        let sent = Sent::All(self.pipeline(&answers));
+        match self.link.run(slot.as_bytes(), &sent, &mut Trip::new()).await {
+            Ok(_) => Vec::new(),
+            Err(error) => answers.into_iter().map(|answer| (answer, error.clone())).collect(),
         }
     }
 
-    fn pipeline<'a>(&self, puts: impl IntoIterator<Item = &'a Put>) -> redis::Pipeline {
-        let mut commands = redis::pipe();
+    fn pipeline(&self, answers: &[Kept]) -> Pipeline {
+        let mut commands = Pipeline::with_capacity(answers.len() + 1);
         let mut locks = redis::cmd("UNLINK");
-        for put in puts {
-            let key = self.cache_key(put.key);
-            commands.cmd("SET").arg(key).arg(put.answer.as_ref()).arg("PX").arg(put.life).ignore();
-            if put.shared {
-                locks.arg(self.lock_key(put.key));
+        for Kept { key, answer, life, led } in answers {
+            let name = self.cache_key(*key);
+            let mut set = Cmd::with_capacity(5, name.len() + answer.len() + 32);
+            set.arg("SET").arg(name).arg(answer.as_ref()).arg("PX").arg(self.life(*life));
+            commands.add_command(set).ignore();
+            if *led {
+                locks.arg(self.lock_key(*key));
             }
         }
         if locks.args_iter().len() > 1 {
+            // Those who wait look for the answer first.
             commands.add_command(locks).ignore();
         }
         commands
     }
 }
 
-/// For the lane of answers, all of which are in one slot.
-pub(super) fn put_all(base: Arc<Base>, all: Vec<Put>) -> BoxFuture<'static, ()> {
-    async move {
-        let (mut together, mut bytes) = (Vec::new(), 0);
-        for put in all {
-            if bytes + put.answer.len() > TOGETHER && !together.is_empty() {
-                base.put(std::mem::take(&mut together)).await;
-                bytes = 0;
-            }
-            bytes += put.answer.len();
-            together.push(put);
+/// In parts that share a trip.
+fn in_parts(answers: Vec<Kept>) -> Vec<Vec<Kept>> {
+    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+    for answer in answers {
+        bytes += answer.answer.len();
+        if let Some(part) = parts.last_mut().filter(|part| part.is_empty() || bytes <= TOGETHER) {
+            part.push(answer);
+        } else {
+            bytes = answer.answer.len();
+            parts.push(vec![answer]);
         }
-        base.put(together).await;
     }
-    .boxed()
-}
-
-impl RedisStore {
-    async fn put(
-        &self,
-        key: CacheKey,
-        answer: Bytes,
-        life: Duration,
-        shared: bool,
-    ) -> Result<(), StoreError> {
-        let (told, outcome) = oneshot::channel();
-        let put = Put { key, answer, life: self.base.life(life), shared, told };
-        if self.is_cluster() {
-            // Each is in a slot of its own, and a node that hangs costs no other's.
-            return self.base.put_alone(&put).await;
-        }
-        self.puts.send(put).await?;
-        outcome.await.unwrap_or_else(|_| Err(lane::gone()))
-    }
+    parts
 }
 
 impl AnswerStore for RedisStore {
-    fn cache_put(
-        &self,
-        key: CacheKey,
-        answer: Bytes,
-        ttl: Duration,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.put(key, answer, ttl, false).boxed()
+    fn keep(&self, answers: Vec<Kept>) -> BoxFuture<'_, Vec<(Kept, StoreError)>> {
+        let base = &self.base;
+        if self.is_cluster() {
+            // Each is in a slot of its own, and a node that hangs costs no other's.
+            let each = answers.into_iter().map(|answer| base.keep(vec![answer]));
+            return join_all(each).map(|refused| refused.into_iter().flatten().collect()).boxed();
+        }
+        async move {
+            let mut refused = Vec::new();
+            for part in in_parts(answers) {
+                refused.extend(base.keep(part).await);
+            }
+            refused
+        }
+        .boxed()
     }
 
     fn share(&self, key: CacheKey, id: SharerId) -> BoxFuture<'_, Result<Share, StoreError>> {
@@ -159,7 +130,6 @@ impl AnswerStore for RedisStore {
         let mut script = self.base.scripts.release.key(self.base.lock_key(key));
         script.arg(name(id));
         match released {
-            Released::Answer(answer, ttl) => return self.put(key, answer, ttl, true).boxed(),
             Released::Failed { error, again } => {
                 script.arg("failed").arg(error.as_ref()).arg(u8::from(!again)).arg(lease())
             }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -162,7 +161,7 @@ impl Base {
     }
 
     /// One trip for all of these; each is told its part.
-    async fn decide(&self, mut all: Vec<Asked>) {
+    pub(super) async fn decide(&self, mut all: Vec<Asked>) {
         // Nobody waits for these any more, and nothing was sent for them.
         all.retain(|asked| !asked.told.is_closed());
         if all.is_empty() {
@@ -330,11 +329,6 @@ impl Admitted {
         let refused = reserve.enforce && self.standing.is_some_and(|standing| standing.refused.is_some());
         reserve.to_settle() && self.cached.is_none() && !refused
     }
-}
-
-/// For the lane of admissions.
-pub(super) fn decide_all(base: Arc<Base>, all: Vec<Asked>) -> BoxFuture<'static, ()> {
-    async move { base.decide(all).await }.boxed()
 }
 
 fn not_an_answer() -> StoreError {

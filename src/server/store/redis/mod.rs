@@ -28,10 +28,8 @@ use super::node::{OPERATION, Sent, Trip};
 pub use super::redis_address::{RedisAddress, RedisAddressError, RedisCertificates};
 use super::{Store, StoreError};
 use crate::constants::REDIS_KEY_PREFIX;
-use answers::Put;
 use clock::Clock;
-use lane::{Lane, Pace};
-use limits::Asked;
+use lane::Lane;
 use records::Records;
 use script::{Script, ScriptCall};
 
@@ -45,11 +43,6 @@ mod records;
 mod responses;
 mod script;
 
-/// A request waits for its admission.
-const ADMISSIONS: Pace = Pace { together: 64, at_once: 2, gather: Duration::ZERO };
-/// Nobody waits for an answer to be kept; pods that wait for it look every now and then.
-const ANSWERS: Pace = Pace { together: 256, at_once: 1, gather: Duration::from_millis(5) };
-
 /// What an answer may take on its way.
 const ANSWER: Duration = Duration::from_millis(5);
 
@@ -60,9 +53,7 @@ const NO_SCRIPT: &str = "NOSCRIPT";
 pub struct RedisStore {
     base: Arc<Base>,
     /// Requests that ask to go on: those that come together share a trip.
-    admissions: Lane<Asked>,
-    /// And answers to keep.
-    puts: Lane<Put>,
+    admissions: Lane,
 }
 
 /// What every trip needs.
@@ -141,9 +132,8 @@ impl RedisStore {
             clock: Clock::default(),
             longest_life: AtomicU64::new(0),
         });
-        let admissions = Lane::new(base.clone(), limits::decide_all, ADMISSIONS);
-        let puts = Lane::new(base.clone(), answers::put_all, ANSWERS);
-        Self { base, admissions, puts }
+        let admissions = Lane::new(base.clone());
+        Self { base, admissions }
     }
 
     /// Whether what is in different slots needs a trip each.
