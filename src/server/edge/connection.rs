@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use futures::FutureExt;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
@@ -19,11 +20,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::EdgeOptions;
 use super::http2;
+use super::signal::Signal;
 use super::socket::{Phase, Pulse, Socket, peer_left};
 use super::tls::{Tls, is_http_2};
 use crate::constants::header::REQUEST_ID;
@@ -44,9 +45,9 @@ pub(super) struct Shared {
     pub(super) options: EdgeOptions,
     pub(super) shutdown: Shutdown,
     /// Connections without a request close.
-    pub(super) close_idle: CancellationToken,
+    pub(super) close_idle: Signal,
     /// All connections close.
-    pub(super) close_all: CancellationToken,
+    pub(super) close_all: Signal,
 }
 
 /// How a connection ended.
@@ -73,11 +74,11 @@ pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         End::TimedOut(phase) => {
             tracing::debug!(connection.phase = ?phase, "closed a connection that was too slow");
         }
-        End::Closed if !shared.close_all.is_cancelled() => {
+        End::Closed if !shared.close_all.is_given() => {
             if let Some(stream) = Arc::into_inner(stream) {
                 tokio::select! {
                     () = linger(stream) => {}
-                    () = shared.close_all.cancelled() => {}
+                    () = shared.close_all.given() => {}
                 }
             }
         }
@@ -97,8 +98,8 @@ async fn encrypted(
 ) -> End {
     let socket = tokio::select! {
         biased;
-        () = shared.close_idle.cancelled() => return End::Closed,
-        () = shared.close_all.cancelled() => return End::Closed,
+        () = shared.close_idle.given() => return End::Closed,
+        () = shared.close_all.given() => return End::Closed,
         shaken = timeout(shared.options.head, tls.accept(socket)) => match shaken {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => {
@@ -144,11 +145,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let options = &shared.options;
-    let close_idle = shared.close_idle.cancelled();
-    let close_all = shared.close_all.cancelled();
+    let (mut close_idle, mut close_all) = (shared.close_idle.given(), shared.close_all.given());
     let mut deadline = Deadline::new(options.first_byte);
     let mut peer = pin!(None);
-    tokio::pin!(close_idle, close_all);
     let (mut leaving, mut left) = (false, false);
     // Of no phase that there is: the first look sees a change.
     let mut beats = pulse.beats().wrapping_sub(1);
@@ -172,10 +171,10 @@ where
                 });
                 peer.set((phase == Phase::Answering).then(|| peer_left(stream)));
             }
-            if close_all.as_mut().poll(context).is_ready() {
+            if close_all.poll_unpin(context).is_ready() {
                 return Poll::Ready(if phase == Phase::Answering { End::Cut } else { End::Closed });
             }
-            leaving = leaving || close_idle.as_mut().poll(context).is_ready();
+            leaving = leaving || close_idle.poll_unpin(context).is_ready();
             if leaving && !left && matches!(phase, Phase::Silent | Phase::Idle) {
                 // Closes as soon as the rest of the last answer is written.
                 http.as_mut().graceful_shutdown();

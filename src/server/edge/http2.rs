@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use http::{Request, Response, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -68,9 +68,8 @@ pub(super) async fn drive(socket: TlsStream<Socket>, peer: SocketAddr, shared: &
 async fn watch(mut http: Pin<Box<Connection>>, streams: Streams, life: &Life, shared: &Shared) -> End {
     let options = &shared.options;
     let draining = shared.shutdown.draining().cancelled();
-    let close_idle = shared.close_idle.cancelled();
-    let close_all = shared.close_all.cancelled();
-    tokio::pin!(draining, close_idle, close_all);
+    let (mut close_idle, mut close_all) = (shared.close_idle.given(), shared.close_all.given());
+    tokio::pin!(draining);
     let mut deadline = Deadline::new(options.head);
     let mut running = FuturesUnordered::new();
     let mut leaving: Option<Instant> = None;
@@ -92,7 +91,7 @@ async fn watch(mut http: Pin<Box<Connection>>, streams: Streams, life: &Life, sh
             if moved {
                 continue;
             }
-            if close_all.as_mut().poll(context).is_ready() {
+            if close_all.poll_unpin(context).is_ready() {
                 return Poll::Ready(if life.is_idle() { End::Closed } else { End::Cut });
             }
             if leaving.is_none() && draining.as_mut().poll(context).is_ready() {
@@ -100,7 +99,7 @@ async fn watch(mut http: Pin<Box<Connection>>, streams: Streams, life: &Life, sh
                 leaving = Some(Instant::now());
                 continue;
             }
-            if life.is_idle() && close_idle.as_mut().poll(context).is_ready() {
+            if life.is_idle() && close_idle.poll_unpin(context).is_ready() {
                 return Poll::Ready(End::Closed);
             }
             let (phase, end) = life.deadline(options, leaving);

@@ -25,15 +25,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use self::connection::{End, Shared, drive};
+use self::signal::Signal;
 use crate::constants::drain;
 use crate::shutdown::Shutdown;
 
 mod connection;
 mod http2;
 mod refusal;
+mod signal;
 mod socket;
 mod tls;
 
@@ -153,8 +154,8 @@ pub async fn serve(
         app,
         http,
         shutdown: shutdown.clone(),
-        close_idle: CancellationToken::new(),
-        close_all: shutdown.now().child_token(),
+        close_idle: Signal::default(),
+        close_all: Signal::default(),
         options,
     });
     let mut door = Door::new(listener, shared.options.max_connections);
@@ -168,14 +169,14 @@ pub async fn serve(
     connections.accept(&mut door, &shared, min_drain).await;
     connections.accept_waiting(&mut door, &shared);
     drop(door);
-    shared.close_idle.cancel();
+    shared.close_idle.give();
 
     let streams_end = began + options.grace.saturating_sub(STREAMS_END_BEFORE);
     connections.wait(or_now(&shutdown, sleep_until(streams_end))).await;
     if !connections.tasks.is_empty() {
         shutdown.end_streams();
         connections.wait(or_now(&shutdown, sleep_until(streams_end + LAST_WORDS))).await;
-        shared.close_all.cancel();
+        shared.close_all.give();
         connections.wait(std::future::pending()).await;
     }
     DrainReport { cut: connections.cut, took: began.elapsed() }
