@@ -325,40 +325,42 @@ pub const REDIS_KEY_PREFIX: &str = "chatservice:";
 
 /// Response headers of ours. `x-request-id`, `retry-after` and the like are OpenAI's or HTTP's names.
 pub mod header {
+    use http::HeaderName;
+
     /// The request's id, a client's own where it is sane.
-    pub const REQUEST_ID: &str = "x-request-id";
+    pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     /// Simple dialect, streamed: the conversation.
-    pub const CONVERSATION_ID: &str = "x-conversation-id";
+    pub const CONVERSATION_ID: HeaderName = HeaderName::from_static("x-conversation-id");
     /// The id that the backend gave the call.
-    pub const UPSTREAM_REQUEST_ID: &str = "x-upstream-request-id";
+    pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
     /// `hit`, `miss`, `coalesced` or `bypass`.
-    pub const CACHE: &str = "x-chat-cache";
+    pub const CACHE: HeaderName = HeaderName::from_static("x-chat-cache");
     /// USD of this answer, as a decimal.
-    pub const COST: &str = "x-chat-cost-usd";
+    pub const COST: HeaderName = HeaderName::from_static("x-chat-cost-usd");
     /// Seconds spent on the request.
-    pub const PROCESS_TIME: &str = "x-process-time";
+    pub const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
     /// Milliseconds spent on the request, as OpenAI names it.
-    pub const OPENAI_PROCESSING_MS: &str = "openai-processing-ms";
+    pub const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
     /// `false` tells the SDKs not to try again.
-    pub const SHOULD_RETRY: &str = "x-should-retry";
+    pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
     /// Requests a minute.
-    pub const LIMIT_REQUESTS: &str = "x-ratelimit-limit-requests";
+    pub const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
     /// Requests admissible now.
-    pub const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
+    pub const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
     /// Time until the bucket is full, as `6m0s`.
-    pub const RESET_REQUESTS: &str = "x-ratelimit-reset-requests";
+    pub const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
     /// Tokens a minute.
-    pub const LIMIT_TOKENS: &str = "x-ratelimit-limit-tokens";
+    pub const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
     /// Tokens that could be reserved now.
-    pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
+    pub const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
     /// Time until the bucket of tokens is full, as `6m0s`.
-    pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
+    pub const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
     /// How often an SDK has sent this request before.
-    pub const CLIENT_RETRY_COUNT: &str = "x-stainless-retry-count";
+    pub const CLIENT_RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
     /// W3C Trace Context: which trace a request belongs to.
-    pub const TRACE_PARENT: &str = "traceparent";
+    pub const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
     /// `retry-after` in milliseconds.
-    pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+    pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 }
 
 /// Attributes of spans: OpenTelemetry's names.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -133,14 +133,14 @@ pub(super) fn of_object(error: ErrorObject, clean: impl Fn(&str) -> String) -> B
 
 /// The wait that `retry-after-ms` or `Retry-After` (seconds or a date) asks for. What is absurd is no wish.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str, unit: f64| Duration::try_from_secs_f64(text.parse::<f64>().ok()? * unit).ok();
     let date = |text: &str| {
         let then = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
         Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
     };
     let wait = text(RETRY_AFTER_MS).and_then(|text| number(text, 0.001)).or_else(|| {
-        let text = text(header::RETRY_AFTER.as_str())?;
+        let text = text(header::RETRY_AFTER)?;
         number(text, 1.0).or_else(|| date(text))
     });
     wait.filter(|wait| *wait <= MAX_RETRY_AFTER)

@@ -20,8 +20,8 @@ const MAX_AGE: std::time::Duration = std::time::Duration::from_mins(10);
 /// Any origin.
 const ANY: &str = "*";
 /// What a page may read beside the body.
-const EXPOSED: [&str; 17] = [
-    "retry-after",
+const EXPOSED: [HeaderName; 17] = [
+    header::RETRY_AFTER,
     names::RETRY_AFTER_MS,
     names::SHOULD_RETRY,
     names::REQUEST_ID,
@@ -37,7 +37,7 @@ const EXPOSED: [&str; 17] = [
     names::LIMIT_TOKENS,
     names::REMAINING_TOKENS,
     names::RESET_TOKENS,
-    "allow",
+    header::ALLOW,
 ];
 
 /// For pages of these origins; None where there is none. Keys travel in a header that the page sets itself, so browsers are
@@ -56,7 +56,7 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(ExposeHeaders::list(EXPOSED.map(HeaderName::from_static)))
+        .expose_headers(ExposeHeaders::list(EXPOSED))
         .max_age(MAX_AGE);
     Some(layer)
 }
