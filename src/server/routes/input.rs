@@ -29,6 +29,8 @@ pub const MAX_BODY: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bodies up to this size need no room of their own: the connection cap bounds them.
 const SMALL: usize = 64 << 10;
+/// Largest body that is copied: a copy of more costs more than another buffer.
+const COPIED: usize = 4 << 10;
 
 /// Where a request comes from.
 pub struct From {
@@ -123,7 +125,13 @@ async fn read(
             all.extend_from_slice(&data);
         }
     }
-    Ok((if all.is_empty() { first } else { all.freeze() }, taken))
+    // What is small leaves the buffer that it was read into, which the connection can then use for what comes next.
+    let body = match all.is_empty() {
+        true if first.len() <= COPIED => Bytes::copy_from_slice(&first),
+        true => first,
+        false => all.freeze(),
+    };
+    Ok((body, taken))
 }
 
 /// What the request says of the cache.
