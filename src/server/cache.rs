@@ -5,14 +5,22 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use moka::Expiry;
-use moka::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use serde::de::IgnoredAny;
 
 use super::store::CacheKey;
 
-/// What an entry takes beside its value: its key, its life, and moka's own node and lists. An estimate from moka's types, on the large side.
+/// What an entry takes beside its value: its key, its life, its place in tables and lists, and what the allocator rounds up. An
+/// estimate, on the large side.
 const ENTRY_OVERHEAD: usize = 256;
+/// The cache has parts with a lock and a bound of their own. An answer that is larger than its part is not kept.
+const PART_BYTES: u64 = 8 << 20;
+/// Most parts: more need no lock less.
+const PARTS: u64 = 16;
+/// An answer of usual length with all that an entry takes. By it the cache knows how many keys to remember of answers that it
+/// has let go; it may be wrong by far.
+const USUAL_ENTRY: u64 = 2 << 10;
 /// Life of an entry differs by up to this part, so that what was stored together does not expire together.
 const JITTER: f64 = 0.1;
 /// Rises when the same request must no longer find what an older server stored.
@@ -127,32 +135,24 @@ pub fn jittered(ttl: Duration) -> Duration {
     ttl.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
 }
 
-/// Answers in this pod's memory, bounded in bytes.
+/// Answers in this pod's memory, bounded in bytes. One whose life is over is found by nobody, and makes room as what nobody asks
+/// for does.
 pub struct AnswerCache {
-    entries: Cache<CacheKey, Entry>,
+    entries: Cache<CacheKey, Entry, Bytesize>,
 }
 
 #[derive(Clone)]
 struct Entry {
     answer: CachedAnswer,
-    life: Duration,
+    until: Instant,
 }
 
-struct OwnLife;
+#[derive(Clone)]
+struct Bytesize;
 
-impl Expiry<CacheKey, Entry> for OwnLife {
-    fn expire_after_create(&self, _: &CacheKey, entry: &Entry, _: Instant) -> Option<Duration> {
-        Some(entry.life)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &CacheKey,
-        entry: &Entry,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.life)
+impl Weighter<CacheKey, Entry> for Bytesize {
+    fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
+        (entry.answer.completion.len() + ENTRY_OVERHEAD) as u64
     }
 }
 
@@ -160,30 +160,43 @@ impl AnswerCache {
     /// An empty cache. `memory_bytes` counts values, keys and overhead.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
-        let weight = |_: &CacheKey, entry: &Entry| {
-            let bytes = entry.answer.completion.len() + ENTRY_OVERHEAD;
-            u32::try_from(bytes).unwrap_or(u32::MAX)
+        let parts = usize::try_from((memory_bytes / PART_BYTES).clamp(1, PARTS)).unwrap_or(1);
+        let usual = usize::try_from(memory_bytes / USUAL_ENTRY).unwrap_or(usize::MAX);
+        let mut options = OptionsBuilder::new();
+        options.shards(parts).estimated_items_capacity(usual).weight_capacity(memory_bytes);
+        let entries = match options.build() {
+            Ok(options) => Cache::with_options(
+                options,
+                Bytesize,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            // Only what is not set is refused.
+            Err(_) => Cache::with_weighter(usual, memory_bytes, Bytesize),
         };
-        let entries =
-            Cache::builder().max_capacity(memory_bytes).weigher(weight).expire_after(OwnLife).build();
         Self { entries }
     }
 
     /// The stored answer.
     #[must_use]
     pub fn get(&self, key: CacheKey) -> Option<CachedAnswer> {
-        self.entries.get(&key).map(|entry| entry.answer)
+        let entry = self.entries.get(&key)?;
+        if entry.until <= Instant::now() {
+            self.entries.remove_if(&key, |entry| entry.until <= Instant::now());
+            return None;
+        }
+        Some(entry.answer)
     }
 
     /// The same, asked once more for a request that found none: that tells nothing new of how often the answer is wanted.
     #[must_use]
     pub fn get_after_all(&self, key: CacheKey) -> Option<CachedAnswer> {
-        self.entries.contains_key(&key).then(|| self.get(key))?
+        self.entries.peek(&key).filter(|entry| entry.until > Instant::now()).map(|entry| entry.answer)
     }
 
     /// Keeps an answer for `life`, which [`jittered`] made, or for as long as there is room.
     pub fn put(&self, key: CacheKey, answer: CachedAnswer, life: Duration) {
-        self.entries.insert(key, Entry { answer, life });
+        self.entries.insert(key, Entry { answer, until: Instant::now() + life });
     }
 }
 
@@ -330,11 +343,9 @@ mod tests {
         for index in 0..=255 {
             cache.put(CacheKey([index; 32]), answer(1000), Duration::from_mins(1));
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.weighted_size() <= 64 * 1024);
-        assert!(cache.entries.entry_count() > 10);
+        assert!(cache.entries.weight() <= 64 * 1024);
+        assert!(cache.entries.len() > 10);
         cache.put(CacheKey([0; 32]), answer(70_000), Duration::from_mins(1));
-        cache.entries.run_pending_tasks();
         assert_eq!(cache.get(CacheKey([0; 32])), None, "larger than the whole cache");
     }
 
