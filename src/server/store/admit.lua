@@ -37,7 +37,7 @@ local function take_each(demand, account)
   if leases then
     rules.put_in_order(leases, rules.expired(leases))
     call('ZADD', leases, text(now + demand.life), demand.id)
-    call('PEXPIRE', leases, ARGV[1])
+    call('PEXPIRE', leases, argv[1])
   end
   if budget then
     account.reserved = account.reserved + budget.worst
@@ -100,7 +100,7 @@ local function admit(demand, cached, hit, lock, sharer)
     value = value .. text(account.start)
   end
   if not known_of and demand.interval then
-    at = charge_requests(demand, 1)
+    at = charge_requests(demand, at, 1)
   end
   local takes = not hit and (not known_of or known_of == 'h')
   if takes or not known_of then
@@ -108,7 +108,7 @@ local function admit(demand, cached, hit, lock, sharer)
   end
   if takes then
     if demand.size then
-      tokens, part = take_tokens(demand, demand.taken)
+      tokens, part = take_tokens(demand, tokens, part, demand.taken)
     end
     if one_by_one then
       write_first()
@@ -126,10 +126,10 @@ end
 local stored, answer = {}, 0
 local many = next_number()
 if many > 0 then
-  stored = call('MGET', unpack(KEYS, key + 1, key + many))
+  stored = call('MGET', unpack(keys, key + 1, key + many))
   key = key + many
 end
-while argument < #ARGV do
+while argument < #argv do
   local demand, cache = next_demand(), next_argument()
   local cached, lock, sharer = false
   if cache == 'look' or cache == 'share' then

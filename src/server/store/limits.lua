@@ -4,13 +4,14 @@
 -- that write is not one which even a full Redis runs.
 -- ARGV[1] is the life of keys in ms. Behind it follow how many records there are, and for each how many ids it is asked for, and
 -- those: the ids of all requests, in order. KEYS begin with the records.
-local call, pcall, format = redis.call, redis.pcall, string.format
+local call, pcall, format, floor = redis.call, redis.pcall, string.format, math.floor
+local keys, argv = KEYS, ARGV
 local MINUTE = 60000000
 -- The largest whole number up to which all are exact.
 local MOST = 9007199254740991
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local key_life = tonumber(ARGV[1])
+local key_life = tonumber(argv[1])
 -- Times later than this are not ours, or of before the clock stepped back.
 local horizon = now + key_life * 1000
 
@@ -29,21 +30,21 @@ local function stored_number(stored, otherwise)
   if not number or number ~= number then
     return otherwise
   end
-  return math.floor(clamp(number, -MOST, MOST))
+  return floor(clamp(number, -MOST, MOST))
 end
 
 local argument, key = 1, 0
 local function next_argument()
   argument = argument + 1
-  return ARGV[argument]
+  return argv[argument]
 end
 local function next_number()
   argument = argument + 1
-  return tonumber(ARGV[argument])
+  return tonumber(argv[argument])
 end
 local function next_key()
   key = key + 1
-  return KEYS[key]
+  return keys[key]
 end
 
 -- How the rates of a caller stand: `at`, when the bucket of requests is full; `tokens`, whole ones, `part`, parts of the
@@ -72,7 +73,7 @@ end
 local function write_rates()
   for name, rate in pairs(rates) do
     if rate.changed then
-      call('SET', name, format('%.0f %.0f %.0f %.0f', rate.at, rate.tokens, rate.part, rate.since), 'PX', ARGV[1])
+      call('SET', name, format('%.0f %.0f %.0f %.0f', rate.at, rate.tokens, rate.part, rate.since), 'PX', argv[1])
     end
   end
 end
@@ -84,12 +85,14 @@ local ids, known, records, record_of = {}, {}, {}, {}
 for number = 1, next_number() do
   local record = {key = next_key(), fields = {}}
   local count = next_number()
-  local stored = pcall('HMGET', record.key, unpack(ARGV, argument + 1, argument + count))
+  local stored = pcall('HMGET', record.key, unpack(argv, argument + 1, argument + count))
+  local before = #ids
   for index = 1, count do
-    local id = next_argument()
-    ids[#ids + 1], record_of[id] = id, record
-    known[id] = type(stored[index]) == 'string' and stored[index]
+    local id, value = argv[argument + index], stored[index]
+    ids[before + index], record_of[id] = id, record
+    known[id] = type(value) == 'string' and value
   end
+  argument = argument + count
   records[number] = record
 end
 
@@ -112,7 +115,7 @@ local function write_notes()
         end
         call('HSET', record.key, unpack(record.fields))
       end
-      call('PEXPIRE', record.key, ARGV[1])
+      call('PEXPIRE', record.key, argv[1])
       record.fields = {}
     end
   end
@@ -169,11 +172,11 @@ local function full_at(demand)
   return clamp(demand.rate.at, now, now + demand.bucket * 2)
 end
 
-local function charge_requests(demand, requests)
-  local rate, most = demand.rate, now + demand.bucket * 2
-  rate.at = clamp(full_at(demand) + demand.interval * requests, now, most)
-  rate.changed = true
-  return rate.at
+local function charge_requests(demand, at, requests)
+  local rate = demand.rate
+  at = clamp(at + demand.interval * requests, now, now + demand.bucket * 2)
+  rate.at, rate.changed = at, true
+  return at
 end
 
 -- Tokens: whole ones and parts of the next.
@@ -186,7 +189,7 @@ local function read_tokens(demand)
   local rest = passed % MINUTE
   -- Whole minutes apart, or the product is too large to be exact.
   local parts = (rate.part < MINUTE and rate.part or MINUTE - 1) + rest * size
-  local gained = (passed - rest) / MINUTE * size + math.floor(parts / MINUTE)
+  local gained = (passed - rest) / MINUTE * size + floor(parts / MINUTE)
   local tokens = (rate.tokens > -60 * size and rate.tokens or -60 * size) + gained
   if tokens >= size then
     return size, 0
@@ -194,9 +197,8 @@ local function read_tokens(demand)
   return tokens, parts % MINUTE
 end
 
-local function take_tokens(demand, taken)
+local function take_tokens(demand, tokens, part, taken)
   local rate, size = demand.rate, demand.size
-  local tokens, part = read_tokens(demand)
   tokens = math.max(tokens - taken, -60 * size)
   if tokens >= size then
     tokens, part = size, 0

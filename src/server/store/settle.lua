@@ -30,7 +30,7 @@ local function settle_money(demand, value, cost)
 end
 
 local answer = {now}
-while argument < #ARGV do
+while argument < #argv do
   local demand = next_demand()
   local unknown_too, requests = next_argument() == '1', next_number()
   local used, cost = next_number(), next_number()
@@ -42,11 +42,12 @@ while argument < #ARGV do
       write_first()
     end
     if demand.interval and not value then
-      at = charge_requests(demand, requests)
+      at = charge_requests(demand, full_at(demand), requests)
     end
     if demand.size then
       local open = value and value ~= 'h'
-      take_tokens(demand, used - (open and demand.taken or 0))
+      local tokens, part = read_tokens(demand)
+      take_tokens(demand, tokens, part, used - (open and demand.taken or 0))
     end
     if demand.leases then
       each().put_in_order(demand.leases, {demand.id})

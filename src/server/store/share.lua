@@ -3,10 +3,11 @@
 -- id for each that waits, with the time until which it counts; `failures` of the last owners and the `error` of the last. `id`
 -- names the pod's request.
 -- Returns 0 (wait), 1 (ask), or 2 and the error that all get who waited while one after the other failed; else false.
-local later
+local later, life
 local function share(lock, id, lease)
   later = later or string.format('%.0f', now + lease)
-  local life = math.floor(lease / 250)
+  -- As a text: Redis writes a number out anew for each command, with all digits that it could have.
+  life = life or string.format('%.0f', math.floor(lease / 250))
   -- Nearly always it is free.
   if redis.call('SET', lock, id .. ' ' .. later, 'NX', 'PX', life) then
     return 1, false
