@@ -94,8 +94,7 @@ pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener
 
 /// Every path of the API listener with the layer that every request passes.
 pub fn build_router(state: AppState, overload: Overload) -> Router {
-    let every = axum::middleware::from_fn_with_state(state.clone(), middleware::every);
-    routes::router(state, overload).0.layer(every)
+    routes::router(state.clone(), overload).0.layer(middleware::every(state))
 }
 
 /// Serves until `shutdown` begins and the drain is over.

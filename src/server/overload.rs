@@ -93,13 +93,18 @@ impl Overload {
         Self { inner: Arc::new(inner) }
     }
 
+    /// A permit, if one is free. Those who wait come first: one that is given back is theirs and not seen here.
+    #[must_use]
+    pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+        self.inner.permits.clone().try_acquire_owned().ok()
+    }
+
     /// A permit; None at once when the queue is full, or after a wait in vain. Dropping the future leaves the queue.
     pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        // Those who wait come first: a permit that is given back is theirs and not seen here.
-        let Inner { permits, queue, wait } = &*self.inner;
-        if let Ok(permit) = permits.clone().try_acquire_owned() {
+        if let Some(permit) = self.try_enter() {
             return Some(permit);
         }
+        let Inner { permits, queue, wait } = &*self.inner;
         let _place = queue.try_acquire().ok()?;
         timeout(*wait, permits.clone().acquire_owned()).await.ok()?.ok()
     }

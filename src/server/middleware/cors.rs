@@ -5,13 +5,12 @@
 use std::convert::Infallible;
 
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
+use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Method, header};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer, ExposeHeaders};
 
-use super::panic;
 use crate::constants::header as names;
 use crate::server::state::AppState;
 
@@ -61,19 +60,23 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Passes a request on, with what its answer needs for a browser.
-pub async fn cors(state: &AppState, request: Request, next: Next) -> Response {
-    let layer = state.live().ok().and_then(|live| live.cors.clone());
-    match layer {
-        Some(layer) if request.method() != Method::OPTIONS || is_preflight(&request) => {
-            let caught = tower::service_fn(move |request: Request| {
-                let next = next.clone();
-                async move { Ok::<_, Infallible>(panic::catch(request, next).await) }
-            });
-            layer.layer(caught).oneshot(request).await.unwrap_or_else(|never| match never {})
-        }
-        _ => panic::catch(request, next).await,
-    }
+/// The layer that this request has to pass; None where its answer needs nothing for a browser.
+pub(super) fn layer_of(state: &AppState, request: &Request) -> Option<CorsLayer> {
+    let live = state.live().ok()?;
+    let layer = live.cors.as_ref()?;
+    (request.method() != Method::OPTIONS || is_preflight(request)).then(|| layer.clone())
+}
+
+/// Passes a request on through it.
+pub(super) fn through<S>(
+    layer: &CorsLayer,
+    inner: S,
+    request: Request,
+) -> impl Future<Output = Response> + use<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    layer.layer(inner).oneshot(request).map(|answered| answered.unwrap_or_else(|never| match never {}))
 }
 
 /// Any other OPTIONS is a method that no path has.

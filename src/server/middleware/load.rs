@@ -3,39 +3,96 @@
 //!
 //! Order: who sends it? → was its caller refused just now? → is a permit free, or soon?
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
-use axum::middleware::Next;
+use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
+use futures::FutureExt;
+use futures::future::ready;
+use tokio::sync::OwnedSemaphorePermit;
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
 
-use super::authenticate;
+use super::{Answering, authenticate};
 use crate::server::admission;
-use crate::server::error::Dialect;
+use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange;
 use crate::server::held_body::HeldBody;
 use crate::server::overload::Overload;
 use crate::server::state::AppState;
 
 /// The layer.
-pub async fn admit(
-    State((state, overload)): State<(AppState, Overload)>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let caller = match authenticate::identify(&state, peer, &mut request) {
-        Ok(caller) => caller,
-        Err(refused) => return *refused,
-    };
-    let dialect = Dialect::of(request.uri().path());
-    let lately = state.live().ok().and_then(|live| admission::refused_lately(&state, &live, &caller));
-    if let Some((error, headers)) = lately {
-        let mut response = error.into_response(dialect);
-        response.headers_mut().extend(headers);
-        return response;
+#[must_use]
+pub fn admit<S>(state: AppState, overload: Overload) -> impl Layer<S, Service = Admit<S>> + Clone {
+    layer_fn(move |inner| Admit { state: state.clone(), overload: overload.clone(), inner })
+}
+
+/// What it makes of a path.
+#[derive(Clone)]
+pub struct Admit<S> {
+    state: AppState,
+    overload: Overload,
+    inner: S,
+}
+
+impl<S> Admit<S> {
+    /// A refusal that nothing need be read for.
+    fn refuse(&self, request: &mut Request, dialect: Dialect) -> Result<(), Box<Response>> {
+        // The listener knows it of every connection.
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+        let peer = peer.ok_or_else(|| Box::new(ApiError::Internal.into_response(dialect)))?;
+        let caller = authenticate::identify(&self.state, peer, request)?;
+        let live = self.state.live().ok();
+        match live.and_then(|live| admission::refused_lately(&self.state, &live, &caller)) {
+            None => Ok(()),
+            Some((error, headers)) => {
+                let mut response = error.into_response(dialect);
+                response.headers_mut().extend(headers);
+                Err(Box::new(response))
+            }
+        }
     }
-    let Some(permit) = overload.enter().await else { return exchange::busy().into_response(dialect) };
-    next.run(request).await.map(|body| Body::new(HeldBody::new(body, permit)))
+}
+
+impl<S> Service<Request> for Admit<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Answering {
+        let dialect = Dialect::of(request.uri().path());
+        if let Err(refused) = self.refuse(&mut request, dialect) {
+            return ready(Ok(*refused)).boxed();
+        }
+        if let Some(permit) = self.overload.try_enter() {
+            return holding(permit, self.inner.call(request)).boxed();
+        }
+        let (overload, mut inner) = (self.overload.clone(), self.inner.clone());
+        async move {
+            match overload.enter().await {
+                Some(permit) => holding(permit, inner.call(request)).await,
+                None => Ok(exchange::busy().into_response(dialect)),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// An answer that holds the permit to its end.
+async fn holding(
+    permit: OwnedSemaphorePermit,
+    answer: impl Future<Output = Result<Response, Infallible>>,
+) -> Result<Response, Infallible> {
+    Ok(answer.await?.map(|body| Body::new(HeldBody::new(body, permit))))
 }

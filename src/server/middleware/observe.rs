@@ -24,27 +24,38 @@ const ID_MAX: usize = 128;
 /// Status in log and metrics of a request whose client left before the response began (as nginx has it).
 const CLIENT_CLOSED: u16 = 499;
 
-/// Passes a request on and writes down what came of it.
-pub async fn observe<F>(state: &AppState, mut request: Request, next: impl FnOnce(Request) -> F) -> Response
-where
-    F: Future<Output = Response>,
-{
-    let id = request_id(request.headers());
-    let text: Arc<str> = Arc::from(id.to_str().unwrap_or_default());
-    request.extensions_mut().insert(RequestId(text.clone()));
-    let dialect = Dialect::of(request.uri().path());
-    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let mut record = Record::new(state, &request, route, text);
-    if record.trace.is_on() {
-        request.extensions_mut().insert(record.trace.clone());
+/// A request that is being answered. What came of it is written down, also when it is dropped.
+pub(super) struct Observation {
+    id: HeaderValue,
+    dialect: Dialect,
+    record: Record,
+}
+
+impl Observation {
+    /// A request has come.
+    pub(super) fn begin(state: &AppState, request: &mut Request) -> Self {
+        let id = request_id(request.headers());
+        let text: Arc<str> = Arc::from(id.to_str().unwrap_or_default());
+        request.extensions_mut().insert(RequestId(text.clone()));
+        let dialect = Dialect::of(request.uri().path());
+        let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+        let record = Record::new(state, request, route, text);
+        if record.trace.is_on() {
+            request.extensions_mut().insert(record.trace.clone());
+        }
+        Self { id, dialect, record }
     }
-    let mut response = next(request).await;
-    record.status = response.status().as_u16();
-    record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
-    record.fault = response.extensions().get::<StreamFault>().cloned();
-    record.ended = response.body().is_end_stream();
-    about(response.headers_mut(), &id, record.started.elapsed(), dialect);
-    response.map(|inner| Body::new(Observed { inner, record }))
+
+    /// Its response has come, and is observed to its end.
+    pub(super) fn end(self, mut response: Response) -> Response {
+        let Self { id, dialect, mut record } = self;
+        record.status = response.status().as_u16();
+        record.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
+        record.fault = response.extensions().get::<StreamFault>().cloned();
+        record.ended = response.body().is_end_stream();
+        about(response.headers_mut(), &id, record.started.elapsed(), dialect);
+        response.map(|inner| Body::new(Observed { inner, record }))
+    }
 }
 
 /// A client's own id when it is short, printable and without quotes; else a new one.

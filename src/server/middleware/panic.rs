@@ -1,21 +1,19 @@
-//! A handler that panics. In: any request. Out: its response; or, when that panicked, an internal error in the dialect
+//! A handler that panics. In: what answers a request. Out: its response; or, when that panicked, an internal error in the dialect
 //! of the path in place of a closed connection. The panic hook has logged the place, and not the text, by then.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
 use futures::FutureExt;
 
 use crate::server::error::{ApiError, Dialect};
 
-/// Passes a request on, and answers it if that panics.
-pub async fn catch(request: Request, next: Next) -> Response {
-    let dialect = Dialect::of(request.uri().path());
+/// Waits for an answer in this dialect, and gives one if that panics.
+pub async fn catch(dialect: Dialect, answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
     // What the handler shared with others is behind locks that outlive a panic; what was its own is gone.
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    answered.unwrap_or_else(|_| ApiError::Internal.into_response(dialect))
+    let answered = AssertUnwindSafe(answer).catch_unwind().await;
+    answered.map_or_else(|_| ApiError::Internal.into_response(dialect), |Ok(response)| response)
 }
 
 #[cfg(test)]
@@ -23,6 +21,8 @@ mod tests {
     use super::*;
     use axum::Router;
     use axum::body::{Body, to_bytes};
+    use axum::extract::Request;
+    use axum::middleware::Next;
     use axum::routing::get;
     use tower::ServiceExt;
 
@@ -35,7 +35,10 @@ mod tests {
             .route("/v1/broken", get(broken))
             .route("/api/v1/broken", get(broken))
             .route("/v1/good", get(async || "good"))
-            .layer(axum::middleware::from_fn(catch));
+            .layer(axum::middleware::from_fn(async |request: Request, next: Next| {
+                let dialect = Dialect::of(request.uri().path());
+                catch(dialect, next.run(request).map(Ok)).await
+            }));
         for (path, status, pointer) in [
             ("/v1/broken", 500, Some("/error/message")),
             ("/api/v1/broken", 500, Some("/message")),

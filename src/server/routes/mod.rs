@@ -27,7 +27,7 @@ pub mod responses;
 
 /// Every path of the API listener, and the document that describes them.
 pub fn router(state: AppState, overload: Overload) -> (Router, OpenApi) {
-    let admitted = axum::middleware::from_fn_with_state((state.clone(), overload), load::admit);
+    let admitted = load::admit(state.clone(), overload);
     let authenticated = axum::middleware::from_fn_with_state(state.clone(), authenticate::authenticate);
     // What is somebody's, or costs something; the rest is for everybody.
     let asked = OpenApiRouter::new()
