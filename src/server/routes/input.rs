@@ -1,6 +1,7 @@
 //! The body of a request, before any dialect looks at it. In: an HTTP request. Out: the bytes of a JSON document that
 //! is sent as such and within its limits of size and time.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
@@ -74,7 +76,12 @@ async fn read_in_time(
     body: Body,
     room: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
-    tokio::time::timeout(BODY_TIMEOUT, read(body, room)).await.map_err(|_| ApiError::RequestTimeout)?
+    let mut reading = pin!(read(body, room));
+    // Most bodies come with their head, and need no timer.
+    if let Some(read) = reading.as_mut().now_or_never() {
+        return read;
+    }
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| ApiError::RequestTimeout)?
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
