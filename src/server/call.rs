@@ -100,8 +100,8 @@ impl Whole {
 
 impl Call {
     /// Asks the backend. The guard knows of the call from its begin on: a client that leaves does not undo it.
-    pub(super) async fn make(mut self) -> Result<Called, BackendError> {
-        let owed = &mut self.guard.settlement;
+    pub(super) async fn make(mut self: Box<Self>) -> Result<Called, BackendError> {
+        let owed = self.guard.settlement();
         owed.stream = self.stream;
         if owed.prompt_tokens == 0 {
             // Where no limit asked for it.
@@ -148,7 +148,11 @@ impl Call {
         (self.model.name != self.asked.name).then(|| self.model.name.clone())
     }
 
-    fn whole(mut self, completion: Bytes, request_id: Option<String>) -> Result<Called, BackendError> {
+    fn whole(
+        mut self: Box<Self>,
+        completion: Bytes,
+        request_id: Option<String>,
+    ) -> Result<Called, BackendError> {
         let read = self.operation.read(&completion).map_err(|error| {
             let error = BackendError::from(error);
             self.ended(error.label());
@@ -159,7 +163,7 @@ impl Call {
         if read.complete {
             self.store(&completion);
         }
-        let kept = self.guard.settlement.keep.is_some();
+        let kept = self.guard.settlement().keep.is_some();
         let fallback = self.fallback();
         let whole = Whole { completion, read, cost, request_id, fallback, known: false };
         Ok(Called::Whole(Box::new(whole), kept))
@@ -168,7 +172,7 @@ impl Call {
     /// Notes what the answer used: what the backend reported, if it did, and what was delivered. Returns what all calls
     /// of this request cost, where that is known.
     pub(super) fn used(&mut self, reported: Option<Usage>, delivered: u64) -> Option<NanoUsd> {
-        let owed = &mut self.guard.settlement;
+        let owed = self.guard.settlement();
         owed.delivered = delivered;
         if let Some(usage) = reported {
             owed.attempts.reported(usage);
@@ -192,7 +196,7 @@ impl Call {
         let life = cache::jittered(keep.ttl);
         let answer = CachedAnswer { completion: completion.clone() };
         if self.live.store.shared() && completion.len() <= SHARED_MAX {
-            self.guard.settlement.keep =
+            self.guard.settlement().keep =
                 Some(Kept { key: keep.key, answer: answer.encode(), life, led: self.leads });
         }
         cache.put(keep.key, answer, life);

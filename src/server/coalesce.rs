@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
@@ -168,7 +169,7 @@ impl Pilot {
     }
 
     /// Begins the flight. It is driven by the seat that this returns.
-    pub(super) fn fly(mut self, call: Call, rank: Rank) -> Seat {
+    pub(super) fn fly(mut self, call: Box<Call>, rank: Rank) -> Seat {
         self.landing.begun = true;
         let inner = self.landing.inner.clone();
         self.seat.flight().begin(self.landing.fly(call, rank).boxed());
@@ -192,7 +193,7 @@ struct Landing {
 }
 
 impl Landing {
-    async fn fly(self, mut call: Call, mut rank: Rank) {
+    async fn fly(self, mut call: Box<Call>, mut rank: Rank) {
         let left = self.flight.left.clone();
         if let Rank::Waits(pods) = rank {
             rank = match left.run_until_cancelled(pods.wait()).await {
@@ -211,14 +212,25 @@ impl Landing {
                 Some(Waited::Alone) => Rank::Alone,
             };
         }
-        let Rank::Leads(pods) = rank else {
-            if let Some((end, _)) = left.run_until_cancelled(flight::fly(call, &self.flight)).await {
+        call.leads = matches!(rank, Rank::Leads(_));
+        let (pods, flown) = {
+            // Pinned here: whoever is handed a future that is not has room for it twice.
+            let flying = pin!(flight::fly(call, &self.flight));
+            match rank {
+                Rank::Leads(pods) => {
+                    let flown = pods.lead(&left, flying).await;
+                    (Some(pods), flown)
+                }
+                Rank::Alone | Rank::Waits(_) => (None, left.run_until_cancelled(flying).await),
+            }
+        };
+        let Some(pods) = pods else {
+            if let Some((end, _)) = flown {
                 self.land(end);
             }
             return;
         };
-        call.leads = true;
-        let Some((end, kept)) = pods.lead(&left, flight::fly(call, &self.flight)).await else {
+        let Some((end, kept)) = flown else {
             return pods.insist(&Released::Left).await;
         };
         if kept {

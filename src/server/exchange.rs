@@ -155,11 +155,11 @@ async fn run(
     outcome: &mut Outcome,
 ) -> Result<Answer, ApiError> {
     let mut guard = state.settlements().guard().ok_or_else(busy)?;
-    guard.settlement.caller = Some(ask.caller.clone());
+    guard.settlement().caller = Some(ask.caller.clone());
     ask.trace.asks(ask.operation, live.config.dynamic.backend.name(), &ask.model.name);
     let looked_for = ask.keep.filter(|_| ask.cache.read);
     let id = ask.id.clone();
-    let exchange = Exchange { live: live.clone(), ask, guard: Some(guard) };
+    let exchange = Exchange { live: live.clone(), ask: Box::new(ask), guard: Some(guard) };
     let answered = match looked_for {
         Some(keep) => exchange.look_for(state, keep, outcome).await,
         None => exchange.ask_alone(state, outcome).await,
@@ -181,7 +181,7 @@ pub(super) async fn admit_request(
     let Some(mut guard) = state.settlements().guard() else { return (Err(busy()), HeaderMap::new()) };
     let admission = Admission { state, live, caller, asked: None };
     let wanted = Wanted::reserve(Part::Request);
-    let admitted = admission.admit(wanted, &mut guard.settlement, &mut outcome).await;
+    let admitted = admission.admit(wanted, guard.settlement(), &mut outcome).await;
     (admitted.map(drop), outcome.headers())
 }
 
@@ -203,7 +203,8 @@ pub(super) fn failed(id: &str, error: &ApiError) {
 /// A request on its way to its answer.
 pub(super) struct Exchange {
     pub(super) live: Arc<Live>,
-    pub(super) ask: Ask,
+    /// Large, and handed on.
+    pub(super) ask: Box<Ask>,
     /// None once the call to the backend has it.
     pub(super) guard: Option<SettlementGuard>,
 }
@@ -246,7 +247,7 @@ impl Exchange {
         wanted: Wanted,
         outcome: &mut Outcome,
     ) -> Result<Option<Share>, ApiError> {
-        let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
+        let owed = self.guard.as_mut().ok_or(ApiError::Internal)?.settlement();
         let ask = &self.ask;
         let asked = Some(Asked {
             operation: ask.operation,
@@ -265,7 +266,7 @@ impl Exchange {
         outcome: &mut Outcome,
     ) -> Result<(), ApiError> {
         if self.live.store.shared() {
-            let owed = &mut self.guard.as_mut().ok_or(ApiError::Internal)?.settlement;
+            let owed = self.guard.as_mut().ok_or(ApiError::Internal)?.settlement();
             Admission { state, live: &self.live, caller: &self.ask.caller, asked: None }.charge_later(owed);
         } else {
             self.admit(state, Wanted::reserve(Part::Request), outcome).await?;
@@ -274,11 +275,11 @@ impl Exchange {
     }
 
     /// The call that this request needs. It takes what is owed along: who asks once cannot ask again.
-    pub(super) fn call(&mut self, state: &AppState, readers: Readers) -> Result<Call, ApiError> {
+    pub(super) fn call(&mut self, state: &AppState, readers: Readers) -> Result<Box<Call>, ApiError> {
         let guard = self.guard.take().ok_or(ApiError::Internal)?;
         let limit = Duration::from_millis(self.live.config.dynamic.timeouts.request_ms);
         let ask = &mut self.ask;
-        Ok(Call {
+        Ok(Box::new(Call {
             live: self.live.clone(),
             operation: ask.operation,
             body: ask.body.clone(),
@@ -295,7 +296,7 @@ impl Exchange {
             metrics: state.metrics().clone(),
             counted: None,
             _room: ask.room.take(),
-        })
+        }))
     }
 
     /// Makes an answer of what was found. `cost` is known for a whole one.

@@ -184,15 +184,22 @@ impl Settlement {
 
 /// Holds a request's place in the queue; settles when dropped.
 pub struct SettlementGuard {
-    permit: Option<mpsc::OwnedPermit<Settlement>>,
-    /// What will be settled; filled in as it becomes known.
-    pub settlement: Settlement,
+    permit: Option<mpsc::OwnedPermit<Box<Settlement>>>,
+    /// Large, and handed on from one to the next until the request ends. There until it is sent.
+    settlement: Option<Box<Settlement>>,
+}
+
+impl SettlementGuard {
+    /// What will be settled, to be filled in as it becomes known.
+    pub fn settlement(&mut self) -> &mut Settlement {
+        self.settlement.get_or_insert_default()
+    }
 }
 
 impl Drop for SettlementGuard {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            permit.send(std::mem::take(&mut self.settlement));
+            permit.send(self.settlement.take().unwrap_or_default());
         }
     }
 }
@@ -200,7 +207,7 @@ impl Drop for SettlementGuard {
 /// Hands out places in the queue.
 #[derive(Clone)]
 pub struct SettlementQueue {
-    sender: mpsc::Sender<Settlement>,
+    sender: mpsc::Sender<Box<Settlement>>,
 }
 
 impl SettlementQueue {
@@ -208,13 +215,13 @@ impl SettlementQueue {
     #[must_use]
     pub fn guard(&self) -> Option<SettlementGuard> {
         let permit = self.sender.clone().try_reserve_owned().ok()?;
-        Some(SettlementGuard { permit: Some(permit), settlement: Settlement::default() })
+        Some(SettlementGuard { permit: Some(permit), settlement: Some(Box::default()) })
     }
 }
 
 /// The queue, and the end of it that is emptied.
 #[must_use]
-pub fn queue() -> (SettlementQueue, mpsc::Receiver<Settlement>) {
+pub fn queue() -> (SettlementQueue, mpsc::Receiver<Box<Settlement>>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     (SettlementQueue { sender }, receiver)
 }
@@ -337,7 +344,7 @@ mod tests {
         let mut guards: Vec<_> = std::iter::from_fn(|| queue.guard()).collect();
         assert_eq!(guards.len(), QUEUE);
         let mut guard = guards.pop().unwrap();
-        guard.settlement.delivered = 9;
+        guard.settlement().delivered = 9;
         drop(guard);
         assert_eq!(owed.try_recv().unwrap().delivered, 9);
         assert!(queue.guard().is_some());

@@ -34,7 +34,7 @@ const KNOCK: Duration = Duration::from_millis(250);
 
 /// Empties the queue.
 pub struct Settler {
-    receiver: mpsc::Receiver<Settlement>,
+    receiver: mpsc::Receiver<Box<Settlement>>,
     live: LiveHandle,
     metrics: ServerMetrics,
     charging: Charging,
@@ -54,7 +54,7 @@ impl Settler {
     /// The task for this end of the queue.
     #[must_use]
     pub fn new(
-        receiver: mpsc::Receiver<Settlement>,
+        receiver: mpsc::Receiver<Box<Settlement>>,
         live: LiveHandle,
         metrics: ServerMetrics,
         charging: Charging,
@@ -106,7 +106,8 @@ impl Settler {
     }
 
     /// One batch, all of it on the wire at once; each operation has the store's own deadline.
-    async fn settle(&mut self, batch: &mut Vec<Settlement>, keeper: &mut Keeper) {
+    #[expect(clippy::vec_box, reason = "so they come from the queue")]
+    async fn settle(&mut self, batch: &mut Vec<Box<Settlement>>, keeper: &mut Keeper) {
         let mut charges = Vec::with_capacity(batch.len());
         let mut answers = Vec::new();
         for settlement in batch.drain(..) {

@@ -99,7 +99,7 @@ pub(super) enum Step {
 /// Events on their way.
 pub(super) struct Tally {
     /// None for a cached answer: there is nothing to settle and to keep.
-    call: Option<Call>,
+    call: Option<Box<Call>>,
     events: Events,
     assembler: Assembler,
     with_usage: Option<Conformer>,
@@ -109,12 +109,12 @@ pub(super) struct Tally {
 
 impl Tally {
     /// The events of a call.
-    pub(super) fn of_call(call: Call, events: Events) -> Self {
+    pub(super) fn of_call(call: Box<Call>, events: Events) -> Self {
         let readers = call.readers;
         Self::new(Some(call), events, readers)
     }
 
-    fn new(call: Option<Call>, events: Events, readers: Readers) -> Self {
+    fn new(call: Option<Box<Call>>, events: Events, readers: Readers) -> Self {
         let conformer = |include_usage| match readers {
             Readers::One { include_usage: wanted } if wanted != include_usage => None,
             _ => Some(Conformer::new(include_usage)),
@@ -201,7 +201,7 @@ impl Tally {
             usage: self.assembler.usage(),
             cost,
             owed,
-            fallback: self.call.as_ref().and_then(Call::fallback),
+            fallback: self.call.as_ref().and_then(|call| call.fallback()),
             completion,
         })
     }

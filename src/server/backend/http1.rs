@@ -70,7 +70,8 @@ impl Client {
                 Err(Unanswered { error, request: None }) => return Err(SendError::Call(error)),
             }
         }
-        let mut connection = self.dial().await?;
+        // In a box: most calls need no new connection, and have no room for what one takes.
+        let mut connection = Box::pin(self.dial()).await?;
         written.set();
         match connection.ask(request).await {
             Ok(response) => Ok(self.response(response, connection)),

@@ -181,7 +181,7 @@ impl Flight {
 }
 
 /// Makes the call; the end is for whoever lands the flight. And whether the store is given the answer, for other pods.
-pub(super) async fn fly(call: Call, flight: &Flight) -> (End, bool) {
+pub(super) async fn fly(call: Box<Call>, flight: &Flight) -> (End, bool) {
     let end = match call.make().await {
         Ok(Called::Whole(whole, kept)) => return (End::Whole(Arc::from(whole)), kept),
         Ok(Called::Stream { events, request_id }) => {

@@ -3,7 +3,7 @@
 //!
 //! Only plain requests: a stream cannot be followed from another pod. Where the store is away each pod is by itself.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,8 +80,11 @@ impl Pods {
     }
 
     /// Makes the call under the lease. None: it was given up, since nobody waits any more, here or elsewhere.
-    pub(super) async fn lead<T>(&self, left: &CancellationToken, call: impl Future<Output = T>) -> Option<T> {
-        let mut call = pin!(call);
+    pub(super) async fn lead<T>(
+        &self,
+        left: &CancellationToken,
+        mut call: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
         tokio::select! {
             biased;
             ended = &mut call => Some(ended),

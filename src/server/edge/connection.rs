@@ -77,7 +77,8 @@ pub(super) async fn drive(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         End::Closed if !shared.close_all.is_given() => {
             if let Some(stream) = Arc::into_inner(stream) {
                 tokio::select! {
-                    () = linger(stream) => {}
+                    // In a box: its buffer is not needed before the end.
+                    () = Box::pin(linger(stream)) => {}
                     () = shared.close_all.given() => {}
                 }
             }

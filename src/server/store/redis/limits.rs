@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::sync::oneshot;
 
@@ -408,31 +408,31 @@ fn micros(duration: Duration) -> u64 {
 
 impl LimitStore for RedisStore {
     fn admit(&self, admit: Admit) -> BoxFuture<'_, Result<Admitted, StoreError>> {
-        async move {
-            let reserve = admit.reserve.filter(Reserve::limited);
-            match (reserve, admit.cache_key) {
-                (Some(reserve), None) => self.reserve(reserve, Lookup::None).await,
-                (Some(reserve), Some(key)) if self.is_cluster() => {
-                    self.reserve_after_look(reserve, key, admit.sharer).await
-                }
-                (Some(reserve), Some(key)) => {
-                    let (answer, lock) = (self.base.cache_key(key), self.base.lock_key(key));
-                    let lookup = match admit.sharer {
-                        Some(id) => Lookup::Sharing(answer, lock, id),
-                        None => Lookup::At(answer),
-                    };
-                    self.reserve(reserve, lookup).await
-                }
-                (None, Some(key)) => {
-                    let (cached, share) = self.base.look(key, admit.sharer).await?;
-                    Ok(Admitted { standing: None, cached, share, cache_failed: false })
-                }
-                (None, None) => {
-                    Ok(Admitted { standing: None, cached: None, share: None, cache_failed: false })
-                }
+        let reserve = admit.reserve.filter(Reserve::limited);
+        // Each way is a future of its own: the usual one is small, and the others would be made room for.
+        match (reserve, admit.cache_key) {
+            (Some(reserve), None) => self.reserve(reserve, Lookup::None).boxed(),
+            (Some(reserve), Some(key)) if self.is_cluster() => {
+                self.reserve_after_look(reserve, key, admit.sharer).boxed()
+            }
+            (Some(reserve), Some(key)) => {
+                let (answer, lock) = (self.base.cache_key(key), self.base.lock_key(key));
+                let lookup = match admit.sharer {
+                    Some(id) => Lookup::Sharing(answer, lock, id),
+                    None => Lookup::At(answer),
+                };
+                self.reserve(reserve, lookup).boxed()
+            }
+            (None, Some(key)) => async move {
+                let (cached, share) = self.base.look(key, admit.sharer).await?;
+                Ok(Admitted { standing: None, cached, share, cache_failed: false })
+            }
+            .boxed(),
+            (None, None) => {
+                let nothing = Admitted { standing: None, cached: None, share: None, cache_failed: false };
+                ready(Ok(nothing)).boxed()
             }
         }
-        .boxed()
     }
 
     fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'_, Result<Exhausted, StoreError>> {
