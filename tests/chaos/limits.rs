@@ -95,7 +95,7 @@ async fn s5_no_minute_admits_more_than_the_limit_and_the_burst() {
     let mut figures = Figures::of("S5");
     figures.tell("admitted in the fullest minute", most, "at most 70", most <= 70);
     figures.tell("and at least what the limit allows", most, "at least 60", most >= 60);
-    println!("S5: {} requests a second were asked", asked / 75);
+    figures.tell("requests a second", asked / 75, "3000", asked / 75 >= RATE * 99 / 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

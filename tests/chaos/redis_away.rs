@@ -22,8 +22,52 @@ const AWAY: Duration = Duration::from_secs(90);
 const BACK: Duration = Duration::from_secs(15);
 /// Billionths of a USD: 7 tokens of the prompt and 3 of the answer at a millionth of a USD each.
 const COST: usize = 10_000;
+/// Longer than Redis' record of a reservation could be needed: the rest of its minute, twice its life (a request's time and a
+/// minute), and a minute more.
+const LONG: Duration = Duration::from_secs(60 + 2 * (1 + 60) + 60 + 8);
 /// Where it is told that the store keeps the limits again.
 const SHARED: &str = "chat_store_mode{mode=\"shared\"} ";
+
+/// Clients that ask until then, so many times a second together. Out: what each was told.
+async fn asking(
+    servers: &Servers,
+    number: &Arc<AtomicUsize>,
+    rate: u32,
+    until: Instant,
+) -> JoinSet<Vec<Told>> {
+    let mut clients = JoinSet::new();
+    for at in 0..CLIENTS {
+        let mut client = servers.client(0, [127, 0, 0, 1]).await;
+        let number = number.clone();
+        clients.spawn(async move {
+            let every = Duration::from_secs(1) * CLIENTS / rate;
+            tokio::time::sleep(every * at / CLIENTS).await;
+            let mut every = tokio::time::interval(every);
+            let mut told = Vec::new();
+            while Instant::now() < until {
+                every.tick().await;
+                told.push(client.ask(&question(number.fetch_add(1, Ordering::Relaxed))).await.unwrap());
+            }
+            told
+        });
+    }
+    clients
+}
+
+/// What the budget's account says is spent, once all is settled: nothing is reserved any more.
+async fn spent(redis: &RedisServer) -> usize {
+    let keys: Vec<String> = redis.query("KEYS *:ba1:M:*").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let account: String = redis.query(&format!("GET {}", keys[0])).await.unwrap();
+        let parts: Vec<usize> = account.split(' ').map(|part| part.parse().unwrap()).collect();
+        if parts[2] == 0 {
+            return parts[1];
+        }
+        assert!(Instant::now() < deadline, "something stays reserved: {account}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make chaos"]
@@ -39,23 +83,7 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
     let number = Arc::new(AtomicUsize::new(0));
     let begin = Instant::now();
     let (frozen, thaw) = (begin + BASELINE, begin + BASELINE + AWAY);
-    let end = thaw + BACK;
-    let mut clients = JoinSet::new();
-    for at in 0..CLIENTS {
-        let mut client = servers.client(0, [127, 0, 0, 1]).await;
-        let number = number.clone();
-        clients.spawn(async move {
-            let every = Duration::from_secs(1) * CLIENTS / RATE;
-            tokio::time::sleep(every * at / CLIENTS).await;
-            let mut every = tokio::time::interval(every);
-            let mut told = Vec::new();
-            while Instant::now() < end {
-                every.tick().await;
-                told.push(client.ask(&question(number.fetch_add(1, Ordering::Relaxed))).await.unwrap());
-            }
-            told
-        });
-    }
+    let clients = asking(&servers, &number, RATE, thaw + BACK).await;
     let process = &servers.processes[0];
     tokio::time::sleep_until(frozen.into()).await;
     let (memory, logged, asked) = (process.memory(), process.logged(), number.load(Ordering::Relaxed));
@@ -72,22 +100,8 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
         assert!(answers.elapsed() < Duration::from_secs(30), "Redis is not used again");
     }
     let used_again = answers.elapsed();
-    let mut all: Vec<Told> = Vec::new();
-    while let Some(client) = clients.join_next().await {
-        all.extend(client.unwrap());
-    }
-    // All is settled once nothing is reserved any more.
-    let keys: Vec<String> = redis.query("KEYS *:ba1:M:*").await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let spent = loop {
-        let account: String = redis.query(&format!("GET {}", keys[0])).await.unwrap();
-        let parts: Vec<usize> = account.split(' ').map(|part| part.parse().unwrap()).collect();
-        if parts[2] == 0 {
-            break parts[1];
-        }
-        assert!(Instant::now() < deadline, "something stays reserved: {account}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let all = clients.join_all().await.concat();
+    let spent = spent(&redis).await;
 
     let failed = all.iter().filter(|told| told.status != 200).count();
     let times = |from: Instant, to: Instant| -> Vec<Duration> {
@@ -119,4 +133,31 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
     let mut figures = Figures::of("S2");
     figures.at_most("longest answer while Redis is frozen", longest, Duration::from_secs(1));
     figures.at_most("until Redis is used again", used_again, Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "make chaos"]
+async fn s1_what_redis_did_and_nobody_heard_is_not_charged_again_however_late_it_is_told() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let mock = MockOpenAi::fast(3).await;
+    let spec = "  model: gpt-4o-mini\n\
+                \x20 models: [{ name: gpt-4o-mini, price: { inputPerMillionTokens: \"1\", outputPerMillionTokens: \"1\" }, maxOutputTokens: 50 }]\n\
+                \x20 rateLimits: { requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000 }\n\
+                \x20 timeouts: { firstToken: 1s, idle: 1s, request: 1s }\n  budget: { amount: \"1000.00\", period: Month }\n";
+    let servers = Servers::start(1, &redis.url(), &mock.base_url(), spec).await;
+    let number = Arc::new(AtomicUsize::new(0));
+    let frozen = Instant::now() + Duration::from_secs(5);
+    let clients = asking(&servers, &number, RATE, frozen + LONG + BACK).await;
+    tokio::time::sleep_until(frozen.into()).await;
+    // Stopped, it finds what it was sent last when it goes on, and does it.
+    redis.freeze();
+    tokio::time::sleep(LONG).await;
+    redis.thaw();
+    let all = clients.join_all().await.concat();
+    let spent = spent(&redis).await;
+    let mut figures = Figures::of("S1");
+    let failed = all.iter().filter(|told| told.status != 200).count();
+    figures.exactly("failed requests, stopped for longer than anything is remembered", failed, 0);
+    figures.exactly("spent after that, in requests", spent / COST, all.len());
+    figures.exactly("and the rest", spent % COST, 0);
 }

@@ -103,9 +103,11 @@ async fn pile_up(
         }
         for (n, server) in servers.iter().enumerate() {
             let line = format!("chat_requests_in_flight {}", sent / 3 + usize::from(n < sent % 3));
+            let deadline = tokio::time::Instant::now() + DEADLINE;
             while !metrics::text(server).await.lines().any(|shown| shown == line) {
                 // Not the busy wait of most tests: Redis must be asked in time.
                 tokio::time::sleep(Duration::from_millis(10)).await;
+                assert!(tokio::time::Instant::now() < deadline, "not in flight: {line}");
             }
         }
     }
