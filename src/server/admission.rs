@@ -5,7 +5,7 @@
 //! One trip to the store, none for a hit of the memory cache. A request that the store does not decide is decided as
 //! `onStoreFailure` says.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -249,11 +249,14 @@ fn blank(live: &Live, caller: &Caller) -> Reserve {
     }
 }
 
+/// Whose limits those of the service are.
+static EVERYBODY: LazyLock<CallerKey> = LazyLock::new(|| CallerKey(SERVICE.into()));
+
 /// Whose limits a caller's requests take of.
 fn whose(per: Per, caller: &Caller) -> CallerKey {
     match per {
         Per::Caller => caller.key().clone(),
-        Per::Service => CallerKey(SERVICE.to_owned()),
+        Per::Service => EVERYBODY.clone(),
     }
 }
 

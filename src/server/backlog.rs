@@ -134,7 +134,7 @@ mod tests {
         let reserve = Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
-            caller: CallerKey(caller.to_string()),
+            caller: CallerKey(caller.to_string().into()),
             requests: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
             tokens: Some(TokenDemand { per_minute: 1000, tokens: 3 }),
             concurrent: None,

@@ -35,7 +35,7 @@ impl Caller {
     /// slash, so the two cannot be mistaken. `label` is its name in metrics, for those whom the configuration names.
     #[must_use]
     pub fn proved(identity: &str, label: Option<Arc<str>>) -> Self {
-        Self { key: CallerKey(identity.to_owned()), proved: true, label }
+        Self { key: CallerKey(identity.into()), proved: true, label }
     }
 
     /// Whose limits it takes of.
@@ -47,7 +47,7 @@ impl Caller {
     /// Who it has proved to be; None where the service is open: an address is no identity.
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
-        self.proved.then_some(self.key.0.as_str())
+        self.proved.then_some(&*self.key.0)
     }
 
     /// Label `caller` of metrics: its name where the configuration has it, else `other`.
@@ -81,10 +81,10 @@ impl Caller {
 #[must_use]
 pub fn key_of(address: IpAddr) -> CallerKey {
     match address.to_canonical() {
-        IpAddr::V4(v4) => CallerKey(v4.to_string()),
+        IpAddr::V4(v4) => CallerKey(v4.to_string().into()),
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
-            CallerKey(format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+            CallerKey(format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)).into())
         }
     }
 }
@@ -103,7 +103,7 @@ mod tests {
             ("::1", "::/64"),
         ] {
             let caller = Caller::at(address.parse().unwrap());
-            assert_eq!(caller.key().0, key, "{address}");
+            assert_eq!(*caller.key().0, *key, "{address}");
             assert_eq!((caller.identity(), caller.label()), (None, OTHER));
         }
     }

@@ -255,11 +255,11 @@ mod tests {
         Reserve {
             id: ReservationId(1),
             since: Instant::now(),
-            caller: CallerKey("a".to_owned()),
+            caller: CallerKey("a".into()),
             requests: None,
             tokens: Some(TokenDemand { per_minute: 1, tokens: 70 }),
             concurrent: None,
-            budget: Some(BudgetDemand { caller: CallerKey("*".to_owned()), budget, worst: NanoUsd(900) }),
+            budget: Some(BudgetDemand { caller: CallerKey("*".into()), budget, worst: NanoUsd(900) }),
             life: Duration::from_mins(1),
             enforce: true,
         }

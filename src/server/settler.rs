@@ -325,6 +325,8 @@ fn as_few(owed: Vec<Owed>) -> Vec<Settle> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::server::config::RequestLimit;
     use crate::server::store::{ReservationId, Reserve, TokenDemand};
@@ -333,7 +335,7 @@ mod tests {
         let reserve = Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
-            caller: CallerKey(caller.to_owned()),
+            caller: CallerKey(caller.into()),
             requests: Some(RequestLimit { requests: 60, period_seconds: 60, burst: 10 }),
             tokens,
             concurrent: None,
@@ -354,7 +356,7 @@ mod tests {
         let told: Vec<_> =
             as_few(all).into_iter().map(|settle| (settle.reserve.caller.0, settle.requests)).collect();
         let expected = [("a", 100), ("b", 2), ("a", 1), ("a", 1), ("a", 1)];
-        assert_eq!(told, expected.map(|(caller, requests)| (caller.to_owned(), requests)));
+        assert_eq!(told, expected.map(|(caller, requests)| (Arc::from(caller), requests)));
     }
 
     #[test]

@@ -79,10 +79,10 @@ impl AllTerms {
     /// that have a name. The others would take turns in one gauge.
     pub fn shown_budgets(&self) -> impl Iterator<Item = (CallerKey, &str, BudgetConfig)> {
         let shared = self.everybody.budget.filter(|budget| budget.per == Per::Service);
-        let shared = shared.map(|budget| (CallerKey(SERVICE.to_owned()), OTHER, budget));
+        let shared = shared.map(|budget| (CallerKey(SERVICE.into()), OTHER, budget));
         let own = self.named.iter().filter_map(|(name, terms)| {
             let budget = terms.budget.filter(|budget| budget.per == Per::Caller)?;
-            Some((CallerKey(name.clone()), name.as_str(), budget))
+            Some((CallerKey(name.as_str().into()), name.as_str(), budget))
         });
         shared.into_iter().chain(own)
     }

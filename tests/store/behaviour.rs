@@ -61,7 +61,7 @@ pub fn reserve(caller: &str, limit: RequestLimit) -> Reserve {
     Reserve {
         id: ReservationId(uuid::Uuid::new_v4().as_u128()),
         since: Instant::now(),
-        caller: CallerKey(caller.to_owned()),
+        caller: CallerKey(caller.into()),
         requests: Some(limit),
         tokens: None,
         concurrent: None,

@@ -33,7 +33,7 @@ pub fn place(caller: &str, concurrent: u32) -> Reserve {
 /// Money of a month's budget.
 pub fn money(caller: &str, amount_nano_usd: u64, worst: u64) -> Reserve {
     let budget = BudgetConfig { amount_nano_usd, period: BudgetPeriod::Month, per: Per::Caller };
-    let caller_key = CallerKey(caller.to_owned());
+    let caller_key = CallerKey(caller.into());
     let demand = BudgetDemand { caller: caller_key, budget, worst: NanoUsd(worst) };
     Reserve { budget: Some(demand), ..nothing(caller) }
 }
@@ -215,9 +215,9 @@ pub async fn a_budget_is_seen_without_taking_of_it(store: &dyn Store) {
         }
         store.settle(vec![used(&settled, 0, 7)]).await?;
         // Many, so that several trips are made; the last one is nobody's.
-        let month = |caller: &str| (CallerKey(caller.to_owned()), BudgetPeriod::Month);
+        let month = |caller: &str| (CallerKey(caller.into()), BudgetPeriod::Month);
         let mut of = vec![month(&format!("a-{attempt}")); 200];
-        of.extend([month("nobody"), (CallerKey(format!("a-{attempt}")), BudgetPeriod::Week)]);
+        of.extend([month("nobody"), (CallerKey(format!("a-{attempt}").into()), BudgetPeriod::Week)]);
         let deadline = Instant::now() + DEADLINE;
         loop {
             let seen: Vec<_> =

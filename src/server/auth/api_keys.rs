@@ -193,7 +193,7 @@ mod tests {
                 digests.iter().map(move |digest| (*digest, caller.clone()))
             })
             .collect();
-        find(&all, credential).map(|caller| caller.key().0.clone())
+        find(&all, credential).map(|caller| caller.key().0.to_string())
     }
 
     #[test]

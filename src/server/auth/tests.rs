@@ -413,6 +413,6 @@ fn x1_ten_thousand_spoofed_addresses_are_one_caller() {
             .collect();
         callers.dedup();
         assert_eq!(callers.len(), 1, "{peer}");
-        assert_eq!(callers[0].key().0, "203.0.113.7");
+        assert_eq!(&*callers[0].key().0, "203.0.113.7");
     }
 }

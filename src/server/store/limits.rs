@@ -5,6 +5,7 @@
 //! given up after its deadline still runs when a frozen Redis thaws, so either may be asked for twice and counts once.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::server::pricing::NanoUsd;
 
 /// Whose limit: unique within a ChatService, no longer than 200 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CallerKey(pub String);
+pub struct CallerKey(pub Arc<str>);
 
 /// Names what one request reserved: random, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

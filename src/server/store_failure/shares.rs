@@ -85,11 +85,11 @@ pub(super) mod tests {
         Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
-            caller: CallerKey(caller.to_owned()),
+            caller: CallerKey(caller.into()),
             requests: Some(RequestLimit { requests: 60, period_seconds: 3600, burst: 10 }),
             tokens: Some(TokenDemand { per_minute: 1000, tokens: 50 }),
             concurrent: Some(7),
-            budget: Some(BudgetDemand { caller: CallerKey("*".to_owned()), budget, worst: NanoUsd(10) }),
+            budget: Some(BudgetDemand { caller: CallerKey("*".into()), budget, worst: NanoUsd(10) }),
             life: Duration::from_mins(1),
             enforce: true,
         }

@@ -88,7 +88,7 @@ mod tests {
         Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
-            caller: CallerKey(caller.to_string()),
+            caller: CallerKey(caller.to_string().into()),
             requests: Some(LIMIT),
             tokens: Some(TokenDemand { per_minute: 100, tokens: 10 }),
             concurrent: None,

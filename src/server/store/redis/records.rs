@@ -112,7 +112,7 @@ mod tests {
         Reserve {
             id: ReservationId(rand::random()),
             since: Instant::now(),
-            caller: CallerKey("a".to_owned()),
+            caller: CallerKey("a".into()),
             requests: None,
             tokens: None,
             concurrent: Some(1),
