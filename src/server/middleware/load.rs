@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -13,10 +12,9 @@ use axum::response::Response;
 use futures::FutureExt;
 use futures::future::ready;
 use tokio::sync::OwnedSemaphorePermit;
-use tower::layer::layer_fn;
-use tower::{Layer, Service};
+use tower::Layer;
 
-use super::{Answering, authenticate};
+use super::{Answering, Below, Layered, Pass, authenticate, layer};
 use crate::server::admission;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::exchange;
@@ -26,19 +24,18 @@ use crate::server::state::AppState;
 
 /// The layer.
 #[must_use]
-pub fn admit<S>(state: AppState, overload: Overload) -> impl Layer<S, Service = Admit<S>> + Clone {
-    layer_fn(move |inner| Admit { state: state.clone(), overload: overload.clone(), inner })
+pub fn admit<S>(state: AppState, overload: Overload) -> impl Layer<S, Service = Layered<Admit, S>> + Clone {
+    layer(Admit { state, overload })
 }
 
-/// What it makes of a path.
+/// See [`admit`].
 #[derive(Clone)]
-pub struct Admit<S> {
+pub struct Admit {
     state: AppState,
     overload: Overload,
-    inner: S,
 }
 
-impl<S> Admit<S> {
+impl Admit {
     /// A refusal that nothing need be read for.
     fn refuse(&self, request: &mut Request, dialect: Dialect) -> Result<(), Box<Response>> {
         // The listener knows it of every connection.
@@ -57,31 +54,19 @@ impl<S> Admit<S> {
     }
 }
 
-impl<S> Service<Request> for Admit<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request) -> Answering {
+impl Pass for Admit {
+    fn pass(&self, mut request: Request, below: &mut impl Below) -> Answering {
         let dialect = Dialect::of(request.uri().path());
         if let Err(refused) = self.refuse(&mut request, dialect) {
             return ready(Ok(*refused)).boxed();
         }
         if let Some(permit) = self.overload.try_enter() {
-            return holding(permit, self.inner.call(request)).boxed();
+            return holding(permit, below.call(request)).boxed();
         }
-        let (overload, mut inner) = (self.overload.clone(), self.inner.clone());
+        let (overload, mut below) = (self.overload.clone(), below.clone());
         async move {
             match overload.enter().await {
-                Some(permit) => holding(permit, inner.call(request)).await,
+                Some(permit) => holding(permit, below.call(request)).await,
                 None => Ok(exchange::busy().into_response(dialect)),
             }
         }

@@ -14,7 +14,6 @@ use futures::future::BoxFuture;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 
-use super::error::Dialect;
 use super::state::AppState;
 use observe::Observation;
 
@@ -27,44 +26,75 @@ pub mod panic;
 /// What a layer's service answers with.
 type Answering = BoxFuture<'static, Result<Response, Infallible>>;
 
-/// The layer around every path: log and metrics, pages from elsewhere, panics.
-#[must_use]
-pub fn every<S>(state: AppState) -> impl Layer<S, Service = Every<S>> + Clone {
-    layer_fn(move |inner| Every { state: state.clone(), inner })
+/// What is below a layer: a path, or another layer.
+pub trait Below:
+    Service<Request, Response = Response, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static
+{
 }
 
-/// What it makes of a path.
-#[derive(Clone)]
-pub struct Every<S> {
-    state: AppState,
-    inner: S,
-}
-
-impl<S> Service<Request> for Every<S>
+impl<S> Below for S
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
+}
+
+/// What a layer does with a request.
+trait Pass: Clone {
+    /// Passes it on, or answers it.
+    fn pass(&self, request: Request, below: &mut impl Below) -> Answering;
+}
+
+/// What a layer makes of a path.
+#[derive(Clone)]
+pub struct Layered<P, S> {
+    pass: P,
+    below: S,
+}
+
+fn layer<P: Clone, S>(pass: P) -> impl Layer<S, Service = Layered<P, S>> + Clone {
+    layer_fn(move |below| Layered { pass: pass.clone(), below })
+}
+
+impl<P: Pass, S: Below> Service<Request> for Layered<P, S> {
     type Response = Response;
     type Error = Infallible;
     type Future = Answering;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+        self.below.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request) -> Answering {
+    fn call(&mut self, request: Request) -> Answering {
+        self.pass.pass(request, &mut self.below)
+    }
+}
+
+/// The layer around every path: log and metrics, pages from elsewhere, panics.
+#[must_use]
+pub fn every<S>(state: AppState) -> impl Layer<S, Service = Layered<Every, S>> + Clone {
+    layer(Every { state })
+}
+
+/// See [`every`].
+#[derive(Clone)]
+pub struct Every {
+    state: AppState,
+}
+
+impl Pass for Every {
+    fn pass(&self, mut request: Request, below: &mut impl Below) -> Answering {
         let observation = Observation::begin(&self.state, &mut request);
-        let dialect = Dialect::of(request.uri().path());
+        let dialect = observation.dialect;
         match cors::layer_of(&self.state, &request) {
             None => {
-                let answered = panic::catch(dialect, self.inner.call(request));
+                let answered = panic::catch(dialect, below.call(request));
                 answered.map(|response| Ok(observation.end(response))).boxed()
             }
             Some(layer) => {
-                let inner = self.inner.clone();
+                let below = below.clone();
                 let caught = tower::service_fn(move |request: Request| {
-                    panic::catch(dialect, inner.clone().call(request)).map(Ok::<_, Infallible>)
+                    panic::catch(dialect, below.clone().call(request)).map(Ok::<_, Infallible>)
                 });
                 cors::through(&layer, caught, request).map(|response| Ok(observation.end(response))).boxed()
             }

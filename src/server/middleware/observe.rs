@@ -27,7 +27,8 @@ const CLIENT_CLOSED: u16 = 499;
 /// A request that is being answered. What came of it is written down, also when it is dropped.
 pub(super) struct Observation {
     id: HeaderValue,
-    dialect: Dialect,
+    /// Of its path.
+    pub(super) dialect: Dialect,
     record: Record,
 }
 
