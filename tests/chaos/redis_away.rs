@@ -20,6 +20,10 @@ const BASELINE: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(90);
 /// After it is back.
 const BACK: Duration = Duration::from_secs(15);
+/// A model with a price and a budget.
+const PRICED: &str = "  model: gpt-4o-mini\n\
+    \x20 models: [{ name: gpt-4o-mini, price: { inputPerMillionTokens: \"1\", outputPerMillionTokens: \"1\" }, maxOutputTokens: 50 }]\n\
+    \x20 budget: { amount: \"1000.00\", period: Month }\n";
 /// Billionths of a USD: 7 tokens of the prompt and 3 of the answer at a millionth of a USD each.
 const COST: usize = 10_000;
 /// Longer than Redis' record of a reservation could be needed: the rest of its minute, twice its life (a request's time and a
@@ -75,11 +79,11 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
     let Some(redis) = RedisServer::start().await else { return };
     let mock = MockOpenAi::fast(3).await;
     // The memory cache is full before Redis hangs: what memory grows by after that is the outage's.
-    let spec = "  model: gpt-4o-mini\n\
-                \x20 models: [{ name: gpt-4o-mini, price: { inputPerMillionTokens: \"1\", outputPerMillionTokens: \"1\" }, maxOutputTokens: 50 }]\n\
-                \x20 rateLimits: { requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000, concurrentRequests: 1000 }\n\
-                \x20 budget: { amount: \"1000.00\", period: Month }\n  cache: { ttl: 1h, memory: 4Mi }\n";
-    let servers = Servers::start(1, &redis.url(), &mock.base_url(), spec).await;
+    let spec = format!(
+        "{PRICED}  rateLimits: {{ requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000, concurrentRequests: 1000 }}\n\
+         \x20 cache: {{ ttl: 1h, memory: 4Mi }}\n"
+    );
+    let servers = Servers::start(1, &redis.url(), &mock.base_url(), &spec).await;
     let number = Arc::new(AtomicUsize::new(0));
     let begin = Instant::now();
     let (frozen, thaw) = (begin + BASELINE, begin + BASELINE + AWAY);
@@ -140,11 +144,11 @@ async fn s1_s2_a_redis_that_is_frozen_for_90_s_under_load_is_hardly_noticed() {
 async fn s1_what_redis_did_and_nobody_heard_is_not_charged_again_however_late_it_is_told() {
     let Some(redis) = RedisServer::start().await else { return };
     let mock = MockOpenAi::fast(3).await;
-    let spec = "  model: gpt-4o-mini\n\
-                \x20 models: [{ name: gpt-4o-mini, price: { inputPerMillionTokens: \"1\", outputPerMillionTokens: \"1\" }, maxOutputTokens: 50 }]\n\
-                \x20 rateLimits: { requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000 }\n\
-                \x20 timeouts: { firstToken: 1s, idle: 1s, request: 1s }\n  budget: { amount: \"1000.00\", period: Month }\n";
-    let servers = Servers::start(1, &redis.url(), &mock.base_url(), spec).await;
+    let spec = format!(
+        "{PRICED}  rateLimits: {{ requestsPerMinute: 1000000, burst: 100000, tokensPerMinute: 100000000 }}\n\
+         \x20 timeouts: {{ firstToken: 1s, idle: 1s, request: 1s }}\n"
+    );
+    let servers = Servers::start(1, &redis.url(), &mock.base_url(), &spec).await;
     let number = Arc::new(AtomicUsize::new(0));
     let frozen = Instant::now() + Duration::from_secs(5);
     let clients = asking(&servers, &number, RATE, frozen + LONG + BACK).await;
